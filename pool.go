@@ -1,0 +1,782 @@
+package tether
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"runtime"
+	"runtime/pprof"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/seed-2e639f12/tether/internal/crew"
+	"github.com/seed-2e639f12/tether/internal/gate"
+	"github.com/seed-2e639f12/tether/internal/names"
+	"github.com/seed-2e639f12/tether/internal/table"
+)
+
+// Unbounded is the [PoolConfig].Queue of a pool whose queue has no bound.
+const Unbounded = math.MaxInt32
+
+// Overflow says what a full pool does with one task more.
+type Overflow uint8
+
+const (
+	// Block has Go wait for room, until its ctx ends. Those who wait are served in
+	// their order.
+	Block Overflow = iota
+	// Reject has Go return a *FullError at once.
+	Reject
+	// DropOldest drops the task that has waited longest, with ErrFull, and takes the
+	// new one. If none waits that could be dropped, it rejects.
+	DropOldest
+	// CallerRuns has Go run the body itself, and return when it has ended. Such
+	// bodies are not among the Workers and the Capacity. A task with Hold, Delay or
+	// Serial, which cannot run in its place, is rejected.
+	CallerRuns
+)
+
+// PoolConfig sets a [Pool] up.
+type PoolConfig struct {
+	// Workers is the most bodies that run at once. 0: GOMAXPROCS, for work that
+	// keeps a processor busy.
+	Workers int
+	// Queue is the most tasks that wait. 0: none, a task needs a free worker to be
+	// admitted. Unbounded: no bound. A held task, one that waits for its delay or its
+	// next attempt needs a place as well.
+	Queue int
+	// Overflow is what happens when both are full.
+	Overflow Overflow
+	// Capacity is the most weight that runs at once, see Weight. 0: no bound.
+	// Tasks start in their order: a heavy one is not overtaken by light ones.
+	Capacity int64
+	// PerKey is the most tasks of one Serial key that run at once. 0: 1.
+	PerKey int
+}
+
+// Pool runs its registry's tasks on a bounded number of workers, with a bounded
+// queue in front of them. It is made by [Registry.NewPool] and needs no closing:
+// its goroutines end when there is nothing to do.
+type Pool struct {
+	reg     *Registry
+	name    string
+	cfg     PoolConfig
+	kinds   names.Cache[kind]
+	lane    lane
+	refused atomic.Uint64
+	workers int  // guarded by the lane's lock
+	paused  bool // guarded by the lane's lock
+}
+
+// NewPool makes a pool of the registry. The name, one like a task's, should be
+// no other pool's: statistics go by it. NewPool panics if the name is no name, or a
+// number in cfg is negative: no run of the program could mend that.
+func (r *Registry) NewPool(name string, cfg PoolConfig) *Pool {
+	if err := names.Check(name); err != nil {
+		panic(fmt.Sprintf("tether: NewPool: %v", err))
+	}
+	if cfg.Workers < 0 || cfg.Queue < 0 || cfg.Capacity < 0 || cfg.PerKey < 0 || cfg.Overflow > CallerRuns {
+		panic(fmt.Sprintf("tether: NewPool(%q): negative or unknown setting in %+v", name, cfg))
+	}
+	if cfg.PerKey == 0 {
+		cfg.PerKey = 1
+	}
+	p := &Pool{reg: r, name: name, cfg: cfg, workers: workers(cfg.Workers)}
+	p.kinds.Init(func(task string) *kind {
+		return &kind{task, pprof.WithLabels(context.Background(), pprof.Labels(labelTask, task, labelPool, name))}
+	})
+	l := &p.lane
+	l.reg, l.pool, l.capacity, l.perKey = r, p, cfg.Capacity, cfg.PerKey
+	l.crew.Init(l, p.workers)
+	if l.bounded = cfg.Queue < Unbounded; l.bounded {
+		l.gate.Init(p.workers, cfg.Queue)
+	}
+	r.add(l)
+	return p
+}
+
+func workers(n int) int {
+	if n <= 0 {
+		return runtime.GOMAXPROCS(0)
+	}
+	return min(n, crew.Unlimited)
+}
+
+// Name returns the pool's name.
+func (p *Pool) Name() string { return p.name }
+
+// Go submits a task to the pool. See [Registry.Go] for what it is given and what
+// it refuses; a full pool does what its [Overflow] says. [Config].Limit refuses at
+// once in any pool.
+func (p *Pool) Go(ctx context.Context, name string, fn Func, opts ...Option) (*Task, error) {
+	return p.reg.submit(ctx, p, name, fn, nil, opts)
+}
+
+// Resize changes how many bodies may run at once; 0 or less stands for GOMAXPROCS.
+// Bodies that run are left alone; tasks that wait start at once if there is room now.
+func (p *Pool) Resize(workersNow int) {
+	p.lane.crew.Lock()
+	p.workers = workers(workersNow)
+	p.staff()
+}
+
+// Pause has the pool start no further task. Bodies that run are left alone, and
+// tasks are still admitted as long as the queue has room.
+func (p *Pool) Pause() {
+	p.lane.crew.Lock()
+	p.paused = true
+	p.staff()
+}
+
+// Resume ends a Pause.
+func (p *Pool) Resume() {
+	p.lane.crew.Lock()
+	p.paused = false
+	p.staff()
+}
+
+// staff makes the pool's settings take effect, and releases the lane's lock.
+func (p *Pool) staff() {
+	n := p.workers
+	if p.paused {
+		n = 0
+	}
+	p.lane.crew.SetLimit(n)
+	p.lane.gate.SetSlots(n)
+	p.lane.crew.Unlock()
+	p.lane.gate.Freed()
+}
+
+// PoolStats are a pool's counts and settings of one instant.
+type PoolStats struct {
+	Stats                 // the pool's share of the registry's; Refused too
+	Name           string // the pool's
+	Workers, Queue int    // how many may run, and wait
+	Inline         int    // how many of the Running are run by their submitters (CallerRuns)
+	Weight         int64  // of those that run
+	Capacity       int64
+	Paused         bool
+}
+
+// Stats returns the pool's counts.
+func (p *Pool) Stats() PoolStats {
+	l := &p.lane
+	l.crew.Lock()
+	defer l.crew.Unlock()
+	return PoolStats{
+		Stats: l.count(), Name: p.name, Workers: p.workers, Queue: p.cfg.Queue,
+		Inline: l.inline, Weight: l.used, Capacity: p.cfg.Capacity, Paused: p.paused,
+	}
+}
+
+// enter takes a place for a task, or says why there is none. Inline tells that
+// there is none, and the caller is to run the task.
+func (p *Pool) enter(ctx context.Context, o *options) (inline bool, err error) {
+	l := &p.lane
+	if w := o.weightIn(l); l.capacity > 0 && w > l.capacity {
+		return false, fmt.Errorf("%w: weight %d is more than pool %q can ever hold: %d", ErrInvalid, w, p.name, l.capacity)
+	}
+	if !l.gate.Crowded() && l.enter(o) {
+		return false, nil
+	}
+	switch p.cfg.Overflow {
+	case Block:
+		return false, p.block(ctx, o)
+	case DropOldest:
+		if p.replaceOldest(ctx, o) {
+			return false, nil
+		}
+	case CallerRuns:
+		if o == nil || !o.hold && o.delay == 0 && o.serial == "" {
+			return true, nil
+		}
+	}
+	return false, p.full()
+}
+
+func (p *Pool) block(ctx context.Context, o *options) error {
+	stop := p.reg.drain.stopping
+	if p.reg.drain.stage.Load() != open {
+		stop = p.reg.drain.cancelling // it is a child of a running task
+	}
+	if p.lane.gate.Enter(ctx, stop, func() bool { return p.lane.enter(o) }) {
+		return nil
+	}
+	select {
+	case <-stop:
+		return ErrClosed
+	default:
+		return fmt.Errorf("%w: %w", p.full(), context.Cause(ctx))
+	}
+}
+
+// replaceOldest drops the task at the front of the queue, and has the new one take
+// its place.
+func (p *Pool) replaceOldest(ctx context.Context, o *options) bool {
+	l := &p.lane
+	l.crew.Lock()
+	oldest := l.oldest()
+	if oldest == nil {
+		l.crew.Unlock()
+		return false
+	}
+	l.claim(oldest)
+	l.book(o)
+	l.crew.Unlock()
+	if oldest.options().handOver == nil {
+		l.drop(ctx, oldest, ErrFull)
+		return true
+	}
+	go l.drop(ctx, oldest, ErrFull)
+	select {
+	case <-oldest.over():
+	case <-ctx.Done(): // the submitter need not wait for a slow hand-over
+	}
+	return true
+}
+
+func (p *Pool) full() *FullError {
+	wait, run := p.lane.gate.Count()
+	slots := max(1, p.lane.gate.Slots())
+	after := time.Duration(p.lane.mean.Load()) * time.Duration(wait+1) / time.Duration(slots)
+	if after <= 0 {
+		after = time.Second // nothing is known yet
+	}
+	return &FullError{Pool: p.name, Running: run, Queued: wait, Limit: p.cfg.Queue + slots, RetryAfter: min(after, time.Hour)}
+}
+
+// ---------------------------------------------------------------- lanes
+
+// lane is where tasks are numbered, held, queued and run: a pool has one, the
+// registry a few for its own. It is the host of its crew, and shares its lock.
+//
+// Lock order: gate; drain.mu; lane; then more, table, gate's count and drain.tally,
+// which take no other. No lock is held while code of the user's runs.
+type lane struct {
+	reg   *Registry
+	pool  *Pool // nil: the registry's own
+	num   uint32
+	table table.Table[Task]
+	crew  crew.Crew[node, *node]
+
+	bounded  bool // the gate counts: a place there is taken before a task is made
+	gate     gate.Gate
+	capacity int64 // of weight; 0: no bound
+	perKey   int
+	mean     atomic.Int64 // of run times, in ns; written under the lock
+
+	// Guarded by the crew's lock.
+	held, running, inline int
+	ended                 [Dropped + 1]uint64 // by state
+	dead                  int                 // claimed, but in the queue still; about
+	weight, used          int64               // of live tasks, of those that run
+	keys                  map[string]*turns
+	stage                 stage
+}
+
+// turns are the tasks of one Serial key.
+type turns struct {
+	live, active int
+	line         []*Task // taken out of the queue before it was their turn
+}
+
+// node is the same struct as Task with the method that the crew needs.
+type node Task
+
+func (n *node) Link() (next **node, depth *uint16) { return &n.next, &n.depth }
+
+func (l *lane) poolName() string {
+	if l.pool == nil {
+		return ""
+	}
+	return l.pool.name
+}
+
+func (l *lane) id(num uint64) string { return l.reg.key.Seal(l.num, num) }
+
+func (o *options) weightIn(l *lane) int64 {
+	switch {
+	case l.capacity == 0:
+		return 0
+	case o == nil || !o.weighted:
+		return 1
+	}
+	return o.weight
+}
+
+// enter takes a place for a task if there is one.
+func (l *lane) enter(o *options) bool {
+	if l.capacity == 0 && (o == nil || o.serial == "") {
+		return !l.bounded || l.gate.Try(true)
+	}
+	l.crew.Lock()
+	defer l.crew.Unlock()
+	couldStart := l.capacity == 0 || l.weight+o.weightIn(l) <= l.capacity
+	if o != nil && o.serial != "" {
+		if k := l.keys[o.serial]; k != nil && k.live >= l.perKey {
+			couldStart = false
+		}
+	}
+	if l.bounded && !l.gate.Try(couldStart) {
+		return false
+	}
+	l.book(o)
+	return true
+}
+
+// book counts a task's weight and key in. The caller holds the lock.
+func (l *lane) book(o *options) {
+	l.weight += o.weightIn(l)
+	if o == nil || o.serial == "" {
+		return
+	}
+	if l.keys == nil {
+		l.keys = make(map[string]*turns)
+	}
+	k := l.keys[o.serial]
+	if k == nil {
+		k = new(turns)
+		l.keys[o.serial] = k
+	}
+	k.live++
+}
+
+// unbook undoes book when a task has ended. If that lets another one of its key
+// start, it is in the queue again. The caller holds the lock.
+func (l *lane) unbook(o *options) {
+	l.weight -= o.weightIn(l)
+	if o == nil || o.serial == "" {
+		return
+	}
+	k := l.keys[o.serial]
+	k.live--
+	if o.active {
+		o.active = false
+		k.active--
+	}
+	for len(k.line) > 0 && k.active < l.perKey {
+		t := k.line[0]
+		k.line[0], k.line = nil, k.line[1:]
+		if t.has(claimed) {
+			l.dead--
+			continue
+		}
+		// It has waited longer than most: it goes where its number belongs.
+		t.options().active = true
+		k.active++
+		l.crew.Insert((*node)(t), func(other *node) bool { return other.slot.Number() > t.slot.Number() })
+	}
+	if k.live == 0 {
+		delete(l.keys, o.serial)
+	}
+}
+
+// giveBack gives a place back that was taken for a task that was not made.
+func (l *lane) giveBack(o *options) {
+	l.crew.Lock()
+	l.unbook(o)
+	if l.bounded {
+		l.gate.Leave()
+	}
+	l.crew.Unlock()
+	l.gate.Freed()
+	l.crew.Look()
+}
+
+// setOut sends a task that is in no queue on its way: into the queue if it is due,
+// and else has a timer do it. It may be called for a task that has ended meanwhile,
+// or is held still.
+func (l *lane) setOut(t *Task) {
+	l.crew.Lock()
+	s := t.state.And(^uint32(announcing))
+	if State(s&stateMask) > Queued || s&claimed != 0 {
+		l.crew.Unlock()
+		return
+	}
+	if cause := l.forbids(t); cause != nil {
+		l.remove(t, cause) // it was cancelled when nobody could claim it
+		return
+	}
+	if State(s&stateMask) == Held {
+		l.crew.Unlock()
+		return
+	}
+	o := t.options()
+	due := t.submitted + int64(o.delay)
+	if s&begun != 0 {
+		due = t.ended + int64(o.wait)
+	}
+	if wait := due - l.reg.now(); wait > 0 {
+		o.timer = time.AfterFunc(time.Duration(wait), func() { l.setOut(t) })
+		l.crew.Unlock()
+		return
+	}
+	t.state.And(^uint32(parked))
+	l.crew.Append((*node)(t))
+	l.crew.Unlock()
+	l.crew.Look()
+}
+
+// forbids returns why a task is not to start any more, nil if nothing speaks
+// against it. The caller holds the lock.
+func (l *lane) forbids(t *Task) error {
+	if cause := t.cause(); cause != nil {
+		return cause
+	}
+	if l.stage == cancelling {
+		return ErrShutdown
+	}
+	return nil
+}
+
+// unhold is Task.Release.
+func (l *lane) unhold(t *Task) bool {
+	l.crew.Lock()
+	s := t.state.Load()
+	if State(s&stateMask) != Held || s&claimed != 0 {
+		l.crew.Unlock()
+		return false
+	}
+	l.held--
+	t.state.Add(uint32(Queued) - uint32(Held))
+	l.crew.Unlock()
+	if s&announcing == 0 { // else its submitter is about to do it
+		l.setOut(t)
+	}
+	return true
+}
+
+// cancel is Task.Cancel.
+func (l *lane) cancel(t *Task, cause error) bool {
+	if t.State().Final() {
+		return false
+	}
+	// First the cause, then the state: a task on its way into the queue, or from one
+	// attempt to the next, either finds the cause or is found here.
+	t.interrupt(cause)
+	l.crew.Lock()
+	if !l.claimable(t) {
+		l.crew.Unlock()
+		return true
+	}
+	l.remove(t, l.forbids(t))
+	return true
+}
+
+// claimable tells whether a task can be ended without being run. The caller holds
+// the lock.
+func (l *lane) claimable(t *Task) bool {
+	s := t.state.Load()
+	return State(s&stateMask) <= Queued && s&(claimed|announcing) == 0
+}
+
+// claim takes a task away from everybody else who might start or end it, and frees
+// what it has booked but for its place at the gate. The caller holds the lock, and
+// calls drop when it has let go of it.
+func (l *lane) claim(t *Task) {
+	l.reg.drain.outside.Add(1) // until drop is done
+	s := t.state.Or(claimed)
+	o := t.options()
+	if s&parked == 0 {
+		l.dead++
+	} else if o.timer != nil {
+		o.timer.Stop()
+	}
+	if s&inlined == 0 {
+		l.unbook(o)
+	}
+	if live := int(l.table.Claimed() - l.over()); l.dead > live+64 {
+		l.sweep()
+	}
+}
+
+// sweep takes claimed tasks out of the queue, which would else hold any number of
+// them while nothing is popped. The caller holds the lock.
+func (l *lane) sweep() {
+	l.dead = 0
+	l.crew.Sweep(func(n *node) bool { return (*Task)(n).has(claimed) })
+	for _, k := range l.keys {
+		k.line = slices.DeleteFunc(k.line, func(t *Task) bool { return t.has(claimed) })
+	}
+}
+
+// remove claims and drops a task that has not started and never will. It releases
+// the lock.
+func (l *lane) remove(t *Task, cause error) {
+	l.claim(t)
+	var handOver context.Context
+	if l.stage == cancelling && cause == ErrShutdown {
+		handOver = l.reg.drain.context()
+	}
+	if l.bounded && !t.has(inlined) {
+		l.gate.Leave()
+	}
+	l.crew.Unlock()
+	l.gate.Freed()
+	l.crew.Look()
+	l.drop(handOver, t, cause)
+}
+
+// drop ends a claimed task. It offers it to its HandOver, if handOver is not nil
+// and it has never started.
+func (l *lane) drop(handOver context.Context, t *Task, cause error) {
+	o := t.options()
+	held := t.State() == Held
+	end, err := Dropped, cause
+	// Also if a callback ends this goroutine.
+	defer func() {
+		t.ended = l.reg.now()
+		defer func() {
+			l.crew.Lock()
+			if held {
+				l.held--
+			}
+			l.account(t)
+			l.crew.Unlock()
+			l.reg.letGo(t)
+			l.reg.drain.outside.Add(-1)
+			l.reg.drain.poke()
+		}()
+		l.reg.decide(t, end, err)
+	}()
+	if t.has(begun) {
+		end, err = Canceled, fmt.Errorf("%w (last attempt: %w)", cause, o.last)
+		return
+	}
+	if handOver == nil || o.handOver == nil {
+		return
+	}
+	err = fmt.Errorf("%w: hand-over: %w", cause, ErrGoexit)
+	failed := t.guard("hand-over", func() error {
+		ctx, cancel := context.WithCancelCause(context.WithoutCancel(t.values))
+		defer cancel(nil)
+		defer context.AfterFunc(handOver, func() { cancel(context.Cause(handOver)) })()
+		return o.handOver(ctx, t.Info())
+	})
+	if o.handed = failed == nil; o.handed {
+		err = cause
+	} else {
+		err = fmt.Errorf("%w: hand-over: %w", cause, failed)
+	}
+}
+
+// account counts the end of a task. The caller holds the lock.
+func (l *lane) account(t *Task) {
+	l.ended[t.end]++
+	if l.stage != open {
+		l.reg.drain.note(t)
+	}
+}
+
+// over returns how many tasks have ended. The caller holds the lock.
+func (l *lane) over() (n uint64) {
+	for _, m := range l.ended {
+		n += m
+	}
+	return n
+}
+
+// oldest returns the task that has waited longest for a worker, taken out of the
+// queue; nil if none does. The caller holds the lock.
+func (l *lane) oldest() *Task {
+	for n := l.crew.Pop(); n != nil; n = l.crew.Pop() {
+		if t := (*Task)(n); l.claimable(t) {
+			return t
+		}
+		l.dead--
+	}
+	var oldest *Task
+	for _, k := range l.keys {
+		for _, t := range k.line {
+			if l.claimable(t) && (oldest == nil || t.slot.Number() < oldest.slot.Number()) {
+				oldest = t
+			}
+		}
+	}
+	return oldest
+}
+
+// count returns the counts. The caller holds the lock.
+func (l *lane) count() Stats {
+	s := Stats{
+		Succeeded: l.ended[Succeeded], Failed: l.ended[Failed], Panicked: l.ended[Panicked],
+		Canceled: l.ended[Canceled], Dropped: l.ended[Dropped],
+		Held: l.held, Running: l.running,
+		Submitted: l.table.Claimed(), // last: what is counted elsewhere is counted here
+	}
+	s.Queued = int(s.Submitted-l.over()) - s.Held - s.Running
+	if l.pool != nil {
+		s.Refused = l.pool.refused.Load()
+	}
+	return s
+}
+
+// Clock returns the time of the registry.
+func (l *lane) Clock() int64 { return l.reg.now() }
+
+// Take starts the task at the front of the queue, if it may start.
+func (l *lane) Take(n *node, now int64) crew.Verdict {
+	t := (*Task)(n)
+	if t.has(claimed) {
+		l.dead--
+		return crew.Skip
+	}
+	if l.stage == cancelling {
+		return crew.Wait
+	}
+	if m := t.more.Load(); l.capacity > 0 || m != nil && m.opts != nil && m.opts.serial != "" {
+		if verdict := l.turn(t); verdict != crew.Start {
+			return verdict
+		}
+	}
+	if l.bounded {
+		l.gate.Start()
+	}
+	l.start(t, now)
+	return crew.Start
+}
+
+// turn decides whether there is room for the weight and the key of a task.
+func (l *lane) turn(t *Task) crew.Verdict {
+	o := t.options()
+	w := o.weightIn(l)
+	if l.used+w > l.capacity {
+		return crew.Wait
+	}
+	if o.serial != "" && !o.active {
+		k := l.keys[o.serial]
+		if k.active >= l.perKey {
+			k.line = append(k.line, t)
+			return crew.Skip
+		}
+		k.active++
+		o.active = true
+	}
+	l.used += w
+	return crew.Start
+}
+
+// start has a task be Running. The caller holds the lock.
+func (l *lane) start(t *Task, now int64) {
+	l.running++
+	if t.has(begun) {
+		t.state.Add(uint32(Running) - uint32(Queued))
+		return
+	}
+	t.started = now
+	t.state.Add(uint32(Running) - uint32(Queued) + begun)
+}
+
+// Run runs a task that Take has started.
+func (l *lane) Run(n *node) int64 {
+	l.gate.Freed() // a place to wait at
+	(*Task)(n).run()
+	return n.ended
+}
+
+// Settle accounts for a body that has ended.
+func (l *lane) Settle(n *node) {
+	t := (*Task)(n)
+	l.used -= t.options().weightIn(l)
+	if t.end == Queued {
+		if l.bounded {
+			l.gate.Back()
+		}
+		l.setBack(t)
+		return
+	}
+	if l.bounded {
+		l.gate.Stop()
+		l.mean.Store(l.mean.Load() + (t.ended-t.started-l.mean.Load())/8)
+	}
+	l.running--
+	if o := t.options(); l.capacity > 0 || o.serial != "" {
+		l.unbook(o)
+	}
+	l.account(t)
+}
+
+// setBack has a task wait for its next attempt. The caller holds the lock.
+func (l *lane) setBack(t *Task) {
+	l.running--
+	t.options().retries.Add(1)
+	t.state.Add(parked - uint32(Running-Queued))
+}
+
+// Release lets a task go that has been settled.
+func (l *lane) Release(n *node) {
+	t := (*Task)(n)
+	l.gate.Freed()
+	if t.end == Queued {
+		l.setOut(t)
+		return
+	}
+	l.reg.letGo(t)
+}
+
+// Gone tells the drain that a worker has left.
+func (l *lane) Gone() {
+	if l.stage != open {
+		l.reg.drain.poke()
+	}
+}
+
+// runInline runs a task on this goroutine, its submitter's, and returns when it has
+// ended.
+func (l *lane) runInline(ctx context.Context, t *Task) {
+	r := l.reg
+	r.drain.outside.Add(1)
+	defer func() {
+		pprof.SetGoroutineLabels(ctx) // the submitter's own
+		r.drain.outside.Add(-1)
+		r.drain.poke()
+	}()
+	for wait := time.Duration(0); ; wait = t.options().wait {
+		if wait > 0 {
+			timer := time.NewTimer(wait)
+			select {
+			case <-timer.C:
+			case <-t.over(): // cancelled between two attempts
+			}
+			timer.Stop()
+		}
+		l.crew.Lock()
+		s := t.state.And(^uint32(announcing))
+		if State(s&stateMask) > Queued || s&claimed != 0 {
+			l.crew.Unlock()
+			return
+		}
+		if cause := l.forbids(t); cause != nil {
+			l.claim(t)
+			l.crew.Unlock()
+			l.drop(nil, t, cause)
+			return
+		}
+		t.state.And(^uint32(parked))
+		l.start(t, r.now())
+		l.inline++
+		l.crew.Unlock()
+		l.attemptInline(t)
+		if t.end != Queued {
+			return
+		}
+	}
+}
+
+func (l *lane) attemptInline(t *Task) {
+	defer func() { // also if the body ends this goroutine
+		l.crew.Lock()
+		l.inline--
+		if t.end == Queued {
+			l.setBack(t)
+			l.crew.Unlock()
+			return
+		}
+		l.running--
+		l.account(t)
+		l.crew.Unlock()
+		l.reg.letGo(t)
+	}()
+	t.run()
+}

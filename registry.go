@@ -1,0 +1,630 @@
+package tether
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"log/slog"
+	"math/rand/v2"
+	"reflect"
+	"runtime"
+	"runtime/debug"
+	"runtime/pprof"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/seed-2e639f12/tether/internal/crew"
+	"github.com/seed-2e639f12/tether/internal/names"
+	"github.com/seed-2e639f12/tether/internal/retain"
+	"github.com/seed-2e639f12/tether/internal/seal"
+	"github.com/seed-2e639f12/tether/internal/table"
+)
+
+// Config sets a [Registry] up. The zero Config is a good one.
+type Config struct {
+	// Limit is the most live tasks, all pools together: beyond it submissions are
+	// refused with a [*FullError]. 0: no limit.
+	Limit int
+	// Timeout is that of tasks that set none, see [Timeout]. 0: none.
+	Timeout time.Duration
+	// Grace is how long before the deadline of Shutdown's context the tasks'
+	// contexts are cancelled, but at most half of the time there is. 0: 5 s.
+	Grace time.Duration
+	// Retain is how many finished tasks Find and Finished still know, and
+	// RetainFor for how long. 0: 1024, and 1 hour; Retain below 0: none.
+	Retain    int
+	RetainFor time.Duration
+	// Logger gets one record for each panic (Error), for each failure, timeout or
+	// drop that nobody has waited for by then (Warn), and for each phase of the
+	// drain (Info, Warn, Error). nil: slog.Default().
+	Logger *slog.Logger
+	// Observer is told of every task. nil: nobody is.
+	Observer Observer
+	// OnPanic says what a panic of a body or of a callback does.
+	OnPanic PanicPolicy
+}
+
+// PanicPolicy says what a panic of a body or of a callback does.
+type PanicPolicy uint8
+
+const (
+	// Recover makes a body's panic the outcome of its task, and logs it with its stack.
+	Recover PanicPolicy = iota
+	// Crash logs it and lets it end the process, before anybody who waits for the
+	// task is told.
+	Crash
+)
+
+// Observer is told of every task's turns, in order: TaskSubmitted, TaskStarted
+// unless it is dropped, TaskEnded. It is called on the goroutines that submit, run
+// and cancel, which wait for it, and must be safe for use by many of them. A
+// panic in it is logged. Embed [NopObserver] to watch a few.
+type Observer interface {
+	// TaskSubmitted comes before the task can start. ctx is the submitter's.
+	TaskSubmitted(ctx context.Context, t *Task)
+	// TaskStarted comes before the first attempt. The context that it returns is
+	// the body's: ctx, or one derived from it.
+	TaskStarted(ctx context.Context, t *Task) context.Context
+	// TaskEnded comes when the outcome is certain and before anybody who waits
+	// for the task is told. ctx is what TaskStarted returned.
+	TaskEnded(ctx context.Context, t *Task)
+	// TaskRefused comes for each submission that returned an error.
+	TaskRefused(ctx context.Context, name string, err error)
+}
+
+// NopObserver does nothing.
+type NopObserver struct{}
+
+func (NopObserver) TaskSubmitted(context.Context, *Task)                     {}
+func (NopObserver) TaskStarted(ctx context.Context, _ *Task) context.Context { return ctx }
+func (NopObserver) TaskEnded(context.Context, *Task)                         {}
+func (NopObserver) TaskRefused(context.Context, string, error)               {}
+
+// Registry admits tasks and holds each until it has ended. It is made by [New];
+// all methods may be called by many goroutines at once.
+type Registry struct {
+	cfg       Config
+	birth     time.Time
+	key       seal.Key
+	kinds     names.Cache[kind]
+	own       []*lane // for tasks on no pool; a power of two
+	finished  *retain.Store[Task]
+	live      atomic.Int64 // only counted if there is a Limit
+	refused   atomic.Uint64
+	closed    chan struct{} // is closed: the Done of what has ended before anybody asked
+	noOptions options       // never written
+
+	uniqueMu sync.Mutex
+	unique   map[string]*uniqueTask // guarded by uniqueMu
+
+	lanesMu sync.Mutex
+	lanes   atomic.Pointer[[]*lane] // own and the pools', by number; replaced under lanesMu
+
+	drain drain
+}
+
+// kind is what all tasks of one name on one pool share.
+type kind struct {
+	name   string
+	labels context.Context // with the profiler labels of their goroutines
+}
+
+// New returns a registry. It starts no goroutine. Negative settings count as 0,
+// but for Retain.
+func New(cfg Config) *Registry {
+	if cfg.Grace <= 0 {
+		cfg.Grace = 5 * time.Second
+	}
+	if cfg.Retain == 0 {
+		cfg.Retain = 1024
+	}
+	if cfg.RetainFor <= 0 {
+		cfg.RetainFor = time.Hour
+	}
+	cfg.Limit = max(cfg.Limit, 0)
+	cfg.Timeout = max(cfg.Timeout, 0)
+	r := &Registry{cfg: cfg, birth: time.Now(), key: seal.NewKey(), closed: make(chan struct{})}
+	close(r.closed)
+	r.unique = make(map[string]*uniqueTask)
+	r.drain.init()
+	if cfg.Retain > 0 {
+		r.finished = new(retain.Store[Task])
+		r.finished.Init(cfg.Retain, cfg.RetainFor,
+			func(t *Task) time.Duration { return time.Duration(r.now() - t.ended) },
+			func(t *Task) { t.slot.Clear() })
+	}
+	r.kinds.Init(func(name string) *kind {
+		return &kind{name, pprof.WithLabels(context.Background(), pprof.Labels(labelTask, name))}
+	})
+	n := 1
+	for n < runtime.GOMAXPROCS(0) && n < maxLanes {
+		n *= 2
+	}
+	r.lanes.Store(new([]*lane))
+	for range n {
+		l := &lane{reg: r, perKey: 1}
+		l.crew.Init(l, crew.Unlimited)
+		r.own = append(r.own, l)
+		r.add(l)
+	}
+	return r
+}
+
+// maxLanes bounds how many queues the registry's own tasks spread over.
+const maxLanes = 64
+
+// Profiler labels of the goroutines that run tasks.
+const (
+	labelTask = "tether.task"
+	labelPool = "tether.pool"
+)
+
+// add gives a lane its number.
+func (r *Registry) add(l *lane) {
+	r.lanesMu.Lock()
+	defer r.lanesMu.Unlock()
+	lanes := *r.lanes.Load()
+	l.num = uint32(len(lanes))
+	lanes = append(lanes[:len(lanes):len(lanes)], l)
+	r.lanes.Store(&lanes)
+	r.drain.join(l)
+}
+
+// all returns the lanes there are, by number.
+func (r *Registry) all() []*lane { return *r.lanes.Load() }
+
+// now returns the time as tasks note it.
+func (r *Registry) now() int64 { return int64(time.Since(r.birth)) }
+
+func (r *Registry) time(ns int64) time.Time { return r.birth.Add(time.Duration(ns)) }
+
+func (r *Registry) logger() *slog.Logger {
+	if r.cfg.Logger != nil {
+		return r.cfg.Logger
+	}
+	return slog.Default()
+}
+
+// Go submits a task that starts at once on a goroutine of its own, as if by the
+// go statement. The registry holds it until it has ended.
+//
+// It returns a typed error when the task is not admitted: [ErrInvalid] for what
+// cannot be a task, [ErrClosed] once Shutdown has begun (unless ctx is that of a
+// running task), a [*FullError] beyond the Limit. ctx gives the body its values;
+// that ctx has ended does not matter.
+//
+// A name has 1 to 128 bytes of printable UTF-8. It names a kind of task ("send
+// welcome mail"), not a single one: logs, metrics and profiles go by it.
+func (r *Registry) Go(ctx context.Context, name string, fn Func, opts ...Option) (*Task, error) {
+	return r.submit(ctx, nil, name, fn, nil, opts)
+}
+
+// submit admits a task to a pool, or to the registry itself if p is nil.
+func (r *Registry) submit(ctx context.Context, p *Pool, name string, fn Func, o *options, opts []Option) (*Task, error) {
+	kinds := &r.kinds
+	if p != nil {
+		kinds = &p.kinds
+	}
+	k, err := kinds.Get(name)
+	switch {
+	case err != nil:
+		err = fmt.Errorf("%w: %w", ErrInvalid, err)
+	case ctx == nil:
+		err = fmt.Errorf("%w: nil context", ErrInvalid)
+	case fn == nil:
+		err = fmt.Errorf("%w: nil body", ErrInvalid)
+	case len(opts) > 0:
+		if o == nil {
+			o = new(options)
+		}
+		for _, opt := range opts {
+			if opt != nil {
+				opt(o)
+			}
+		}
+		err = o.err
+	}
+	var t *Task
+	if err == nil {
+		if o != nil && o.unique != "" {
+			t, err = r.admitUnique(ctx, p, k, fn, o)
+		} else {
+			t, err = r.admit(ctx, p, k, fn, o)
+		}
+	}
+	if err != nil {
+		r.refuse(ctx, p, name, err)
+		return nil, err
+	}
+	return t, nil
+}
+
+func (r *Registry) refuse(ctx context.Context, p *Pool, name string, err error) {
+	r.refused.Add(1)
+	if p != nil {
+		p.refused.Add(1)
+	}
+	if r.cfg.Observer != nil {
+		r.observe(nil, func() { r.cfg.Observer.TaskRefused(ctx, name, err) })
+	}
+}
+
+// admit takes a task in, or says why not. Every refusal comes before the task is
+// made, every place that was taken for it is given back.
+func (r *Registry) admit(ctx context.Context, p *Pool, k *kind, fn Func, o *options) (*Task, error) {
+	var up parent
+	if from, ok := FromContext(ctx); ok {
+		up = parent{from.lane, from.slot.Number()}
+	}
+	late := r.drain.stage.Load() != open
+	if late && !r.drain.admits(ctx, r) {
+		return nil, ErrClosed
+	}
+	l, inline := r.lane(o), false
+	if p != nil {
+		l = &p.lane
+		var err error
+		if inline, err = p.enter(ctx, o); err != nil {
+			return nil, err
+		}
+	} else {
+		l.enter(o) // there is always room
+	}
+	slot, err := r.claim(ctx, l)
+	if err != nil {
+		if !inline {
+			l.giveBack(o)
+		}
+		return nil, err
+	}
+	t := &Task{lane: l, kind: k, slot: slot, pc: reflect.ValueOf(fn).Pointer(), fn: fn, values: ctx}
+	if o != nil || up.lane != nil {
+		m := &more{opts: o, parent: up}
+		if o != nil && o.pc != 0 {
+			t.pc = o.pc
+		}
+		t.more.Store(m)
+	}
+	r.publish(ctx, t, o, inline)
+	return t, nil
+}
+
+// claim takes a number for a task, and its share of the Limit.
+func (r *Registry) claim(ctx context.Context, l *lane) (table.Slot[Task], error) {
+	if limit := int64(r.cfg.Limit); limit > 0 {
+		for n := r.live.Load(); ; n = r.live.Load() {
+			if n >= limit {
+				return table.Slot[Task]{}, r.fullError()
+			}
+			if r.live.CompareAndSwap(n, n+1) {
+				break
+			}
+		}
+	}
+	slot, ok := l.table.Claim()
+	if !ok {
+		slot, ok = r.drain.claimLate(ctx, r, l)
+	}
+	if !ok {
+		if r.cfg.Limit > 0 {
+			r.live.Add(-1)
+		}
+		return table.Slot[Task]{}, ErrClosed
+	}
+	return slot, nil
+}
+
+func (r *Registry) fullError() error {
+	s := r.Stats()
+	return &FullError{Running: s.Running, Queued: s.Queued + s.Held, Limit: r.cfg.Limit, RetryAfter: time.Second}
+}
+
+// publish makes an admitted task known and sends it on its way.
+func (r *Registry) publish(ctx context.Context, t *Task, o *options, inline bool) {
+	l := t.lane
+	hold := o != nil && o.hold
+	plain := !hold && !inline && (o == nil || o.delay == 0) && r.cfg.Observer == nil
+	if !plain || l.pool != nil {
+		t.submitted = r.now()
+	}
+	switch {
+	case plain:
+		t.state.Store(uint32(Queued))
+		t.slot.Fill(t)
+		l.crew.Push((*node)(t))
+		if r.drain.stage.Load() == cancelling {
+			l.cancel(t, ErrShutdown) // it may have come too late for the drain to see it
+		}
+		return
+	case hold:
+		l.crew.Lock()
+		l.held++
+		l.crew.Unlock()
+		t.state.Store(uint32(Held) | parked | announcing)
+	case inline:
+		t.state.Store(uint32(Queued) | parked | announcing | inlined)
+	default:
+		t.state.Store(uint32(Queued) | parked | announcing)
+	}
+	t.slot.Fill(t)
+	if r.cfg.Observer != nil {
+		r.observe(t, func() { r.cfg.Observer.TaskSubmitted(ctx, t) })
+	}
+	if inline {
+		l.runInline(ctx, t)
+	} else {
+		l.setOut(t)
+	}
+}
+
+// lane returns where a task that is on no pool goes: tasks of one Serial key
+// always to the same.
+func (r *Registry) lane(o *options) *lane {
+	n := uint32(len(r.own))
+	if o != nil && o.serial != "" {
+		h := uint32(2166136261) // FNV-1a
+		for i := range len(o.serial) {
+			h = (h ^ uint32(o.serial[i])) * 16777619
+		}
+		return r.own[h%n]
+	}
+	if n == 1 {
+		return r.own[0]
+	}
+	return r.own[rand.Uint32()&(n-1)]
+}
+
+// uniqueTask holds a Unique key for a submission. task and err are written before
+// ready is closed.
+type uniqueTask struct {
+	ready chan struct{}
+	task  *Task
+	err   error
+}
+
+// admitUnique admits a task unless one of its key is live, which it returns then.
+func (r *Registry) admitUnique(ctx context.Context, p *Pool, k *kind, fn Func, o *options) (*Task, error) {
+	mine := &uniqueTask{ready: make(chan struct{})}
+	o.holder = mine
+	for {
+		r.uniqueMu.Lock()
+		first := r.unique[o.unique]
+		if first == nil {
+			r.unique[o.unique] = mine
+			r.uniqueMu.Unlock()
+			break
+		}
+		r.uniqueMu.Unlock()
+		select {
+		case <-first.ready:
+		case <-ctx.Done():
+			select {
+			case <-first.ready:
+			default: // the first one waits for room itself, as long as its own ctx lives
+				return nil, fmt.Errorf("%w: %w", ErrFull, context.Cause(ctx))
+			}
+		}
+		if first.err == nil && !first.task.has(released) {
+			return first.task, nil
+		}
+		r.freeKey(o.unique, first)
+	}
+	mine.task, mine.err = r.admit(ctx, p, k, fn, o)
+	close(mine.ready)
+	if mine.err != nil {
+		r.freeKey(o.unique, mine)
+	}
+	return mine.task, mine.err
+}
+
+// freeKey takes a holder's key away from it, if it still has it.
+func (r *Registry) freeKey(key string, holder *uniqueTask) {
+	r.uniqueMu.Lock()
+	if r.unique[key] == holder {
+		delete(r.unique, key)
+	}
+	r.uniqueMu.Unlock()
+}
+
+// letGo is the last act for a task that has ended: its outcome may be seen, its
+// key and its place are free, and it is kept as one of the finished for a while.
+func (r *Registry) letGo(t *Task) {
+	o := t.options() // before they are let go
+	key, holder := o.unique, o.holder
+	if r.cfg.Limit > 0 {
+		r.live.Add(-1)
+	}
+	if r.finished != nil {
+		r.finished.Add(t)
+	}
+	t.release()
+	if r.finished == nil {
+		t.slot.Clear()
+	}
+	if holder != nil {
+		r.freeKey(key, holder)
+	}
+}
+
+// Find returns the task of this ID. Of an ID that this registry has not made it
+// says [ErrNotFound]; of a task that ended and is no longer retained, [ErrExpired].
+func (r *Registry) Find(id string) (*Task, error) {
+	n, num, ok := r.key.Open(id)
+	lanes := r.all()
+	if !ok || int64(n) >= int64(len(lanes)) {
+		return nil, ErrNotFound
+	}
+	t, known := lanes[n].table.Get(num)
+	switch {
+	case !known:
+		return nil, ErrNotFound
+	case t == nil || t.has(released) && !r.retains(t):
+		return nil, ErrExpired
+	}
+	return t, nil
+}
+
+// retains tells whether a finished task is to be found still.
+func (r *Registry) retains(t *Task) bool {
+	return r.finished != nil && r.now()-t.ended < int64(r.cfg.RetainFor)
+}
+
+// Tasks returns the live tasks, in no order. It takes no lock for long: tasks may
+// come and go meanwhile, and one that is live throughout is seen exactly once.
+func (r *Registry) Tasks() iter.Seq[*Task] {
+	return func(yield func(*Task) bool) {
+		for _, l := range r.all() {
+			for t := range l.table.All() {
+				if !t.State().Final() && !yield(t) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// Finished returns the finished tasks that are retained, newest first.
+func (r *Registry) Finished() iter.Seq[*Task] {
+	return func(yield func(*Task) bool) {
+		if r.finished == nil {
+			return
+		}
+		for t := range r.finished.All() {
+			if t.has(released) && !yield(t) {
+				return
+			}
+		}
+	}
+}
+
+// Stats are counts of tasks. In every Stats ever read
+//
+//	Submitted == Succeeded+Failed+Panicked+Canceled+Dropped + Held+Queued+Running
+type Stats struct {
+	Submitted, Refused                             uint64
+	Succeeded, Failed, Panicked, Canceled, Dropped uint64
+	Held, Queued, Running                          int
+}
+
+func (s *Stats) add(o Stats) {
+	s.Submitted += o.Submitted
+	s.Succeeded += o.Succeeded
+	s.Failed += o.Failed
+	s.Panicked += o.Panicked
+	s.Canceled += o.Canceled
+	s.Dropped += o.Dropped
+	s.Held += o.Held
+	s.Queued += o.Queued
+	s.Running += o.Running
+}
+
+// Stats returns the registry's counts, those of its pools included. The end of a
+// task is counted before its Done is closed.
+func (r *Registry) Stats() Stats {
+	s := Stats{Refused: r.refused.Load()}
+	for _, l := range r.all() {
+		l.crew.Lock()
+		s.add(l.count())
+		l.crew.Unlock()
+	}
+	return s
+}
+
+// Pools returns the registry's pools, in the order of their making.
+func (r *Registry) Pools() iter.Seq[*Pool] {
+	return func(yield func(*Pool) bool) {
+		for _, l := range r.all() {
+			if l.pool != nil && !yield(l.pool) {
+				return
+			}
+		}
+	}
+}
+
+// ---------------------------------------------------------------- the end of a task
+
+// conclude decides what follows an attempt that has ended so.
+func (r *Registry) conclude(t *Task, end State, err error) {
+	if err == nil {
+		r.decide(t, end, nil)
+		return
+	}
+	t.end, t.extra().err = end, err // what stays if a callback ends the goroutine
+	again, wait, failure := t.retry(end, err)
+	switch {
+	case again:
+		o := t.options()
+		o.wait, o.last = wait, err
+		t.end = Queued
+	case failure != nil:
+		r.decide(t, Panicked, fmt.Errorf("%w (after %w)", failure, err))
+	default:
+		r.decide(t, end, err)
+	}
+}
+
+// decide makes an outcome final, and tells the observer and the log.
+func (r *Registry) decide(t *Task, end State, err error) {
+	t.end = end
+	if err != nil {
+		t.extra().err = err
+	}
+	if r.cfg.Observer != nil {
+		ctx := context.Context((*taskContext)(t))
+		if m := t.more.Load(); m != nil && m.observed != nil {
+			ctx = m.observed
+		}
+		t.state.Add(uint32(end) - t.state.Load()&stateMask)
+		r.observe(t, func() { r.cfg.Observer.TaskEnded(ctx, t) })
+	}
+	if err != nil && !t.has(waited) {
+		r.logFailure(t, end, err)
+	}
+}
+
+// logFailure logs an outcome that nobody waits for. Panics were logged when they
+// happened; what somebody has cancelled, and what the drain will report, is no news.
+func (r *Registry) logFailure(t *Task, end State, err error) {
+	if end == Failed || (end == Canceled || end == Dropped) && (errors.Is(err, ErrTimeout) || errors.Is(err, ErrFull)) {
+		r.logger().LogAttrs(context.Background(), slog.LevelWarn, "task "+end.String(),
+			slog.String("task", t.kind.name), slog.String("id", t.ID()), slog.String("pool", t.lane.poolName()),
+			slog.Any("error", err))
+	}
+}
+
+func (r *Registry) logPanic(t *Task, what string, v any, stack []byte) {
+	attrs := []slog.Attr{slog.String("in", what), slog.Any("panic", v), slog.String("stack", string(stack))}
+	if t != nil {
+		attrs = append(attrs, slog.String("task", t.kind.name), slog.String("id", t.ID()), slog.String("pool", t.lane.poolName()))
+	}
+	r.logger().LogAttrs(context.Background(), slog.LevelError, "panic", attrs...)
+}
+
+// observe calls the observer. t is nil for a refusal.
+func (r *Registry) observe(t *Task, call func()) {
+	if r.cfg.OnPanic != Crash {
+		defer func() {
+			if v := recover(); v != nil {
+				r.logPanic(t, "observer", v, debug.Stack())
+			}
+		}()
+	}
+	call()
+}
+
+// observeStart returns the context of a body that the observer has seen.
+func (r *Registry) observeStart(t *Task, ctx context.Context) context.Context {
+	m := t.extra()
+	if m.observed != nil {
+		return m.observed // a later attempt
+	}
+	r.observe(t, func() {
+		if c := r.cfg.Observer.TaskStarted(ctx, t); c != nil {
+			ctx = c
+		}
+	})
+	m.observed = ctx
+	return ctx
+}

@@ -1,0 +1,585 @@
+package tether
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/seed-2e639f12/tether/internal/stacks"
+	"github.com/seed-2e639f12/tether/internal/table"
+)
+
+// stage is how far the drain is.
+type stage = uint32
+
+const (
+	open       stage = iota // tasks are admitted
+	draining                // only those of running tasks are
+	cancelling              // none is, none starts, and those that run are cancelled
+)
+
+const (
+	maxListed = 1000 // tasks in each list of a Report
+	handOvers = 16   // that run at once
+)
+
+// drain is the state of a registry's shutdown.
+type drain struct {
+	stage      atomic.Uint32 // written under mu; each lane has a copy under its lock
+	stopping   chan struct{} // closed when the stage is draining
+	cancelling chan struct{} // closed when the stage is cancelling
+	notReady   atomic.Bool   // Run is stopping
+	outside    atomic.Int64  // tasks that goroutines other than workers run or end
+	handOver   atomic.Pointer[context.Context]
+
+	mu       sync.Mutex
+	callers  map[*Task]int // tasks that call Shutdown with their own context; guarded by mu
+	complete bool          // a Shutdown has found nothing live; guarded by mu
+	report   *Report       // of the last Shutdown; guarded by mu
+
+	pokeMu sync.Mutex
+	waits  map[chan struct{}]bool // Shutdowns to be woken; guarded by pokeMu
+
+	tallyMu                            sync.Mutex
+	began                              time.Time // guarded by tallyMu, as are those below
+	finished                           int
+	canceled, handedOver, neverStarted []*Task
+}
+
+func (d *drain) init() {
+	d.stopping, d.cancelling = make(chan struct{}), make(chan struct{})
+	d.callers = make(map[*Task]int)
+	d.waits = make(map[chan struct{}]bool)
+}
+
+// Shutdown ends the registry's work in order:
+//
+//  1. No new task is admitted: [ErrClosed]. [Stopping] is closed.
+//  2. It waits for the tasks to end. What a running task submits with its own
+//     context is still admitted, so that the last step of a chain is not lost.
+//  3. [Config].Grace before ctx's deadline, or when ctx ends, contexts are
+//     cancelled with the cause [ErrShutdown]; tasks that have not started are
+//     dropped, or handed over (see [HandOver]); nothing is admitted any more.
+//  4. It waits for what is left, until ctx ends.
+//
+// It returns nil when every task has ended, and the goroutines that ran them. When
+// ctx ends first it returns a [*DrainError], which is ctx.Err() too: it names the
+// tasks that have not ended and shows where they hang. The process may exit then,
+// or Shutdown be called again to wait on.
+//
+// It may be called many times, by many at once: they share one drain. Called with
+// a task's own context it does not wait for that task, nor cancel it.
+//
+// Shutdown does not stop whoever submits tasks: stop the server first, as
+// [Registry.Run] does. Pools need no shutdown of their own.
+func (r *Registry) Shutdown(ctx context.Context) error {
+	if ctx == nil {
+		return fmt.Errorf("%w: nil context", ErrInvalid)
+	}
+	d := &r.drain
+	self, ok := FromContext(ctx)
+	if ok && self.lane.reg != r {
+		self = nil
+	}
+	wake := d.enter(self)
+	defer d.exit(self, wake)
+	if d.closeIntake(r) {
+		s := r.Stats()
+		r.log(slog.LevelInfo, "drain: intake closed", slog.Int("running", s.Running), slog.Int("queued", s.Queued), slog.Int("held", s.Held))
+	}
+	var grace <-chan time.Time
+	if deadline, ok := ctx.Deadline(); ok {
+		left := max(0, time.Until(deadline))
+		timer := time.NewTimer(left - min(r.cfg.Grace, left/2))
+		defer timer.Stop()
+		grace = timer.C
+	}
+	for !d.drained(r, self) {
+		select {
+		case <-wake:
+		case <-grace:
+			d.cancelAll(ctx, r, self)
+		case <-ctx.Done():
+			d.cancelAll(ctx, r, self)
+			if d.drained(r, self) {
+				break
+			}
+			report := d.makeReport(r)
+			err := &DrainError{report, ctx}
+			r.log(slog.LevelError, "drain: tasks left", append(report.attrs(), slog.Any("error", err), slog.String("stacks", report.stacks()))...)
+			return err
+		}
+	}
+	r.log(slog.LevelInfo, "drain: done", d.makeReport(r).attrs()...)
+	return nil
+}
+
+func (r *Registry) log(level slog.Level, msg string, attrs ...slog.Attr) {
+	r.logger().LogAttrs(context.Background(), level, msg, attrs...)
+}
+
+// Report returns the report of the last Shutdown to return, nil if none has.
+func (r *Registry) Report() *Report {
+	r.drain.mu.Lock()
+	defer r.drain.mu.Unlock()
+	return r.drain.report
+}
+
+// enter has a Shutdown be woken when the last tasks end.
+func (d *drain) enter(self *Task) (wake chan struct{}) {
+	wake = make(chan struct{}, 1)
+	d.pokeMu.Lock()
+	d.waits[wake] = true
+	d.pokeMu.Unlock()
+	if self != nil {
+		d.mu.Lock()
+		d.callers[self]++
+		d.mu.Unlock()
+		d.poke() // others that wait for this one may not have to any more
+	}
+	return wake
+}
+
+func (d *drain) exit(self *Task, wake chan struct{}) {
+	d.pokeMu.Lock()
+	delete(d.waits, wake)
+	d.pokeMu.Unlock()
+	if self != nil {
+		d.mu.Lock()
+		if d.callers[self]--; d.callers[self] == 0 {
+			delete(d.callers, self)
+		}
+		d.mu.Unlock()
+	}
+}
+
+// poke wakes the Shutdowns that wait.
+func (d *drain) poke() {
+	d.pokeMu.Lock()
+	defer d.pokeMu.Unlock()
+	for wake := range d.waits {
+		select {
+		case wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// closeIntake begins the drain, and reports whether this call did.
+func (d *drain) closeIntake(r *Registry) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.stage.Load() != open {
+		return false
+	}
+	d.tallyMu.Lock()
+	d.began = time.Now()
+	d.tallyMu.Unlock()
+	d.setStage(r, draining)
+	close(d.stopping)
+	return true
+}
+
+// setStage tells the lanes. The caller holds mu.
+func (d *drain) setStage(r *Registry, s stage) {
+	d.stage.Store(s)
+	for _, l := range r.all() {
+		d.tell(l)
+	}
+}
+
+// join makes the stage known to a new lane.
+func (d *drain) join(l *lane) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.tell(l)
+}
+
+// tell gives a lane its copy of the stage. The caller holds mu.
+func (d *drain) tell(l *lane) {
+	l.crew.Lock()
+	defer l.crew.Unlock()
+	if l.stage = d.stage.Load(); l.stage != open {
+		l.table.Close()
+	}
+}
+
+// admits tells whether a task may be submitted with this ctx while draining.
+func (d *drain) admits(ctx context.Context, r *Registry) bool {
+	from, ok := FromContext(ctx)
+	return ok && from.lane.reg == r && !from.has(released) && d.stage.Load() == draining
+}
+
+// claimLate takes a number for a task that is submitted while draining.
+func (d *drain) claimLate(ctx context.Context, r *Registry, l *lane) (table.Slot[Task], bool) {
+	d.mu.Lock() // or drained could count one lane before the parent has ended, and another before its child has come
+	defer d.mu.Unlock()
+	if d.complete || !d.admits(ctx, r) {
+		return table.Slot[Task]{}, false
+	}
+	return l.table.ClaimLate(), true
+}
+
+// drained tells whether nothing is live but those tasks that call Shutdown, if self
+// is one of them. From then on nothing is admitted.
+func (d *drain) drained(r *Registry, self *Task) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	spared := 0
+	if self != nil {
+		for t := range d.callers {
+			if !t.has(released) {
+				spared++
+			}
+		}
+	}
+	live, busy := 0, int(d.outside.Load())
+	for _, l := range r.all() {
+		l.crew.Lock()
+		live += int(l.table.Claimed() - l.over())
+		l.crew.Unlock()
+		busy += l.crew.Workers() // they may be releasing what has ended
+	}
+	if live > spared || busy > spared {
+		return false
+	}
+	d.complete = true
+	return true
+}
+
+// context returns the context of the Shutdown that cancels the tasks, nil if none
+// does.
+func (d *drain) context() context.Context {
+	if ctx := d.handOver.Load(); ctx != nil {
+		return *ctx
+	}
+	return nil
+}
+
+// cancelAll is the drain's third step. It happens once.
+func (d *drain) cancelAll(ctx context.Context, r *Registry, self *Task) {
+	d.mu.Lock()
+	if d.stage.Load() == cancelling {
+		d.mu.Unlock()
+		return
+	}
+	d.handOver.Store(&ctx)
+	d.setStage(r, cancelling) // from here on nothing starts, and who comes late drops itself
+	close(d.cancelling)
+	d.mu.Unlock()
+	s := r.Stats()
+	r.log(slog.LevelWarn, "drain: canceling", slog.Int("running", s.Running), slog.Int("queued", s.Queued), slog.Int("held", s.Held))
+	go func() { // for it calls observers and hand-overs, which may take their time
+		var toHandOver []*Task
+		for _, l := range r.all() {
+			for t := range l.table.All() {
+				switch {
+				case t == self || t.has(released):
+				case t.options().handOver != nil && !t.has(begun):
+					toHandOver = append(toHandOver, t)
+				default:
+					l.cancel(t, ErrShutdown)
+				}
+			}
+		}
+		var group errgroup.Group
+		group.SetLimit(handOvers)
+		for _, t := range toHandOver {
+			group.Go(func() error {
+				t.lane.cancel(t, ErrShutdown)
+				return nil
+			})
+		}
+	}()
+}
+
+// note adds the end of a task to the tally. The caller holds the lane's lock.
+func (d *drain) note(t *Task) {
+	d.tallyMu.Lock()
+	defer d.tallyMu.Unlock()
+	t.state.Or(settled)
+	switch {
+	case t.end == Canceled && t.cause() == ErrShutdown:
+		d.canceled = append(d.canceled, t)
+	case t.end == Dropped && t.options().handed:
+		d.handedOver = append(d.handedOver, t)
+	case t.end == Dropped:
+		d.neverStarted = append(d.neverStarted, t)
+	default:
+		d.finished++
+	}
+}
+
+// Report tells what became of the tasks that were live when Shutdown began, and of
+// those that they submitted. Each list holds the oldest 1000.
+type Report struct {
+	Began, Ended time.Time
+	Finished     int    // ended by themselves
+	Canceled     []Info // gave up when the drain cancelled their context
+	HandedOver   []Info // never started, and their HandOver has taken them
+	NeverStarted []Info // never started; Err is the error of their HandOver, if they have one
+	Abandoned    []Info // had not ended when Shutdown returned
+	Omitted      int    // that are not in the lists
+	// Stacks shows where the abandoned are: the goroutines that run tasks of this
+	// name, those started by the body among them.
+	Stacks map[string][]byte
+}
+
+func (d *drain) makeReport(r *Registry) *Report {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var live []*Task
+	for _, l := range r.all() {
+		for t := range l.table.All() {
+			if _, spared := d.callers[t]; !spared && !t.has(settled|released) {
+				live = append(live, t)
+			}
+		}
+	}
+	report := &Report{Ended: time.Now()}
+	d.tallyMu.Lock()
+	if report.Began, report.Finished = d.began, d.finished; d.began.IsZero() {
+		report.Began = report.Ended // there was no Shutdown yet
+	}
+	canceled, handedOver, neverStarted := slices.Clone(d.canceled), slices.Clone(d.handedOver), slices.Clone(d.neverStarted)
+	live = slices.DeleteFunc(live, func(t *Task) bool { return t.has(settled) }) // it is in the tally now
+	d.tallyMu.Unlock()
+	list := func(tasks []*Task) []Info {
+		slices.SortFunc(tasks, func(a, b *Task) int {
+			return cmp.Or(cmp.Compare(a.came(), b.came()), cmp.Compare(a.slot.Number(), b.slot.Number()))
+		})
+		if len(tasks) > maxListed {
+			report.Omitted += len(tasks) - maxListed
+			tasks = tasks[:maxListed]
+		}
+		var infos []Info
+		for _, t := range tasks {
+			infos = append(infos, t.Info())
+		}
+		return infos
+	}
+	report.Canceled, report.HandedOver = list(canceled), list(handedOver)
+	report.NeverStarted, report.Abandoned = list(neverStarted), list(live)
+	if len(live) > 0 {
+		report.Stacks = make(map[string][]byte)
+		all := stacks.ByLabel(labelTask)
+		for _, t := range live {
+			if stack, ok := all[t.kind.name]; ok {
+				report.Stacks[t.kind.name] = stack
+			}
+		}
+	}
+	d.report = report
+	return report
+}
+
+// String returns the report as text of several lines.
+func (r *Report) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "drained in %v: %d finished, %d canceled, %d handed over, %d never started, %d abandoned",
+		r.Ended.Sub(r.Began).Round(time.Millisecond), r.Finished,
+		len(r.Canceled), len(r.HandedOver), len(r.NeverStarted), len(r.Abandoned))
+	if r.Omitted > 0 {
+		fmt.Fprintf(&b, ", and %d more", r.Omitted)
+	}
+	for _, list := range []struct {
+		what  string
+		infos []Info
+	}{{"canceled", r.Canceled}, {"handed over", r.HandedOver}, {"never started", r.NeverStarted}, {"abandoned", r.Abandoned}} {
+		for _, info := range list.infos {
+			fmt.Fprintf(&b, "\n%s: %s", list.what, info.line(r.Ended))
+		}
+	}
+	if len(r.Stacks) > 0 {
+		b.WriteString("\n" + r.stacks())
+	}
+	return b.String()
+}
+
+func (r *Report) stacks() string {
+	var b strings.Builder
+	for _, name := range slices.Sorted(maps.Keys(r.Stacks)) {
+		fmt.Fprintf(&b, "%s: %s", name, r.Stacks[name])
+	}
+	return b.String()
+}
+
+func (r *Report) attrs() []slog.Attr {
+	return []slog.Attr{
+		slog.Duration("took", r.Ended.Sub(r.Began)), slog.Int("finished", r.Finished),
+		slog.Int("canceled", len(r.Canceled)), slog.Int("handed_over", len(r.HandedOver)),
+		slog.Int("never_started", len(r.NeverStarted)), slog.Int("abandoned", len(r.Abandoned)),
+		slog.Int("omitted", r.Omitted),
+	}
+}
+
+// line names a task with its id, state and age.
+func (i Info) line(now time.Time) string {
+	text := i.Name + " (" + i.ID + ", " + i.State.String()
+	if since := cmp.Or(i.Started, i.Submitted); !since.IsZero() {
+		text += ", " + now.Sub(since).Round(time.Millisecond).String()
+	}
+	text += ")"
+	if i.Err != nil {
+		text += ": " + i.Err.Error()
+	}
+	return text
+}
+
+// DrainError is what Shutdown returns when its ctx ends before the tasks do. It is
+// ctx.Err() too.
+type DrainError struct {
+	*Report
+	ctx context.Context
+}
+
+func (e *DrainError) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "tether: %v: %d tasks have not ended", e.ctx.Err(), len(e.Abandoned)+e.Omitted)
+	for i, info := range e.Abandoned {
+		if i == 10 {
+			fmt.Fprintf(&b, ", and others")
+			break
+		}
+		fmt.Fprintf(&b, "%c %s", ":,"[min(i, 1)], info.line(e.Ended))
+	}
+	return b.String()
+}
+
+// Unwrap returns the error of Shutdown's ctx, and its cause.
+func (e *DrainError) Unwrap() []error { return []error{e.ctx.Err(), context.Cause(e.ctx)} }
+
+// ---------------------------------------------------------------- Run
+
+// RunConfig says what [Registry.Run] serves and how it stops.
+type RunConfig struct {
+	// Serve serves until Stop is called, as http.Server.ListenAndServe does. nil:
+	// there is nothing to serve.
+	Serve func() error
+	// Stop has Serve return when the requests at hand are answered, as
+	// http.Server.Shutdown does. Its context ends early enough to leave the drain its
+	// Grace. nil: there is nothing to stop.
+	Stop func(context.Context) error
+	// PreStop is how long to go on serving after the signal, no longer Ready: time
+	// for a load balancer to notice. 0: none.
+	PreStop time.Duration
+	// Budget is the time for everything after the signal. 0: 25 s, since Kubernetes
+	// kills after 30.
+	Budget time.Duration
+	// Closers are called in order when the tasks have ended: databases, brokers.
+	Closers []func(context.Context) error
+	// Signals begin the stop. nil: SIGTERM and SIGINT.
+	Signals []os.Signal
+}
+
+// Run serves until a signal comes, ctx ends or Serve returns, and then stops in
+// order: Ready turns false; PreStop passes; Stop; Shutdown; the Closers. It returns
+// what went wrong, joined: nil after a signal and a clean stop. What Serve returns
+// after Stop is not an error.
+//
+// A second signal ends the process at once, with the report so far on stderr and
+// exit status 128 plus the signal's number: 143 for SIGTERM, 130 for SIGINT.
+func (r *Registry) Run(ctx context.Context, cfg RunConfig) error {
+	if ctx == nil {
+		return fmt.Errorf("%w: nil context", ErrInvalid)
+	}
+	if cfg.Signals == nil {
+		cfg.Signals = []os.Signal{syscall.SIGTERM, syscall.SIGINT}
+	}
+	if cfg.Budget <= 0 {
+		cfg.Budget = 25 * time.Second
+	}
+	signals := make(chan os.Signal, 2)
+	if len(cfg.Signals) > 0 { // Notify takes none for all
+		signal.Notify(signals, cfg.Signals...)
+		defer signal.Stop(signals)
+	}
+	served := make(chan error, 1)
+	if cfg.Serve != nil {
+		go func() { served <- cfg.Serve() }()
+	}
+
+	var errs []error
+	serving := cfg.Serve != nil
+	select {
+	case s := <-signals:
+		r.log(slog.LevelInfo, "stopping", slog.String("signal", s.String()))
+	case <-ctx.Done():
+		r.log(slog.LevelInfo, "stopping", slog.Any("cause", context.Cause(ctx)))
+	case err := <-served:
+		serving = false
+		errs = append(errs, err)
+		r.log(slog.LevelError, "stopping: the server has ended", slog.Any("error", err))
+	}
+	r.drain.notReady.Store(true)
+	ended := make(chan struct{})
+	defer close(ended)
+	go func() {
+		select {
+		case s := <-signals:
+			r.exit(s)
+		case <-ended:
+		}
+	}()
+
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cfg.Budget)
+	defer cancel()
+	if serving && cfg.PreStop > 0 {
+		timer := time.NewTimer(cfg.PreStop)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+		case err := <-served:
+			serving = false
+			errs = append(errs, err)
+		}
+		timer.Stop()
+	}
+	if cfg.Stop != nil {
+		errs = append(errs, r.stop(ctx, cfg.Stop))
+	}
+	errs = append(errs, r.Shutdown(ctx))
+	for _, c := range cfg.Closers {
+		errs = append(errs, c(ctx))
+	}
+	return errors.Join(errs...)
+}
+
+// stop calls Stop with a deadline that leaves the drain its grace: connections that
+// stay open must not use up the tasks' time.
+func (r *Registry) stop(ctx context.Context, stop func(context.Context) error) error {
+	deadline, _ := ctx.Deadline()
+	left := max(0, time.Until(deadline))
+	ctx, cancel := context.WithTimeout(ctx, left-min(r.cfg.Grace, left/2))
+	defer cancel()
+	return stop(ctx)
+}
+
+// exit ends the process: somebody is in a hurry.
+func (r *Registry) exit(s os.Signal) {
+	status := 1
+	if n, ok := s.(syscall.Signal); ok {
+		status = 128 + int(n)
+	}
+	fmt.Fprintf(os.Stderr, "tether: second signal (%v): exiting with tasks left\n%v\n", s, r.drain.makeReport(r))
+	os.Exit(status)
+}
+
+// Ready reports whether the process wants new work: false from the first signal
+// that Run gets, or from Shutdown, on. It is for the readiness probe.
+func (r *Registry) Ready() bool {
+	return !r.drain.notReady.Load() && r.drain.stage.Load() == open
+}

@@ -1,0 +1,972 @@
+package tether
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"reflect"
+	"runtime"
+	"runtime/debug"
+	"runtime/pprof"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/seed-2e639f12/tether/internal/table"
+)
+
+// Func is the body of a task.
+//
+// Its context has the values of the context it was submitted with, but neither
+// its cancellation nor its deadline. It is cancelled by [Task.Cancel], by
+// [Timeout], late in [Registry.Shutdown], and when the task has ended;
+// [context.Cause] tells which. When the task has ended, the context lets go of
+// the submitter's values too.
+//
+// The goroutine that runs a body has run others before: do not leave it locked
+// to its thread (runtime.LockOSThread). Its profiler labels "tether.task" and
+// "tether.pool" name the task.
+type Func func(ctx context.Context) error
+
+// State is where a task is in its life. Held, Queued and Running are live, the
+// others final.
+type State uint8
+
+const (
+	Held      State = iota // admitted, waits for Release
+	Queued                 // waits for a worker, for its delay, or for its next attempt
+	Running                // its body runs
+	Succeeded              // the body returned nil
+	Failed                 // the body returned an error, or ended its goroutine: ErrGoexit
+	Panicked               // the body panicked: Err is a *PanicError
+	Canceled               // it was cancelled after it had started, and gave up for that
+	Dropped                // it never ran
+)
+
+func (s State) String() string {
+	switch s {
+	case Held:
+		return "held"
+	case Queued:
+		return "queued"
+	case Running:
+		return "running"
+	case Succeeded:
+		return "succeeded"
+	case Failed:
+		return "failed"
+	case Panicked:
+		return "panicked"
+	case Canceled:
+		return "canceled"
+	case Dropped:
+		return "dropped"
+	}
+	return fmt.Sprintf("State(%d)", uint8(s))
+}
+
+// Final reports whether a task in this state will never change again.
+func (s State) Final() bool { return s >= Succeeded }
+
+// Task is the handle of one submission. All methods may be called by anyone at
+// any time, within the task's own body too.
+//
+// A Task is also the registry's entry, the queue's node and the body's context:
+// one allocation. What few tasks need is made when somebody asks for it, in more.
+type Task struct {
+	next  *node  // the queue's
+	depth uint16 // the queue's
+
+	// end is how the attempt has ended: a final state, or Queued if another one
+	// follows. Whoever ends the task writes it, before it is settled.
+	end State
+
+	// state is a State and flags. Changes from Held and Queued are made under the
+	// lane's lock, those from Running by whoever runs the task.
+	state atomic.Uint32
+
+	lane *lane
+	kind *kind
+	slot table.Slot[Task]
+	pc   uintptr // of the body, which is gone at the end
+
+	// fn and values are let go when the task is released. values is read under
+	// more.mu before that: see inner and release.
+	fn     Func
+	values context.Context
+
+	// Nanoseconds since the registry was made. submitted is 0 for what starts at
+	// once. started is written once, before begun is set; ended, before the state
+	// is final.
+	submitted, started, ended int64
+
+	more atomic.Pointer[more]
+}
+
+const (
+	stateMask  = 1<<3 - 1
+	claimed    = 1 << (3 + iota) // somebody is about to end it without running it
+	announcing                   // the observer is being told of it: it can't be claimed yet
+	parked                       // it is in no queue: held, delayed, or between attempts
+	inlined                      // its submitter runs it: it has no place in the pool
+	begun                        // it has started once
+	waited                       // somebody has asked for the outcome
+	settled                      // its end is in the drain's tally
+	released                     // its outcome may be seen: Done is closed
+)
+
+// more is the part of a task that most do without.
+type more struct {
+	mu    sync.Mutex
+	done  chan struct{}         // made by Done, closed on release; guarded by mu
+	cause error                 // the first cancellation's; guarded by mu
+	inner atomic.Pointer[inner] // written under mu
+
+	progress Progress        // guarded by mu
+	observed context.Context // what the observer has made of the body's; the runner's
+	err      error           // written before the state is final
+	parent   parent          // written before the task is published, as is opts itself
+	opts     *options
+}
+
+type parent struct {
+	lane *lane
+	num  uint64
+}
+
+// inner is the cancellation of a task's context, made when somebody needs it, by
+// the standard library: contexts derived from it are its native children, which
+// cost no goroutine. It has no values of its own, so that a body that keeps its
+// context for ever keeps nothing else alive.
+type inner struct {
+	context.Context
+	cancel func(cause error)
+	values context.Context // the submitter's; nil after release
+}
+
+// ID returns the task's identifier: 22 letters, digits, '-' and '_', which nobody
+// can guess and which tell nothing. [Registry.Find] takes it.
+func (t *Task) ID() string { return t.lane.id(t.slot.Number()) }
+
+// Name returns the name that the task was submitted with.
+func (t *Task) Name() string { return t.kind.name }
+
+// String returns the task's name and state. It leaves the ID out, which is a key
+// to the task.
+func (t *Task) String() string { return t.kind.name + " (" + t.State().String() + ")" }
+
+// State returns the task's state at this instant.
+func (t *Task) State() State { return State(t.state.Load() & stateMask) }
+
+// Done returns a channel that is closed when the task has ended: its state is
+// final, its body has returned, and the observer has been told.
+func (t *Task) Done() <-chan struct{} {
+	t.mark(waited)
+	return t.over()
+}
+
+// over is Done for those who do not care about the outcome.
+func (t *Task) over() <-chan struct{} {
+	m := t.extra()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.done == nil {
+		if t.has(released) {
+			return t.lane.reg.closed
+		}
+		m.done = make(chan struct{})
+	}
+	return m.done
+}
+
+// Err returns nil until Done is closed, and after that what went wrong: nil if
+// the task succeeded; what the body returned; [ErrGoexit]; a [*PanicError]; for a
+// canceled or dropped task an error that wraps the cause.
+func (t *Task) Err() error {
+	if !t.has(released) {
+		return nil
+	}
+	t.mark(waited)
+	if m := t.more.Load(); m != nil {
+		return m.err
+	}
+	return nil
+}
+
+// Wait waits until the task has ended and returns its Err. If ctx ends first it
+// returns context.Cause(ctx), and the task goes on.
+//
+// A task that waits for another task of its own pool holds its worker meanwhile:
+// give that wait a ctx that ends, such as the body's own.
+func (t *Task) Wait(ctx context.Context) error {
+	if t.has(released) {
+		return t.Err()
+	}
+	select {
+	case <-t.Done():
+		return t.Err()
+	case <-ctx.Done():
+		if t.has(released) {
+			return t.Err()
+		}
+		return context.Cause(ctx)
+	}
+}
+
+// Cancel asks the task to end: a body that runs finds its context cancelled with
+// this cause (nil stands for context.Canceled); a task that has not started is
+// Dropped at once and will not run; one that waits for its next attempt is
+// Canceled. The first cause counts. Cancel reports false if the state was final
+// already. It does not wait for the body.
+func (t *Task) Cancel(cause error) bool {
+	if cause == nil {
+		cause = context.Canceled
+	}
+	return t.lane.cancel(t, cause)
+}
+
+// Release starts a task that was submitted with [Hold], or has its [Delay] begin
+// to count for it. It reports whether the task was held.
+func (t *Task) Release() bool { return t.lane.unhold(t) }
+
+// Result returns what the body of a [Submit] returned, for whoever has found the
+// task by its ID. It is nil until the task has succeeded, and for the tasks of
+// [Registry.Go] and [Pool.Go].
+func (t *Task) Result() any {
+	if !t.has(released) || t.State() != Succeeded {
+		return nil
+	}
+	if o := t.options(); o.result != nil {
+		t.mark(waited)
+		return o.result.value()
+	}
+	return nil
+}
+
+// Info is a copy of everything that can be said of a task.
+type Info struct {
+	ID, Name string
+	Pool     string // "" if it runs on the registry itself
+	Parent   string // the ID of the task that submitted it, "" if none did
+	State    State
+	Func     string // the body's function, file and line
+
+	// When it was submitted, started for the first time, and ended; zero if that
+	// has not happened. A task that starts at once has one instant for the first two.
+	Submitted, Started, Finished time.Time
+
+	Attempt  int // 1 in the first; 0 before
+	Progress Progress
+	Labels   map[string]string
+	Err      error // set once State is final
+	Waited   bool  // somebody has asked for the outcome: by Wait, Done, Err, Value or Result
+}
+
+// Progress is what a body says of how far it is.
+type Progress struct {
+	Done, Total int64 // in units of the body's choice; Total 0: unknown
+	Message     string
+}
+
+// Info returns a copy of the task's particulars, all of one instant.
+func (t *Task) Info() Info {
+	info := Info{ID: t.ID(), Name: t.kind.name, Pool: t.lane.poolName(), Func: function(t.pc)}
+	m := t.more.Load()
+	if m != nil {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+	}
+	s := t.state.Load()
+	info.State = State(s & stateMask)
+	info.Waited = s&waited != 0
+	since := t.lane.reg.time
+	if t.submitted != 0 {
+		info.Submitted = since(t.submitted)
+	}
+	if s&begun != 0 {
+		info.Started, info.Attempt = since(t.started), 1
+		if t.submitted == 0 {
+			info.Submitted = info.Started
+		}
+	}
+	if info.State.Final() {
+		info.Finished = since(t.ended)
+	}
+	if m == nil {
+		return info
+	}
+	info.Progress = m.progress
+	if info.State.Final() {
+		info.Err = m.err
+	}
+	if m.parent.lane != nil {
+		info.Parent = m.parent.lane.id(m.parent.num)
+	}
+	if o := m.opts; o != nil {
+		info.Labels = o.copyLabels()
+		if s&begun != 0 {
+			info.Attempt = int(o.retries.Load()) + 1
+		}
+	}
+	return info
+}
+
+func function(pc uintptr) string {
+	f := runtime.FuncForPC(pc)
+	if f == nil {
+		return ""
+	}
+	file, line := f.FileLine(pc)
+	return fmt.Sprintf("%s %s:%d", f.Name(), file, line)
+}
+
+func (t *Task) has(flag uint32) bool { return t.state.Load()&flag != 0 }
+
+func (t *Task) mark(flag uint32) {
+	if !t.has(flag) {
+		t.state.Or(flag)
+	}
+}
+
+// extra returns what most tasks do without, made now if it has to be.
+func (t *Task) extra() *more {
+	if m := t.more.Load(); m != nil {
+		return m
+	}
+	t.more.CompareAndSwap(nil, new(more))
+	return t.more.Load()
+}
+
+// options returns the task's options, empty ones if it has none.
+func (t *Task) options() *options {
+	if m := t.more.Load(); m != nil && m.opts != nil {
+		return m.opts
+	}
+	return &t.lane.reg.noOptions
+}
+
+// ---------------------------------------------------------------- the body
+
+// run runs one attempt of the body on this goroutine and decides what follows. It
+// does its work when the body ends the goroutine as well.
+func (t *Task) run() {
+	end, err := Failed, ErrGoexit // what stays if the body does not return
+	defer func() {
+		if t.lane.reg.cfg.OnPanic == Crash {
+			if v := recover(); v != nil {
+				t.lane.reg.logPanic(t, "body", v, debug.Stack())
+				panic(v) // nothing above recovers it, and no waiter is released
+			}
+		}
+		t.ended = t.lane.Clock()
+		t.lane.reg.conclude(t, end, err)
+	}()
+	pprof.SetGoroutineLabels(t.kind.labels)
+	end, err = t.body()
+}
+
+func (t *Task) body() (end State, err error) {
+	if t.lane.reg.cfg.OnPanic != Crash {
+		defer func() {
+			if v := recover(); v != nil {
+				end, err = Panicked, t.panicked("body", v)
+			}
+		}()
+	}
+	ctx := context.Context((*taskContext)(t))
+	if t.lane.reg.cfg.Observer != nil {
+		ctx = t.lane.reg.observeStart(t, ctx)
+	}
+	err = t.fn(ctx)
+	return t.judge(err)
+}
+
+// judge tells what state a body that has returned err is in, and what its error is.
+func (t *Task) judge(err error) (State, error) {
+	if err == nil {
+		return Succeeded, nil
+	}
+	ctxErr, cause := t.cancellation()
+	if cause == nil || !errors.Is(err, ctxErr) && !errors.Is(err, cause) {
+		return Failed, err
+	}
+	if !errors.Is(err, cause) {
+		err = fmt.Errorf("%w: %w", cause, err)
+	}
+	return Canceled, err
+}
+
+// cancellation returns the error of the task's context and its cause, nil if it
+// is not cancelled.
+func (t *Task) cancellation() (err, cause error) {
+	m := t.more.Load()
+	if m == nil {
+		return nil, nil
+	}
+	if in := m.inner.Load(); in != nil {
+		return in.Err(), context.Cause(in)
+	}
+	if cause = t.cause(); cause == nil {
+		return nil, nil
+	}
+	return context.Canceled, cause
+}
+
+// cause returns the cause that the task was cancelled with by name, nil if it was not.
+func (t *Task) cause() error {
+	m := t.more.Load()
+	if m == nil {
+		return nil
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.cause
+}
+
+// came returns when the task was first seen, as far as that was noted.
+func (t *Task) came() int64 {
+	switch {
+	case t.submitted != 0:
+		return t.submitted
+	case t.has(begun):
+		return t.started
+	}
+	return math.MaxInt64
+}
+
+// panicked makes the error of a panic of the body or of a callback, and logs it.
+// It is called while the panic's stack is still there.
+func (t *Task) panicked(what string, v any) *PanicError {
+	e := &PanicError{Value: v, Stack: debug.Stack(), Task: t.kind.name, ID: t.ID()}
+	t.lane.reg.logPanic(t, what, v, e.Stack)
+	return e
+}
+
+// guard calls a callback of the user's. A panic in it becomes an error, unless
+// panics are to end the process.
+func (t *Task) guard(what string, callback func() error) (err error) {
+	if t.lane.reg.cfg.OnPanic != Crash {
+		defer func() {
+			if v := recover(); v != nil {
+				err = t.panicked(what, v)
+			}
+		}()
+	}
+	return callback()
+}
+
+// retry decides whether an attempt that ended so is followed by another, and after
+// what wait.
+func (t *Task) retry(end State, err error) (again bool, wait time.Duration, failure error) {
+	o := t.options()
+	if o.retry == nil || end == Succeeded || end == Canceled || int(o.retries.Load())+1 >= o.retry.Attempts {
+		return false, 0, nil
+	}
+	if _, cause := t.cancellation(); cause != nil {
+		return false, 0, nil
+	}
+	failure = t.guard("retry policy", func() error {
+		again = end != Panicked
+		if o.retry.If != nil {
+			again = o.retry.If(err)
+		}
+		if again {
+			wait = max(0, o.retry.Backoff(int(o.retries.Load())+1))
+		}
+		return nil
+	})
+	if deadline, ok := t.deadline(); ok && again {
+		again = t.lane.reg.time(t.ended).Add(wait).Before(deadline) // else the next attempt would start too late
+	}
+	return again && failure == nil, wait, failure
+}
+
+// deadline returns when a started task's time is up.
+func (t *Task) deadline() (time.Time, bool) {
+	d := t.options().timeout
+	if d == 0 {
+		d = t.lane.reg.cfg.Timeout
+	}
+	if d == 0 || !t.has(begun) {
+		return time.Time{}, false
+	}
+	return t.lane.reg.time(t.started).Add(d), true
+}
+
+// PanicError is the outcome of a task whose body, or a callback of whose options,
+// panicked.
+type PanicError struct {
+	Value    any    // what it panicked with
+	Stack    []byte // of the goroutine, as debug.Stack gives it
+	Task, ID string
+}
+
+func (e *PanicError) Error() string {
+	return fmt.Sprintf("tether: task %q panicked: %v", e.Task, e.Value)
+}
+
+// Unwrap returns Value if that is an error.
+func (e *PanicError) Unwrap() error {
+	err, _ := e.Value.(error)
+	return err
+}
+
+// ---------------------------------------------------------------- the context
+
+// taskContext is the same struct as Task with the methods of a context.
+//
+// It answers what it can from the task's state, and makes the standard library's
+// cancellation (inner) on the first call that needs one.
+type taskContext Task
+
+type taskKey struct{}
+
+func (c *taskContext) Deadline() (time.Time, bool) { return (*Task)(c).deadline() }
+
+func (c *taskContext) Done() <-chan struct{} { return (*Task)(c).inner().Done() }
+
+func (c *taskContext) Err() error {
+	t := (*Task)(c)
+	if t.more.Load() == nil && t.lane.reg.cfg.Timeout == 0 {
+		if t.has(released) {
+			return context.Canceled
+		}
+		return nil // nobody has cancelled it: a cause would be in more
+	}
+	return t.inner().Err()
+}
+
+func (c *taskContext) Value(key any) any {
+	t := (*Task)(c)
+	if key == (taskKey{}) {
+		return t
+	}
+	in := t.inner()
+	// First the library's own key to the cancellation: the submitter's context
+	// would answer it with the submitter's.
+	if v := in.Context.Value(key); v != nil {
+		return v
+	}
+	if v := t.kind.labels.Value(key); v != nil {
+		return v // so that pprof.Do in a body adds to the task's labels
+	}
+	if in.values != nil {
+		return in.values.Value(key)
+	}
+	return nil
+}
+
+// String keeps fmt from reading the struct, which others change meanwhile.
+func (c *taskContext) String() string { return "tether.Context(" + c.kind.name + ")" }
+
+// inner returns the context's cancellation, made now if it has to be.
+func (t *Task) inner() *inner {
+	m := t.extra()
+	if in := m.inner.Load(); in != nil {
+		return in
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if in := m.inner.Load(); in != nil {
+		return in
+	}
+	in := new(inner)
+	base, stop := context.Background(), context.CancelFunc(nil)
+	ended := t.has(released)
+	if deadline, ok := t.deadline(); ok && !ended {
+		base, stop = context.WithDeadlineCause(base, deadline, ErrTimeout)
+	}
+	ctx, cancel := context.WithCancelCause(base)
+	in.Context, in.cancel = ctx, cancel
+	if stop != nil {
+		in.cancel = func(cause error) {
+			cancel(cause)
+			stop()
+		}
+	}
+	switch {
+	case m.cause != nil:
+		in.cancel(m.cause)
+	case ended:
+		in.cancel(nil)
+	}
+	if !ended {
+		in.values = t.values // not cleared yet: release sets released first, then looks for more
+	}
+	m.inner.Store(in)
+	return in
+}
+
+// interrupt cancels the context of a task that has started.
+func (t *Task) interrupt(cause error) {
+	m := t.extra()
+	m.mu.Lock()
+	if m.cause == nil {
+		m.cause = cause
+	}
+	in := m.inner.Load()
+	m.mu.Unlock()
+	if in != nil {
+		in.cancel(cause)
+	}
+}
+
+// release lets the outcome be seen and lets go of everything else.
+func (t *Task) release() {
+	s := t.state.Load()
+	if State(s & stateMask).Final() {
+		t.state.Or(released)
+	} else {
+		// Nobody else changes the state of a task that has run, and nobody else
+		// adds these flags: one addition changes both.
+		t.state.Add(uint32(t.end) - s&stateMask + released)
+	}
+	// From here on who makes more or inner finds released, and leaves values alone.
+	m := t.more.Load()
+	if m == nil {
+		t.fn, t.values = nil, nil
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	t.fn, t.values = nil, nil
+	m.observed = nil
+	if in := m.inner.Load(); in != nil {
+		in.cancel(nil)
+		m.inner.Store(&inner{Context: in.Context, cancel: in.cancel})
+	}
+	if m.opts != nil {
+		m.opts.letGo()
+	}
+	if m.done != nil {
+		close(m.done)
+	}
+}
+
+// FromContext returns the task whose body was given ctx, or a context derived
+// from it.
+func FromContext(ctx context.Context) (*Task, bool) {
+	if c, ok := ctx.(*taskContext); ok {
+		return (*Task)(c), true
+	}
+	t, ok := ctx.Value(taskKey{}).(*Task)
+	return t, ok
+}
+
+// ReportProgress sets the Progress of the task whose body was given ctx. Without
+// a task it does nothing.
+func ReportProgress(ctx context.Context, p Progress) {
+	t, ok := FromContext(ctx)
+	if !ok {
+		return
+	}
+	m := t.extra()
+	m.mu.Lock()
+	m.progress = p
+	m.mu.Unlock()
+}
+
+// Stopping returns a channel that is closed when [Registry.Shutdown] begins: a
+// long body had better finish soon now, or save its place. It is not cancelled
+// yet. Without a task the channel is nil.
+func Stopping(ctx context.Context) <-chan struct{} {
+	if t, ok := FromContext(ctx); ok {
+		return t.lane.reg.drain.stopping
+	}
+	return nil
+}
+
+// ---------------------------------------------------------------- typed results
+
+// Runner is what takes tasks: a *[Registry] or a *[Pool].
+type Runner interface {
+	Go(ctx context.Context, name string, fn Func, opts ...Option) (*Task, error)
+}
+
+// Result is the handle of a task that returns a T.
+type Result[T any] struct{ *Task }
+
+// Submit is Go for a body that returns a value.
+func Submit[T any](ctx context.Context, r Runner, name string, fn func(context.Context) (T, error), opts ...Option) (*Result[T], error) {
+	var body Func
+	o := new(options)
+	if fn != nil {
+		h := &holder[T]{fn: fn}
+		o.result, o.pc, body = h, reflect.ValueOf(fn).Pointer(), h.run
+	}
+	var t *Task
+	var err error
+	switch r := r.(type) {
+	case *Registry:
+		t, err = r.submit(ctx, nil, name, body, o, opts)
+	case *Pool:
+		t, err = r.reg.submit(ctx, r, name, body, o, opts)
+	default:
+		t, err = r.Go(ctx, name, body, append(opts[:len(opts):len(opts)], func(to *options) { to.result, to.pc = o.result, o.pc })...)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &Result[T]{t}, nil
+}
+
+// Value waits as Wait does and returns what the body returned. With [Unique] the
+// task may be another submission's: if that one returned something else than a T,
+// Value returns an error.
+func (r *Result[T]) Value(ctx context.Context) (T, error) {
+	var zero T
+	if err := r.Wait(ctx); err != nil {
+		return zero, err
+	}
+	if h, ok := r.options().result.(*holder[T]); ok {
+		return h.v, nil
+	}
+	return zero, fmt.Errorf("tether: task %q returned %T, not %T", r.Name(), r.Result(), zero)
+}
+
+// holder is a body with room for its result.
+type holder[T any] struct {
+	fn func(context.Context) (T, error)
+	v  T // written by the body, read once the task is released
+}
+
+func (h *holder[T]) run(ctx context.Context) error {
+	v, err := h.fn(ctx)
+	if err == nil {
+		h.v = v
+	}
+	return err
+}
+
+func (h *holder[T]) value() any { return h.v }
+func (h *holder[T]) letGo()     { h.fn = nil }
+
+// ---------------------------------------------------------------- options
+
+// Option is a wish about one submission.
+type Option func(*options)
+
+// options is what the options of one submission come to. It does not change once
+// the task is published, but for retries and last.
+type options struct {
+	timeout, delay time.Duration
+	hold           bool
+	unique, serial string
+	holder         *uniqueTask // of the Unique key
+	weight         int64
+	weighted       bool
+	retry          *RetryPolicy
+	labels         map[string]string
+	handOver       func(ctx context.Context, info Info) error
+	result         interface {
+		value() any
+		letGo()
+	}
+	pc  uintptr // of the body that result wraps
+	err error   // the first wish that cannot be granted
+
+	retries atomic.Int32 // attempts that have failed and were followed by another
+	active  bool         // it is one of its Serial key's active tasks; guarded by the lane's lock
+	handed  bool         // HandOver has taken it; written before it is settled
+	timer   *time.Timer  // of the delay or the wait between attempts; guarded by the lane's lock
+	wait    time.Duration
+	last    error // of the last attempt; both written by whoever runs it, before it is settled
+}
+
+func (o *options) invalid(format string, args ...any) {
+	if o.err == nil {
+		o.err = fmt.Errorf("%w: "+format, append([]any{ErrInvalid}, args...)...)
+	}
+}
+
+func (o *options) copyLabels() map[string]string {
+	if o.labels == nil {
+		return nil
+	}
+	labels := make(map[string]string, len(o.labels))
+	for k, v := range o.labels {
+		labels[k] = v
+	}
+	return labels
+}
+
+// letGo drops what a finished task has no use for.
+func (o *options) letGo() {
+	o.retry, o.handOver, o.last, o.holder = nil, nil, nil, nil
+	if o.result != nil {
+		o.result.letGo()
+	}
+}
+
+// Timeout bounds the time from the task's first start, all its attempts and the
+// waits between them included. Then the body's context is cancelled with
+// [ErrTimeout]; the body decides when it returns. It overrides [Config].Timeout.
+func Timeout(d time.Duration) Option {
+	return func(o *options) {
+		if d <= 0 {
+			o.invalid("timeout %v: must be more than 0", d)
+		}
+		o.timeout = d
+	}
+}
+
+// Delay has the task start no earlier than d from its submission.
+func Delay(d time.Duration) Option {
+	return func(o *options) {
+		if d < 0 {
+			o.invalid("delay %v: must not be negative", d)
+		}
+		o.delay = d
+	}
+}
+
+// Hold has the task wait for [Task.Release]: until the response is sent, or the
+// transaction committed. Its place is taken meanwhile.
+func Hold() Option {
+	return func(o *options) { o.hold = true }
+}
+
+// Unique allows one live task of this key in the registry, all pools together: as
+// long as there is one, a further submission returns that task and no error, and
+// its own body never runs. The key is free again when the task's Done is closed.
+func Unique(key string) Option {
+	return func(o *options) {
+		if key == "" {
+			o.invalid("empty Unique key")
+		}
+		o.unique = key
+	}
+}
+
+// Serial runs tasks of this key in the order of their submission and one at a
+// time, or [PoolConfig].PerKey at a time. Each pool has keys of its own, as has the
+// registry. A task keeps its turn between its attempts.
+func Serial(key string) Option {
+	return func(o *options) {
+		if key == "" {
+			o.invalid("empty Serial key")
+		}
+		o.serial = key
+	}
+}
+
+// Weight is the task's share of [PoolConfig].Capacity; 1 without it. A task that
+// weighs more than the capacity is refused. Without a Capacity weights mean nothing.
+func Weight(n int64) Option {
+	return func(o *options) {
+		if n < 0 {
+			o.invalid("weight %d: must not be negative", n)
+		}
+		o.weight, o.weighted = n, true
+	}
+}
+
+// RetryPolicy says whether a failed attempt is followed by another. Its functions
+// may be called by many goroutines at once.
+type RetryPolicy struct {
+	// Attempts is the most there are, the first included.
+	Attempts int
+	// Backoff is the wait after the given attempt, 1 for the first; nil stands for
+	// Exponential(time.Second, time.Minute).
+	Backoff func(attempt int) time.Duration
+	// If tells whether this error is worth another attempt; nil: any but a panic.
+	If func(error) bool
+}
+
+// Retry runs the body again when it fails: one task, many attempts, of which the
+// last decides. Failures after a cancellation, a timeout or the drain's are final.
+// The wait between attempts holds no worker, but the task keeps its place in the
+// pool.
+func Retry(p RetryPolicy) Option {
+	return func(o *options) {
+		if p.Attempts < 1 {
+			o.invalid("retry with %d attempts: at least 1", p.Attempts)
+		}
+		if p.Backoff == nil {
+			p.Backoff = Exponential(time.Second, time.Minute)
+		}
+		o.retry = &p
+	}
+}
+
+// Exponential returns a Backoff that waits a random time (full jitter) of at most
+// first after the first attempt, twice that after the second, and so on, but
+// never more than most.
+func Exponential(first, most time.Duration) func(attempt int) time.Duration {
+	return func(attempt int) time.Duration {
+		ceiling := max(first, 0)
+		for range attempt - 1 {
+			if ceiling >= most/2 {
+				ceiling = most
+				break
+			}
+			ceiling *= 2
+		}
+		return rand.N(max(min(ceiling, most), 0) + 1)
+	}
+}
+
+// Label gives the task a label, which [Info] shows.
+func Label(key, value string) Option {
+	return func(o *options) {
+		if o.labels == nil {
+			o.labels = make(map[string]string)
+		}
+		o.labels[key] = value
+	}
+}
+
+// HandOver names who takes the task over if it never gets to run: when
+// [Registry.Shutdown] drops it, or the DropOldest of a full pool. If fn returns
+// nil, the task's work is safe elsewhere. fn should return when its ctx ends; it
+// is not called for a task that has started, nor for one cancelled by [Task.Cancel].
+func HandOver(fn func(ctx context.Context, info Info) error) Option {
+	return func(o *options) {
+		if fn == nil {
+			o.invalid("nil HandOver")
+		}
+		o.handOver = fn
+	}
+}
+
+// ---------------------------------------------------------------- errors
+
+// Errors to compare with errors.Is.
+var (
+	ErrClosed   = errors.New("tether: shutting down, no new tasks")
+	ErrFull     = errors.New("tether: full")
+	ErrInvalid  = errors.New("tether: invalid task")
+	ErrShutdown = errors.New("tether: canceled by the shutdown")
+	ErrGoexit   = errors.New("tether: the body ended its goroutine (runtime.Goexit)")
+	ErrNotFound = errors.New("tether: no such task")
+	ErrExpired  = errors.New("tether: the task has ended and is forgotten")
+
+	// ErrTimeout is a context.DeadlineExceeded too.
+	ErrTimeout error = timeoutError{}
+)
+
+type timeoutError struct{}
+
+func (timeoutError) Error() string { return "tether: the task's time is up" }
+func (timeoutError) Timeout() bool { return true }
+func (timeoutError) Unwrap() error { return context.DeadlineExceeded }
+
+// FullError says what was full when a task was refused. It is an [ErrFull].
+type FullError struct {
+	Pool            string        // "" if it was the registry's Limit
+	Running, Queued int           // tasks that were live then
+	Limit           int           // how many there may be
+	RetryAfter      time.Duration // an estimate of when a place will be free
+}
+
+func (e *FullError) Error() string {
+	where := "the registry"
+	if e.Pool != "" {
+		where = fmt.Sprintf("pool %q", e.Pool)
+	}
+	return fmt.Sprintf("tether: %s is full: %d running, %d waiting, limit %d", where, e.Running, e.Queued, e.Limit)
+}
+
+func (e *FullError) Is(target error) bool { return target == ErrFull }
