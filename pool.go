@@ -254,17 +254,17 @@ func (p *Pool) full() *FullError {
 // Lock order: gate; drain.mu; lane; then more, table, gate's count and drain.tally,
 // which take no other. No lock is held while code of the user's runs.
 type lane struct {
-	reg   *Registry
-	pool  *Pool // nil: the registry's own
-	num   uint32
-	table table.Table[Task]
-	crew  crew.Crew[node, *node]
-
-	bounded  bool // the gate counts: a place there is taken before a task is made
-	gate     gate.Gate
+	// Written once, read by everybody: kept off the lines that others write.
+	reg      *Registry
+	pool     *Pool // nil: the registry's own
+	num      uint32
+	bounded  bool  // the gate counts: a place there is taken before a task is made
 	capacity int64 // of weight; 0: no bound
 	perKey   int
-	mean     atomic.Int64 // of run times, in ns; written under the lock
+	_        [64]byte
+
+	table table.Table[Task] // submitters write it
+	crew  crew.Crew[node, *node]
 
 	// Guarded by the crew's lock.
 	held, running, inline int
@@ -273,6 +273,10 @@ type lane struct {
 	weight, used          int64               // of live tasks, of those that run
 	keys                  map[string]*turns
 	stage                 stage
+	mean                  atomic.Int64 // of run times, in ns; written under the lock
+
+	_    [64]byte
+	gate gate.Gate
 }
 
 // turns are the tasks of one Serial key.

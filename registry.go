@@ -296,7 +296,7 @@ func (r *Registry) claim(ctx context.Context, l *lane) (table.Slot[Task], error)
 	if limit := int64(r.cfg.Limit); limit > 0 {
 		for n := r.live.Load(); ; n = r.live.Load() {
 			if n >= limit {
-				return table.Slot[Task]{}, r.fullError()
+				return table.Slot[Task]{}, &FullError{Running: int(n), Limit: r.cfg.Limit, RetryAfter: time.Second}
 			}
 			if r.live.CompareAndSwap(n, n+1) {
 				break
@@ -316,11 +316,6 @@ func (r *Registry) claim(ctx context.Context, l *lane) (table.Slot[Task], error)
 	return slot, nil
 }
 
-func (r *Registry) fullError() error {
-	s := r.Stats()
-	return &FullError{Running: s.Running, Queued: s.Queued + s.Held, Limit: r.cfg.Limit, RetryAfter: time.Second}
-}
-
 // publish makes an admitted task known and sends it on its way.
 func (r *Registry) publish(ctx context.Context, t *Task, o *options, inline bool) {
 	l := t.lane
@@ -329,26 +324,32 @@ func (r *Registry) publish(ctx context.Context, t *Task, o *options, inline bool
 	if !plain || l.pool != nil {
 		t.submitted = r.now()
 	}
-	switch {
-	case plain:
-		t.state.Store(uint32(Queued))
-		t.slot.Fill(t)
+	state := uint32(Queued)
+	if hold {
+		state = uint32(Held)
+		l.crew.Lock()
+		l.held++
+		l.crew.Unlock()
+	}
+	if !plain {
+		state |= parked | announcing // nobody else can start or end it before setOut
+	}
+	if inline {
+		state |= inlined
+	}
+	t.state.Store(state)
+	t.slot.Fill(t)
+	if o != nil && o.holder != nil {
+		o.holder.task = t
+		close(o.holder.ready)
+	}
+	if plain {
 		l.crew.Push((*node)(t))
 		if r.drain.stage.Load() == cancelling {
 			l.cancel(t, ErrShutdown) // it may have come too late for the drain to see it
 		}
 		return
-	case hold:
-		l.crew.Lock()
-		l.held++
-		l.crew.Unlock()
-		t.state.Store(uint32(Held) | parked | announcing)
-	case inline:
-		t.state.Store(uint32(Queued) | parked | announcing | inlined)
-	default:
-		t.state.Store(uint32(Queued) | parked | announcing)
 	}
-	t.slot.Fill(t)
 	if r.cfg.Observer != nil {
 		r.observe(t, func() { r.cfg.Observer.TaskSubmitted(ctx, t) })
 	}
@@ -377,7 +378,7 @@ func (r *Registry) lane(o *options) *lane {
 }
 
 // uniqueTask holds a Unique key for a submission. task and err are written before
-// ready is closed.
+// ready is closed, which happens when the submission is admitted or refused.
 type uniqueTask struct {
 	ready chan struct{}
 	task  *Task
@@ -411,12 +412,13 @@ func (r *Registry) admitUnique(ctx context.Context, p *Pool, k *kind, fn Func, o
 		}
 		r.freeKey(o.unique, first)
 	}
-	mine.task, mine.err = r.admit(ctx, p, k, fn, o)
-	close(mine.ready)
-	if mine.err != nil {
+	t, err := r.admit(ctx, p, k, fn, o)
+	if err != nil {
+		mine.err = err
+		close(mine.ready)
 		r.freeKey(o.unique, mine)
 	}
-	return mine.task, mine.err
+	return t, err
 }
 
 // freeKey takes a holder's key away from it, if it still has it.

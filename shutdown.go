@@ -555,6 +555,12 @@ func (r *Registry) Run(ctx context.Context, cfg RunConfig) error {
 	for _, c := range cfg.Closers {
 		errs = append(errs, c(ctx))
 	}
+	if serving && cfg.Stop != nil {
+		select {
+		case <-served:
+		case <-ctx.Done():
+		}
+	}
 	return errors.Join(errs...)
 }
 

@@ -956,7 +956,7 @@ func (timeoutError) Unwrap() error { return context.DeadlineExceeded }
 // FullError says what was full when a task was refused. It is an [ErrFull].
 type FullError struct {
 	Pool            string        // "" if it was the registry's Limit
-	Running, Queued int           // tasks that were live then
+	Running, Queued int           // tasks that were live then; for the Limit, Running is all of them
 	Limit           int           // how many there may be
 	RetryAfter      time.Duration // an estimate of when a place will be free
 }

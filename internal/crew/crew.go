@@ -73,11 +73,11 @@ type Host[T any] interface {
 // Crew is made by Init. Its lock is the host's as well: it guards what Take and
 // Settle touch.
 type Crew[T any, P Item[T]] struct {
-	host  Host[T]
 	inbox atomic.Pointer[T] // pushed and not yet taken over, newest first
-	_     [48]byte          // producers write the line above, workers the one below
-	staff atomic.Uint64     // workers<<32 | those of them that are searching
-	limit atomic.Int64      // most workers; 0: each leaves when its item is done
+	_     [64]byte          // producers write the line above, workers those below
+	host  Host[T]
+	staff atomic.Uint64 // workers<<32 | those of them that are searching
+	limit atomic.Int64  // most workers; 0: each leaves when its item is done
 
 	sync.Mutex
 	head, tail *T // taken over, oldest first; guarded by the lock
