@@ -222,6 +222,7 @@ func (p *Pool) replaceOldest(ctx context.Context, o *options) bool {
 		return false
 	}
 	l.claim(oldest)
+	l.dead-- // it is out of the queue already
 	l.book(o)
 	l.crew.Unlock()
 	if oldest.options().handOver == nil {
@@ -590,15 +591,19 @@ func (l *lane) oldest() *Task {
 		}
 		l.dead--
 	}
-	var oldest *Task
+	var first *turns
 	for _, k := range l.keys {
-		for _, t := range k.line {
-			if l.claimable(t) && (oldest == nil || t.slot.Number() < oldest.slot.Number()) {
-				oldest = t
-			}
+		k.line = slices.DeleteFunc(k.line, func(t *Task) bool { return !l.claimable(t) })
+		if len(k.line) > 0 && (first == nil || k.line[0].slot.Number() < first.line[0].slot.Number()) {
+			first = k
 		}
 	}
-	return oldest
+	if first == nil {
+		return nil
+	}
+	t := first.line[0]
+	first.line = slices.Delete(first.line, 0, 1)
+	return t
 }
 
 // count returns the counts. The caller holds the lock.

@@ -350,13 +350,15 @@ func (r *Registry) publish(ctx context.Context, t *Task, o *options, inline bool
 		}
 		return
 	}
+	defer func() { // also if the observer ends this goroutine
+		if inline {
+			l.runInline(ctx, t)
+		} else {
+			l.setOut(t)
+		}
+	}()
 	if r.cfg.Observer != nil {
 		r.observe(t, func() { r.cfg.Observer.TaskSubmitted(ctx, t) })
-	}
-	if inline {
-		l.runInline(ctx, t)
-	} else {
-		l.setOut(t)
 	}
 }
 

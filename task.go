@@ -464,6 +464,9 @@ func (t *Task) retry(end State, err error) (again bool, wait time.Duration, fail
 	if o.retry == nil || end == Succeeded || end == Canceled || int(o.retries.Load())+1 >= o.retry.Attempts {
 		return false, 0, nil
 	}
+	if err == ErrGoexit && t.has(inlined) {
+		return false, 0, nil // the goroutine that would make the next attempt is ending
+	}
 	if _, cause := t.cancellation(); cause != nil {
 		return false, 0, nil
 	}
