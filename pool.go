@@ -32,8 +32,8 @@ const (
 	// new one. If none waits that could be dropped, it rejects.
 	DropOldest
 	// CallerRuns has Go run the body itself, and return when it has ended. Such
-	// bodies are not among the Workers and the Capacity. A task with Hold, Delay or
-	// Serial, which cannot run in its place, is rejected.
+	// bodies are not among the Workers and the Capacity. It rejects while the pool is
+	// paused, and a task with Hold, Delay or Serial, which cannot run just then.
 	CallerRuns
 )
 
@@ -188,7 +188,7 @@ func (p *Pool) enter(ctx context.Context, o *options) (inline bool, err error) {
 			return false, nil
 		}
 	case CallerRuns:
-		if o == nil || !o.hold && o.delay == 0 && o.serial == "" {
+		if l.gate.Slots() > 0 && (o == nil || !o.hold && o.delay == 0 && o.serial == "") {
 			return true, nil
 		}
 	}
@@ -197,8 +197,8 @@ func (p *Pool) enter(ctx context.Context, o *options) (inline bool, err error) {
 
 func (p *Pool) block(ctx context.Context, o *options) error {
 	stop := p.reg.drain.stopping
-	if p.reg.drain.stage.Load() != open {
-		stop = p.reg.drain.cancelling // it is a child of a running task
+	if from, ok := FromContext(ctx); ok && from.lane.reg == p.reg {
+		stop = p.reg.drain.cancelling // what a running task submits is admitted for longer
 	}
 	if p.lane.gate.Enter(ctx, stop, func() bool { return p.lane.enter(o) }) {
 		return nil
@@ -482,6 +482,14 @@ func (l *lane) claimable(t *Task) bool {
 func (l *lane) claim(t *Task) {
 	l.reg.drain.outside.Add(1) // until drop is done
 	s := t.state.Or(claimed)
+	if State(s&stateMask) == Held {
+		l.held--
+	}
+	if s&begun == 0 {
+		l.ended[Dropped]++
+	} else {
+		l.ended[Canceled]++
+	}
 	o := t.options()
 	if s&parked == 0 {
 		l.dead++
@@ -527,18 +535,14 @@ func (l *lane) remove(t *Task, cause error) {
 // and it has never started.
 func (l *lane) drop(handOver context.Context, t *Task, cause error) {
 	o := t.options()
-	held := t.State() == Held
 	end, err := Dropped, cause
 	// Also if a callback ends this goroutine.
 	defer func() {
 		t.ended = l.reg.now()
 		defer func() {
-			l.crew.Lock()
-			if held {
-				l.held--
+			if l.reg.drain.stage.Load() != open {
+				l.reg.drain.note(t)
 			}
-			l.account(t)
-			l.crew.Unlock()
 			l.reg.letGo(t)
 			l.reg.drain.outside.Add(-1)
 			l.reg.drain.poke()
@@ -566,7 +570,7 @@ func (l *lane) drop(handOver context.Context, t *Task, cause error) {
 	}
 }
 
-// account counts the end of a task. The caller holds the lock.
+// account counts the end of a task that has run. The caller holds the lock.
 func (l *lane) account(t *Task) {
 	l.ended[t.end]++
 	if l.stage != open {
@@ -757,9 +761,7 @@ func (l *lane) runInline(ctx context.Context, t *Task) {
 			return
 		}
 		if cause := l.forbids(t); cause != nil {
-			l.claim(t)
-			l.crew.Unlock()
-			l.drop(nil, t, cause)
+			l.remove(t, cause)
 			return
 		}
 		t.state.And(^uint32(parked))

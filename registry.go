@@ -86,7 +86,7 @@ func (NopObserver) TaskRefused(context.Context, string, error)               {}
 // all methods may be called by many goroutines at once.
 type Registry struct {
 	cfg       Config
-	birth     time.Time
+	birth     time.Time // before any task's: now is never 0
 	key       seal.Key
 	kinds     names.Cache[kind]
 	own       []*lane // for tasks on no pool; a power of two
@@ -125,7 +125,7 @@ func New(cfg Config) *Registry {
 	}
 	cfg.Limit = max(cfg.Limit, 0)
 	cfg.Timeout = max(cfg.Timeout, 0)
-	r := &Registry{cfg: cfg, birth: time.Now(), key: seal.NewKey(), closed: make(chan struct{})}
+	r := &Registry{cfg: cfg, birth: time.Now().Add(-1), key: seal.NewKey(), closed: make(chan struct{})}
 	close(r.closed)
 	r.unique = make(map[string]*uniqueTask)
 	r.drain.init()
@@ -247,17 +247,14 @@ func (r *Registry) refuse(ctx context.Context, p *Pool, name string, err error) 
 		p.refused.Add(1)
 	}
 	if r.cfg.Observer != nil {
-		r.observe(nil, func() { r.cfg.Observer.TaskRefused(ctx, name, err) })
+		r.observe(nil, name, func() { r.cfg.Observer.TaskRefused(ctx, name, err) })
 	}
 }
 
 // admit takes a task in, or says why not. Every refusal comes before the task is
 // made, every place that was taken for it is given back.
 func (r *Registry) admit(ctx context.Context, p *Pool, k *kind, fn Func, o *options) (*Task, error) {
-	var up parent
-	if from, ok := FromContext(ctx); ok {
-		up = parent{from.lane, from.slot.Number()}
-	}
+	from, isChild := FromContext(ctx)
 	late := r.drain.stage.Load() != open
 	if late && !r.drain.admits(ctx, r) {
 		return nil, ErrClosed
@@ -280,8 +277,12 @@ func (r *Registry) admit(ctx context.Context, p *Pool, k *kind, fn Func, o *opti
 		return nil, err
 	}
 	t := &Task{lane: l, kind: k, slot: slot, pc: reflect.ValueOf(fn).Pointer(), fn: fn, values: ctx}
-	if o != nil || up.lane != nil {
-		m := &more{opts: o, parent: up}
+	if o != nil || isChild {
+		m := &more{opts: o}
+		if isChild {
+			m.parent = parent{from.lane, from.slot.Number()}
+			t.values, m.inherited = from.bequeath(ctx)
+		}
 		if o != nil && o.pc != 0 {
 			t.pc = o.pc
 		}
@@ -358,7 +359,7 @@ func (r *Registry) publish(ctx context.Context, t *Task, o *options, inline bool
 		}
 	}()
 	if r.cfg.Observer != nil {
-		r.observe(t, func() { r.cfg.Observer.TaskSubmitted(ctx, t) })
+		r.observe(t, t.kind.name, func() { r.cfg.Observer.TaskSubmitted(ctx, t) })
 	}
 }
 
@@ -555,13 +556,13 @@ func (r *Registry) conclude(t *Task, end State, err error) {
 		r.decide(t, end, nil)
 		return
 	}
-	t.end, t.extra().err = end, err // what stays if a callback ends the goroutine
+	m := t.extra()
+	t.end, m.err = end, err // what stays if a callback ends the goroutine
 	again, wait, failure := t.retry(end, err)
 	switch {
 	case again:
-		o := t.options()
-		o.wait, o.last = wait, err
-		t.end = Queued
+		t.end, m.err = Queued, nil
+		m.opts.wait, m.opts.last = wait, err
 	case failure != nil:
 		r.decide(t, Panicked, fmt.Errorf("%w (after %w)", failure, err))
 	default:
@@ -581,9 +582,9 @@ func (r *Registry) decide(t *Task, end State, err error) {
 			ctx = m.observed
 		}
 		t.state.Add(uint32(end) - t.state.Load()&stateMask)
-		r.observe(t, func() { r.cfg.Observer.TaskEnded(ctx, t) })
+		r.observe(t, t.kind.name, func() { r.cfg.Observer.TaskEnded(ctx, t) })
 	}
-	if err != nil && !t.has(waited) {
+	if err != nil && !t.attended() {
 		r.logFailure(t, end, err)
 	}
 }
@@ -598,23 +599,37 @@ func (r *Registry) logFailure(t *Task, end State, err error) {
 	}
 }
 
-func (r *Registry) logPanic(t *Task, what string, v any, stack []byte) {
-	attrs := []slog.Attr{slog.String("in", what), slog.Any("panic", v), slog.String("stack", string(stack))}
-	if t != nil {
-		attrs = append(attrs, slog.String("task", t.kind.name), slog.String("id", t.ID()), slog.String("pool", t.lane.poolName()))
+// panicked logs a panic. Under Crash it does not return.
+func (r *Registry) panicked(what string, e *PanicError, pool string) {
+	attrs := []slog.Attr{
+		slog.String("in", what), slog.Any("panic", e.Value),
+		slog.String("task", e.Task), slog.String("id", e.ID), slog.String("pool", pool),
+		slog.String("stack", string(e.Stack)),
 	}
-	r.logger().LogAttrs(context.Background(), slog.LevelError, "panic", attrs...)
+	r.log(slog.LevelError, "panic", attrs...)
+	if r.cfg.OnPanic != Crash {
+		return
+	}
+	// On a goroutine of its own nothing can recover it, not even a server that runs
+	// the submitter. This one stays where it is: whatever would follow the panic, the
+	// release of those who wait above all, never happens.
+	go func() {
+		panic(fmt.Sprintf("%v\n\nin the %s of task %q:\n%s", e.Value, what, e.Task, e.Stack))
+	}()
+	select {}
 }
 
-// observe calls the observer. t is nil for a refusal.
-func (r *Registry) observe(t *Task, call func()) {
-	if r.cfg.OnPanic != Crash {
-		defer func() {
-			if v := recover(); v != nil {
-				r.logPanic(t, "observer", v, debug.Stack())
+// observe calls the observer about a task, which is nil for a refusal.
+func (r *Registry) observe(t *Task, name string, call func()) {
+	defer func() {
+		if v := recover(); v != nil {
+			if t != nil {
+				t.panicked("observer", v)
+				return
 			}
-		}()
-	}
+			r.panicked("observer", &PanicError{Value: v, Stack: debug.Stack(), Task: name}, "")
+		}
+	}()
 	call()
 }
 
@@ -624,7 +639,7 @@ func (r *Registry) observeStart(t *Task, ctx context.Context) context.Context {
 	if m.observed != nil {
 		return m.observed // a later attempt
 	}
-	r.observe(t, func() {
+	r.observe(t, t.kind.name, func() {
 		if c := r.cfg.Observer.TaskStarted(ctx, t); c != nil {
 			ctx = c
 		}

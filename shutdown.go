@@ -117,13 +117,13 @@ func (r *Registry) Shutdown(ctx context.Context) error {
 			if d.drained(r, self) {
 				break
 			}
-			report := d.makeReport(r)
+			report := d.makeReport(r, self)
 			err := &DrainError{report, ctx}
 			r.log(slog.LevelError, "drain: tasks left", append(report.attrs(), slog.Any("error", err), slog.String("stacks", report.stacks()))...)
 			return err
 		}
 	}
-	r.log(slog.LevelInfo, "drain: done", d.makeReport(r).attrs()...)
+	r.log(slog.LevelInfo, "drain: done", d.makeReport(r, self).attrs()...)
 	return nil
 }
 
@@ -269,19 +269,21 @@ func (d *drain) context() context.Context {
 	return nil
 }
 
-// cancelAll is the drain's third step. It happens once.
+// cancelAll is the drain's third step. A later Shutdown repeats it for the tasks that
+// the first has spared, which is self in each.
 func (d *drain) cancelAll(ctx context.Context, r *Registry, self *Task) {
 	d.mu.Lock()
-	if d.stage.Load() == cancelling {
-		d.mu.Unlock()
-		return
-	}
 	d.handOver.Store(&ctx)
-	d.setStage(r, cancelling) // from here on nothing starts, and who comes late drops itself
-	close(d.cancelling)
+	first := d.stage.Load() != cancelling
+	if first {
+		d.setStage(r, cancelling) // from here on nothing starts, and who comes late drops itself
+		close(d.cancelling)
+	}
 	d.mu.Unlock()
-	s := r.Stats()
-	r.log(slog.LevelWarn, "drain: canceling", slog.Int("running", s.Running), slog.Int("queued", s.Queued), slog.Int("held", s.Held))
+	if first {
+		s := r.Stats()
+		r.log(slog.LevelWarn, "drain: canceling", slog.Int("running", s.Running), slog.Int("queued", s.Queued), slog.Int("held", s.Held))
+	}
 	go func() { // for it calls observers and hand-overs, which may take their time
 		var toHandOver []*Task
 		for _, l := range r.all() {
@@ -336,15 +338,18 @@ type Report struct {
 	// Stacks shows where the abandoned are: the goroutines that run tasks of this
 	// name, those started by the body among them.
 	Stacks map[string][]byte
+
+	left int // abandoned, listed or not
 }
 
-func (d *drain) makeReport(r *Registry) *Report {
+// makeReport makes the report of a Shutdown, which does not tell of self.
+func (d *drain) makeReport(r *Registry, self *Task) *Report {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	var live []*Task
 	for _, l := range r.all() {
 		for t := range l.table.All() {
-			if _, spared := d.callers[t]; !spared && !t.has(settled|released) {
+			if t != self && !t.has(settled|released) {
 				live = append(live, t)
 			}
 		}
@@ -373,6 +378,7 @@ func (d *drain) makeReport(r *Registry) *Report {
 	}
 	report.Canceled, report.HandedOver = list(canceled), list(handedOver)
 	report.NeverStarted, report.Abandoned = list(neverStarted), list(live)
+	report.left = len(live)
 	if len(live) > 0 {
 		report.Stacks = make(map[string][]byte)
 		all := stacks.ByLabel(labelTask)
@@ -448,7 +454,7 @@ type DrainError struct {
 
 func (e *DrainError) Error() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "tether: %v: %d tasks have not ended", e.ctx.Err(), len(e.Abandoned)+e.Omitted)
+	fmt.Fprintf(&b, "tether: %v: %d tasks have not ended", e.ctx.Err(), e.left)
 	for i, info := range e.Abandoned {
 		if i == 10 {
 			fmt.Fprintf(&b, ", and others")
@@ -509,7 +515,11 @@ func (r *Registry) Run(ctx context.Context, cfg RunConfig) error {
 	}
 	served := make(chan error, 1)
 	if cfg.Serve != nil {
-		go func() { served <- cfg.Serve() }()
+		go func() {
+			err := ErrGoexit // unless Serve returns
+			defer func() { served <- err }()
+			err = cfg.Serve()
+		}()
 	}
 
 	var errs []error
@@ -580,7 +590,7 @@ func (r *Registry) exit(s os.Signal) {
 	if n, ok := s.(syscall.Signal); ok {
 		status = 128 + int(n)
 	}
-	fmt.Fprintf(os.Stderr, "tether: second signal (%v): exiting with tasks left\n%v\n", s, r.drain.makeReport(r))
+	fmt.Fprintf(os.Stderr, "tether: second signal (%v): exiting with tasks left\n%v\n", s, r.drain.makeReport(r, nil))
 	os.Exit(status)
 }
 

@@ -124,16 +124,25 @@ type more struct {
 	cause error                 // the first cancellation's; guarded by mu
 	inner atomic.Pointer[inner] // written under mu
 
-	progress Progress        // guarded by mu
-	observed context.Context // what the observer has made of the body's; the runner's
-	err      error           // written before the state is final
-	parent   parent          // written before the task is published, as is opts itself
-	opts     *options
+	waiters   atomic.Int32    // those in Wait
+	progress  Progress        // guarded by mu
+	observed  context.Context // what the observer has made of the body's; the runner's
+	err       error           // written before the state is final
+	parent    parent          // written before the task is published, as is opts itself
+	opts      *options
+	inherited *lineage // as values: let go on release
 }
 
 type parent struct {
 	lane *lane
 	num  uint64
+}
+
+// lineage is what a task's values came from, if the context it was submitted with
+// was derived from another task's: that one lets go of its values when it ends.
+type lineage struct {
+	values context.Context // of that task; may be nil
+	up     *lineage        // its own
 }
 
 // inner is the cancellation of a task's context, made when somebody needs it, by
@@ -142,8 +151,9 @@ type parent struct {
 // context for ever keeps nothing else alive.
 type inner struct {
 	context.Context
-	cancel func(cause error)
-	values context.Context // the submitter's; nil after release
+	cancel    func(cause error)
+	values    context.Context // the submitter's; nil after release
+	inherited *lineage
 }
 
 // ID returns the task's identifier: 22 letters, digits, '-' and '_', which nobody
@@ -204,15 +214,23 @@ func (t *Task) Wait(ctx context.Context) error {
 	if t.has(released) {
 		return t.Err()
 	}
+	m := t.extra()
+	m.waiters.Add(1)
+	defer m.waiters.Add(-1)
 	select {
-	case <-t.Done():
-		return t.Err()
+	case <-t.over():
 	case <-ctx.Done():
-		if t.has(released) {
-			return t.Err()
+		if !t.has(released) {
+			return context.Cause(ctx)
 		}
-		return context.Cause(ctx)
 	}
+	return t.Err()
+}
+
+// attended tells whether somebody has asked for the outcome, or waits for it.
+func (t *Task) attended() bool {
+	m := t.more.Load()
+	return t.has(waited) || m != nil && m.waiters.Load() > 0
 }
 
 // Cancel asks the task to end: a body that runs finds its context cancelled with
@@ -261,7 +279,7 @@ type Info struct {
 	Progress Progress
 	Labels   map[string]string
 	Err      error // set once State is final
-	Waited   bool  // somebody has asked for the outcome: by Wait, Done, Err, Value or Result
+	Waited   bool  // somebody waits for the outcome, or has seen it: by Wait, Done, Err, Value or Result
 }
 
 // Progress is what a body says of how far it is.
@@ -273,14 +291,14 @@ type Progress struct {
 // Info returns a copy of the task's particulars, all of one instant.
 func (t *Task) Info() Info {
 	info := Info{ID: t.ID(), Name: t.kind.name, Pool: t.lane.poolName(), Func: function(t.pc)}
+	s := t.state.Load() // then more: an outcome stands there before the state says so
 	m := t.more.Load()
 	if m != nil {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 	}
-	s := t.state.Load()
 	info.State = State(s & stateMask)
-	info.Waited = s&waited != 0
+	info.Waited = t.attended()
 	since := t.lane.reg.time
 	if t.submitted != 0 {
 		info.Submitted = since(t.submitted)
@@ -354,12 +372,6 @@ func (t *Task) options() *options {
 func (t *Task) run() {
 	end, err := Failed, ErrGoexit // what stays if the body does not return
 	defer func() {
-		if t.lane.reg.cfg.OnPanic == Crash {
-			if v := recover(); v != nil {
-				t.lane.reg.logPanic(t, "body", v, debug.Stack())
-				panic(v) // nothing above recovers it, and no waiter is released
-			}
-		}
 		t.ended = t.lane.Clock()
 		t.lane.reg.conclude(t, end, err)
 	}()
@@ -368,13 +380,11 @@ func (t *Task) run() {
 }
 
 func (t *Task) body() (end State, err error) {
-	if t.lane.reg.cfg.OnPanic != Crash {
-		defer func() {
-			if v := recover(); v != nil {
-				end, err = Panicked, t.panicked("body", v)
-			}
-		}()
-	}
+	defer func() {
+		if v := recover(); v != nil {
+			end, err = Panicked, t.panicked("body", v)
+		}
+	}()
 	ctx := context.Context((*taskContext)(t))
 	if t.lane.reg.cfg.Observer != nil {
 		ctx = t.lane.reg.observeStart(t, ctx)
@@ -437,23 +447,21 @@ func (t *Task) came() int64 {
 }
 
 // panicked makes the error of a panic of the body or of a callback, and logs it.
-// It is called while the panic's stack is still there.
+// It is called while the panic's stack is still there, and does not return if panics
+// are to end the process.
 func (t *Task) panicked(what string, v any) *PanicError {
 	e := &PanicError{Value: v, Stack: debug.Stack(), Task: t.kind.name, ID: t.ID()}
-	t.lane.reg.logPanic(t, what, v, e.Stack)
+	t.lane.reg.panicked(what, e, t.lane.poolName())
 	return e
 }
 
-// guard calls a callback of the user's. A panic in it becomes an error, unless
-// panics are to end the process.
+// guard calls a callback of the user's. A panic in it becomes an error.
 func (t *Task) guard(what string, callback func() error) (err error) {
-	if t.lane.reg.cfg.OnPanic != Crash {
-		defer func() {
-			if v := recover(); v != nil {
-				err = t.panicked(what, v)
-			}
-		}()
-	}
+	defer func() {
+		if v := recover(); v != nil {
+			err = t.panicked(what, v)
+		}
+	}()
 	return callback()
 }
 
@@ -556,7 +564,16 @@ func (c *taskContext) Value(key any) any {
 		return v // so that pprof.Do in a body adds to the task's labels
 	}
 	if in.values != nil {
-		return in.values.Value(key)
+		if v := in.values.Value(key); v != nil {
+			return v
+		}
+	}
+	for from := in.inherited; from != nil; from = from.up {
+		if from.values != nil {
+			if v := from.values.Value(key); v != nil {
+				return v
+			}
+		}
 	}
 	return nil
 }
@@ -596,10 +613,24 @@ func (t *Task) inner() *inner {
 		in.cancel(nil)
 	}
 	if !ended {
-		in.values = t.values // not cleared yet: release sets released first, then looks for more
+		in.values, in.inherited = t.values, m.inherited // not cleared yet: release sets released first, then looks for more
 	}
 	m.inner.Store(in)
 	return in
+}
+
+// bequeath returns the values of a task that is submitted with ctx, which is t's or
+// derived from it. They outlive t.
+func (t *Task) bequeath(ctx context.Context) (values context.Context, inherited *lineage) {
+	in := t.inner()
+	if _, own := ctx.(*taskContext); !own {
+		return ctx, &lineage{in.values, in.inherited}
+	}
+	// A chain of tasks, each of which submits the next, must not grow a chain of values.
+	if in.values == nil {
+		return context.Background(), in.inherited
+	}
+	return in.values, in.inherited
 }
 
 // interrupt cancels the context of a task that has started.
@@ -635,7 +666,7 @@ func (t *Task) release() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	t.fn, t.values = nil, nil
-	m.observed = nil
+	m.observed, m.inherited = nil, nil
 	if in := m.inner.Load(); in != nil {
 		in.cancel(nil)
 		m.inner.Store(&inner{Context: in.Context, cancel: in.cancel})
@@ -894,20 +925,19 @@ func Retry(p RetryPolicy) Option {
 	}
 }
 
-// Exponential returns a Backoff that waits a random time (full jitter) of at most
-// first after the first attempt, twice that after the second, and so on, but
-// never more than most.
+// Exponential returns a Backoff that waits a random time (full jitter) of more than
+// 0 and at most first after the first attempt, twice that after the second, and so
+// on, but never more than most.
 func Exponential(first, most time.Duration) func(attempt int) time.Duration {
 	return func(attempt int) time.Duration {
-		ceiling := max(first, 0)
-		for range attempt - 1 {
-			if ceiling >= most/2 {
-				ceiling = most
-				break
-			}
-			ceiling *= 2
+		ceiling := min(first, most)
+		for i := 1; i < attempt && 0 < ceiling && ceiling < most; i++ {
+			ceiling += min(ceiling, most-ceiling)
 		}
-		return rand.N(max(min(ceiling, most), 0) + 1)
+		if ceiling <= 0 {
+			return 0
+		}
+		return ceiling - rand.N(ceiling)
 	}
 }
 

@@ -109,8 +109,14 @@ func (w *witness) unseen() []tether.Info {
 // background work when it returns. The task is one like any other, so a panic ends
 // the task and not the test. A task with Hold, Delay or Serial, which cannot be run
 // like that, is refused with a [*tether.FullError].
+//
+// The pool is one of [tether.CallerRuns] that is always full, of a task that keeps
+// its only worker until r is shut down.
 func Inline(r *tether.Registry) *tether.Pool {
 	p := r.NewPool("inline", tether.PoolConfig{Workers: 1, Overflow: tether.CallerRuns})
-	p.Pause() // its worker never starts anything: it is always full
+	_, _ = p.Go(context.Background(), "inline", func(ctx context.Context) error { // refused only in a drain, when nothing else is admitted either
+		<-tether.Stopping(ctx)
+		return nil
+	})
 	return p
 }

@@ -203,9 +203,6 @@ func (c *Crew[T, P]) hire(most int) {
 func (c *Crew[T, P]) work(done *T, searching bool) {
 	running := done
 	defer func() {
-		if v := recover(); v != nil {
-			panic(v) // the host means the process to end
-		}
 		if running != nil {
 			go c.work(running, false) // the item has ended this goroutine: hand its place on
 		}

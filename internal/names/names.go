@@ -61,23 +61,27 @@ func (c *Cache[V]) Get(name string) (*V, error) {
 	if err := Check(name); err != nil {
 		return nil, err
 	}
-	if known != nil && len(*known) >= maxCached {
-		return c.make(name), nil
+	v := c.make(name)
+	if known == nil || len(*known) < maxCached {
+		v = c.add(name, v)
 	}
-	return c.add(name), nil
+	return v, nil
 }
 
-func (c *Cache[V]) add(name string) *V {
+// add returns what is kept for the name: v, unless there is one or no room.
+func (c *Cache[V]) add(name string, v *V) *V {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	more := make(map[string]*V)
 	if known := c.known.Load(); known != nil {
-		if v := (*known)[name]; v != nil {
+		if kept := (*known)[name]; kept != nil {
+			return kept
+		}
+		if len(*known) >= maxCached {
 			return v
 		}
 		maps.Copy(more, *known)
 	}
-	v := c.make(name)
 	more[name] = v
 	c.known.Store(&more)
 	return v

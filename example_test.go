@@ -1,0 +1,365 @@
+package tether_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/seed-2e639f12/tether"
+)
+
+// A handler submits its fire-and-forget work and answers at once. The task has the
+// values of the request's context, but is not cancelled with it.
+func ExampleRegistry_Go() {
+	reg := tether.New(tether.Config{})
+
+	task, err := reg.Go(context.Background(), "welcome-email", func(ctx context.Context) error {
+		fmt.Println("sending")
+		return nil
+	})
+	if err != nil {
+		fmt.Println(err) // refused: it will not run
+		return
+	}
+	fmt.Println(task.Wait(context.Background()), task)
+	// Output:
+	// sending
+	// <nil> welcome-email (succeeded)
+}
+
+// A body that returns a value is submitted with Submit.
+func ExampleSubmit() {
+	reg := tether.New(tether.Config{})
+	ctx := context.Background()
+
+	answer, err := tether.Submit(ctx, reg, "answer", func(ctx context.Context) (int, error) {
+		return 6 * 7, nil
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(answer.Value(ctx))
+	// Output: 42 <nil>
+}
+
+// A full pool that rejects says when to come again.
+func ExamplePool_Go() {
+	reg := tether.New(tether.Config{})
+	mail := reg.NewPool("mail", tether.PoolConfig{Workers: 1, Queue: 1, Overflow: tether.Reject})
+
+	server := make(chan struct{})
+	send := func(ctx context.Context) error {
+		<-server
+		return nil
+	}
+	for range 3 {
+		_, err := mail.Go(context.Background(), "welcome-email", send)
+		var full *tether.FullError
+		if errors.As(err, &full) {
+			fmt.Printf("503, Retry-After: %.0f\n", full.RetryAfter.Seconds())
+		} else {
+			fmt.Println("202")
+		}
+	}
+	close(server)
+	// Output:
+	// 202
+	// 202
+	// 503, Retry-After: 1
+}
+
+// A double click makes one invoice.
+func ExampleUnique() {
+	reg := tether.New(tether.Config{})
+	ctx := context.Background()
+
+	printer := make(chan struct{})
+	invoice := func(context.Context) error {
+		fmt.Println("printing")
+		<-printer
+		return nil
+	}
+	first, _ := reg.Go(ctx, "invoice", invoice, tether.Unique("order-5"))
+	second, _ := reg.Go(ctx, "invoice", invoice, tether.Unique("order-5"))
+	fmt.Println(first == second)
+	close(printer)
+	second.Wait(ctx)
+	// Unordered output:
+	// true
+	// printing
+}
+
+// Tasks of one account run one at a time and in order, those of others beside them.
+func ExampleSerial() {
+	reg := tether.New(tether.Config{})
+	ctx := context.Background()
+
+	var last *tether.Task
+	for _, step := range []string{"open", "deposit", "close"} {
+		last, _ = reg.Go(ctx, step, func(context.Context) error {
+			fmt.Println(step)
+			return nil
+		}, tether.Serial("account-7"))
+	}
+	last.Wait(ctx)
+	// Output:
+	// open
+	// deposit
+	// close
+}
+
+// A held task has its place, and starts when the transaction is committed.
+func ExampleHold() {
+	reg := tether.New(tether.Config{})
+	ctx := context.Background()
+
+	task, err := reg.Go(ctx, "index", func(context.Context) error {
+		fmt.Println("indexing")
+		return nil
+	}, tether.Hold())
+	if err != nil {
+		fmt.Println(err) // no place: roll back
+		return
+	}
+	fmt.Println("committed")
+	task.Release() // or task.Cancel, after a rollback
+	task.Wait(ctx)
+	// Output:
+	// committed
+	// indexing
+}
+
+func ExampleDelay() {
+	reg := tether.New(tether.Config{})
+	ctx := context.Background()
+
+	task, _ := reg.Go(ctx, "reminder", func(context.Context) error { return nil }, tether.Delay(10*time.Millisecond))
+	task.Wait(ctx)
+	info := task.Info()
+	fmt.Println(info.Started.Sub(info.Submitted) >= 10*time.Millisecond)
+	// Output: true
+}
+
+func ExampleRetry() {
+	reg := tether.New(tether.Config{})
+	ctx := context.Background()
+
+	attempts := 0
+	task, _ := reg.Go(ctx, "webhook", func(context.Context) error {
+		if attempts++; attempts < 3 {
+			return errors.New("503 Service Unavailable")
+		}
+		return nil
+	}, tether.Retry(tether.RetryPolicy{
+		Attempts: 5,
+		Backoff:  tether.Exponential(time.Millisecond, time.Second),
+	}))
+	fmt.Println(task.Wait(ctx), "after", task.Info().Attempt, "attempts")
+	// Output: <nil> after 3 attempts
+}
+
+func ExampleTimeout() {
+	reg := tether.New(tether.Config{})
+	ctx := context.Background()
+
+	task, _ := reg.Go(ctx, "report", func(ctx context.Context) error {
+		<-ctx.Done() // a query that takes too long
+		return ctx.Err()
+	}, tether.Timeout(10*time.Millisecond))
+	err := task.Wait(ctx)
+	fmt.Println(errors.Is(err, tether.ErrTimeout), errors.Is(err, context.DeadlineExceeded), task.State())
+	// Output: true true canceled
+}
+
+// What the drain cannot run any more is handed over to something that survives the
+// process.
+func ExampleHandOver() {
+	reg := tether.New(tether.Config{})
+
+	reg.Go(context.Background(), "invoice", func(context.Context) error { return nil },
+		tether.Delay(time.Hour),
+		tether.Label("order", "5"),
+		tether.HandOver(func(ctx context.Context, info tether.Info) error {
+			fmt.Println("stored:", info.Name, "of order", info.Labels["order"])
+			return nil
+		}))
+
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
+	defer cancel()
+	err := reg.Shutdown(ctx)
+	fmt.Println(err, len(reg.Report().HandedOver))
+	// Output:
+	// stored: invoice of order 5
+	// <nil> 1
+}
+
+func ExampleReportProgress() {
+	reg := tether.New(tether.Config{})
+	ctx := context.Background()
+
+	task, _ := reg.Go(ctx, "import", func(ctx context.Context) error {
+		for line := range int64(3) {
+			tether.ReportProgress(ctx, tether.Progress{Done: line + 1, Total: 3, Message: "importing"})
+		}
+		return nil
+	})
+	task.Wait(ctx)
+	fmt.Printf("%+v\n", task.Info().Progress)
+	// Output: {Done:3 Total:3 Message:importing}
+}
+
+// A long body saves its place when the drain begins.
+func ExampleStopping() {
+	reg := tether.New(tether.Config{})
+
+	reg.Go(context.Background(), "crawl", func(ctx context.Context) error {
+		for page := 1; ; page++ {
+			select {
+			case <-tether.Stopping(ctx):
+				fmt.Println("saved")
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(time.Millisecond): // fetch the page
+			}
+		}
+	})
+	fmt.Println(reg.Shutdown(context.Background()))
+	// Output:
+	// saved
+	// <nil>
+}
+
+// counter is an Observer that watches the ends only.
+type counter struct{ tether.NopObserver }
+
+func (counter) TaskEnded(_ context.Context, t *tether.Task) {
+	fmt.Println(t.Name(), "has", t.State())
+}
+
+func ExampleObserver() {
+	reg := tether.New(tether.Config{Observer: counter{}})
+	ctx := context.Background()
+
+	task, _ := reg.Go(ctx, "welcome-email", func(context.Context) error { return nil })
+	task.Wait(ctx)
+	// Output: welcome-email has succeeded
+}
+
+func ExampleRegistry_Stats() {
+	reg := tether.New(tether.Config{})
+	ctx := context.Background()
+
+	sent, _ := reg.Go(ctx, "mail", func(context.Context) error { return nil })
+	lost, _ := reg.Go(ctx, "mail", func(context.Context) error { return errors.New("no such user") })
+	reg.Go(ctx, "mail", func(context.Context) error { return nil }, tether.Hold())
+	sent.Wait(ctx)
+	lost.Wait(ctx)
+	s := reg.Stats()
+	fmt.Println(s.Submitted, "submitted:", s.Succeeded, "succeeded,", s.Failed, "failed,", s.Held, "held")
+	// Output: 3 submitted: 1 succeeded, 1 failed, 1 held
+}
+
+// Shutdown waits for the tasks, then cancels them, and names those that do not end.
+func ExampleRegistry_Shutdown() {
+	reg := tether.New(tether.Config{})
+
+	network := make(chan struct{})
+	reg.Go(context.Background(), "upload", func(context.Context) error {
+		<-network // ignores its context
+		return nil
+	})
+
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
+	defer cancel()
+	err := reg.Shutdown(ctx)
+	var drain *tether.DrainError
+	if errors.As(err, &drain) {
+		for _, info := range drain.Abandoned {
+			fmt.Println("still", info.State, info.Name)
+		}
+	}
+	close(network)
+	fmt.Println(reg.Shutdown(context.Background()))
+	// Output:
+	// still running upload
+	// <nil>
+}
+
+// Run serves until SIGTERM and stops in order. Here the program sends the signal to
+// itself; srv.ListenAndServe and srv.Shutdown of net/http fit Serve and Stop.
+func ExampleRegistry_Run() {
+	reg := tether.New(tether.Config{})
+
+	stopped := make(chan struct{})
+	err := reg.Run(context.Background(), tether.RunConfig{
+		Serve: func() error {
+			reg.Go(context.Background(), "welcome-email", func(ctx context.Context) error {
+				<-tether.Stopping(ctx)
+				fmt.Println("sent")
+				return nil
+			})
+			syscall.Kill(os.Getpid(), syscall.SIGTERM)
+			<-stopped
+			return nil
+		},
+		Stop: func(context.Context) error {
+			fmt.Println("no new requests, ready:", reg.Ready())
+			close(stopped)
+			return nil
+		},
+		Closers: []func(context.Context) error{
+			func(context.Context) error { fmt.Println("database closed"); return nil },
+		},
+	})
+	fmt.Println(err)
+	// Output:
+	// no new requests, ready: false
+	// sent
+	// database closed
+	// <nil>
+}
+
+func ExampleTask_Cancel() {
+	reg := tether.New(tether.Config{})
+	ctx := context.Background()
+
+	errLeft := errors.New("the user has left")
+	running := make(chan struct{})
+	task, _ := reg.Go(ctx, "export", func(ctx context.Context) error {
+		close(running)
+		<-ctx.Done()
+		return context.Cause(ctx)
+	})
+	<-running
+	task.Cancel(errLeft)
+	fmt.Println(task.Wait(ctx), task)
+	// Output: the user has left export (canceled)
+}
+
+// The id in a 202's Location finds the task again, for as long as it is retained.
+func ExampleRegistry_Find() {
+	reg := tether.New(tether.Config{Retain: 1})
+	ctx := context.Background()
+
+	nothing := func(context.Context) error { return nil }
+	first, _ := reg.Go(ctx, "first", nothing)
+	first.Wait(ctx)
+	fmt.Println(reg.Find(first.ID()))
+
+	second, _ := reg.Go(ctx, "second", nothing) // takes the first one's place
+	second.Wait(ctx)
+	_, err := reg.Find(first.ID())
+	fmt.Println(errors.Is(err, tether.ErrExpired))
+
+	_, err = reg.Find("made up")
+	fmt.Println(errors.Is(err, tether.ErrNotFound))
+	// Output:
+	// first (succeeded) <nil>
+	// true
+	// true
+}
