@@ -69,12 +69,13 @@ func seeds(t *testing.T, n int) (seeds []uint64) {
 
 // model is what the test knows of a registry.
 type model struct {
-	t       *testing.T
-	seed    uint64
-	r       *tether.Registry
-	places  []*place
-	unique  [3]atomic.Int64 // bodies that run, by Unique key
-	callers sync.WaitGroup  // submissions that may run their body themselves
+	t        *testing.T
+	seed     uint64
+	r        *tether.Registry
+	places   []*place
+	unique   [3]atomic.Int64                 // bodies that run, by Unique key
+	stopping atomic.Pointer[<-chan struct{}] // closed when the drain has begun
+	callers  sync.WaitGroup                  // submissions that may run their body themselves
 
 	mu    sync.Mutex
 	tasks []*modelTask // admitted; guarded by mu
@@ -338,6 +339,8 @@ func (m *model) body(task *modelTask, seed uint64) tether.Func {
 	return func(ctx context.Context) error {
 		got, _ := tether.FromContext(ctx)
 		m.admitted(task, got) // its submitter may not get to it: Goexit
+		stopping := tether.Stopping(ctx)
+		m.stopping.Store(&stopping)
 		run := task.runs.Add(1)
 		if got.State() != tether.Running || got.Info().Attempt != int(run) {
 			m.t.Errorf("task %d runs: state %v, attempt %d, run %d", task.n, got.State(), got.Info().Attempt, run)
@@ -480,11 +483,8 @@ func (m *model) drain(random *rand.Rand) {
 			}
 		})
 	}
-	for m.r.Ready() {
-		runtime.Gosched()
-	}
-	// What ends from here on is the drain's for certain.
-	began := time.Now()
+	<-*m.stopping.Load()
+	began := time.Now() // what ends from here on is in the report for certain
 	if random.IntN(2) == 0 {
 		m.each(func(task *modelTask) { task.task.Release() })
 	}

@@ -534,6 +534,7 @@ func (l *lane) remove(t *Task, cause error) {
 // drop ends a claimed task. It offers it to its HandOver, if handOver is not nil
 // and it has never started.
 func (l *lane) drop(handOver context.Context, t *Task, cause error) {
+	t.interrupt(cause) // it has one cause, wherever that came from
 	o := t.options()
 	end, err := Dropped, cause
 	// Also if a callback ends this goroutine.

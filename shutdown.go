@@ -32,8 +32,9 @@ const (
 )
 
 const (
-	maxListed = 1000 // tasks in each list of a Report
-	handOvers = 16   // that run at once
+	maxListed  = 1000 // tasks in each list of a Report
+	maxPrinted = 20   // of those, in its text
+	handOvers  = 16   // that run at once
 )
 
 // drain is the state of a registry's shutdown.
@@ -392,7 +393,8 @@ func (d *drain) makeReport(r *Registry, self *Task) *Report {
 	return report
 }
 
-// String returns the report as text of several lines.
+// String returns the report as text of several lines, for a log. Of each list it
+// has the oldest 20.
 func (r *Report) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "drained in %v: %d finished, %d canceled, %d handed over, %d never started, %d abandoned",
@@ -405,8 +407,11 @@ func (r *Report) String() string {
 		what  string
 		infos []Info
 	}{{"canceled", r.Canceled}, {"handed over", r.HandedOver}, {"never started", r.NeverStarted}, {"abandoned", r.Abandoned}} {
-		for _, info := range list.infos {
+		for _, info := range list.infos[:min(len(list.infos), maxPrinted)] {
 			fmt.Fprintf(&b, "\n%s: %s", list.what, info.line(r.Ended))
+		}
+		if more := len(list.infos) - maxPrinted; more > 0 {
+			fmt.Fprintf(&b, "\n%s: and %d more", list.what, more)
 		}
 	}
 	if len(r.Stacks) > 0 {

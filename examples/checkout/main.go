@@ -1,0 +1,210 @@
+// Command checkout is a small shop that does its heavy work in the background with
+// tether: an example that one can start, use and break.
+//
+//	go run ./examples/checkout
+//
+// It needs nothing but Go: the orders are in a SQLite file, the webhooks' receiver
+// is built in. See -help for the flags; -demo plays a customer and exits.
+//
+//	POST /orders                  an order as JSON; 202 with its URL
+//	GET  /orders/{id}             its state: pending, then invoiced, or failed with a reason
+//	GET  /orders/{id}/invoice.pdf the invoice; 404 before
+//	POST /imports                 a stock list as CSV: sku,name,quantity,price_cents; 202
+//	GET  /imports/{id}            progress, rows, bad rows with their line numbers
+//	POST /images?width=640        a JPEG or PNG to be made smaller; 202
+//	GET  /images/{id}             progress, and the URL of the picture
+//	GET  /webhook-receiver        what the built-in receiver has received
+//	GET  /sample.png              a picture to try POST /images with
+//	GET  /ready                   the readiness probe
+//
+// # What it promises
+//
+// What was answered 202 is on the disk and its work is admitted. Whatever happens
+// to the process then, the work is done: in the drain after SIGTERM or Ctrl-C, or,
+// if it had more to do than the budget's time allows or was killed, by the next
+// start with the same -data.
+//
+// What there is no room for is answered 503 with Retry-After, and leaves no trace.
+//
+// An order that has its invoice is invoiced. Its webhook is shown apart: it may be
+// delivered later, by the next process too, or fail for good, with a reason.
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"runtime"
+	"sync"
+	"time"
+
+	"github.com/seed-2e639f12/tether"
+)
+
+// config is what the flags say.
+type config struct {
+	addr, data      string
+	demo            bool
+	workers, queue  int
+	budget          time.Duration
+	maxImport       int64
+	webhook         string
+	webhookSecret   string
+	webhookDelay    time.Duration
+	webhookFail     int
+	webhookAttempts int
+	webhookBackoff  func(attempt int) time.Duration
+}
+
+func main() {
+	switch err := run(context.Background(), os.Args[1:], os.Stdout); {
+	case errors.Is(err, flag.ErrHelp):
+		os.Exit(2)
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "checkout:", err)
+		os.Exit(1)
+	}
+}
+
+// run is the program, from its arguments to its last line.
+func run(ctx context.Context, args []string, out io.Writer) error {
+	cfg, err := parseFlags(args)
+	if err != nil {
+		return err
+	}
+	out = &lines{to: out}
+	if cfg.data == "" {
+		if cfg.data, err = os.MkdirTemp("", "checkout-"); err != nil {
+			return fmt.Errorf("data folder: %w", err)
+		}
+	}
+	listener, err := net.Listen("tcp", cfg.addr)
+	if err != nil {
+		return err
+	}
+	s, err := newShop(cfg)
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	base := "http://" + listener.Addr().String()
+	greet(out, s, base)
+
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	played := make(chan error, 1)
+	if cfg.demo {
+		go func() { played <- playCustomer(ctx, base, out) }()
+	} else {
+		played <- nil
+	}
+	var (
+		end tally
+		sum bytes.Buffer // printed last, below what may be a long list of tasks
+	)
+	err = s.serve(ctx, listener, func(ctx context.Context) (err error) {
+		end, err = s.sum(ctx, &sum)
+		return err
+	})
+	cancel()
+	if report := s.reg.Report(); report != nil {
+		fmt.Fprintln(out, report)
+	}
+	fmt.Fprint(out, sum.String())
+	if err = errors.Join(err, <-played); err == nil && cfg.demo && end.Pending > 0 {
+		err = fmt.Errorf("%d orders are still pending after the drain", end.Pending)
+	}
+	return err
+}
+
+// lines is written to by the program and by the demo's customer at once.
+type lines struct {
+	mu sync.Mutex // held while a line is written
+	to io.Writer
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.to.Write(p)
+}
+
+func parseFlags(args []string) (config, error) {
+	cfg := config{webhookAttempts: 8, webhookBackoff: tether.Exponential(500*time.Millisecond, time.Minute)}
+	f := flag.NewFlagSet("checkout", flag.ContinueOnError)
+	f.StringVar(&cfg.addr, "addr", "127.0.0.1:8080", "`address` to listen on; with -demo the default is a free port")
+	f.StringVar(&cfg.data, "data", "", "`folder` of the orders, invoices and uploads (default: a new temporary one)")
+	f.BoolVar(&cfg.demo, "demo", false, "play a customer, then SIGTERM, and exit")
+	f.IntVar(&cfg.workers, "workers", max(4, runtime.GOMAXPROCS(0)), "orders that are worked on at once; they mostly wait for the disk")
+	f.IntVar(&cfg.queue, "queue", 1000, "orders that may wait to be worked on; more are answered 503")
+	f.DurationVar(&cfg.budget, "budget", 25*time.Second, "time for everything between SIGTERM and the end")
+	f.Int64Var(&cfg.maxImport, "max-import", 2<<30, "`bytes` of the largest import; more are answered 413")
+	f.StringVar(&cfg.webhook, "webhook", "", "`URL` to tell of each invoice (default: a receiver that is built in)")
+	f.DurationVar(&cfg.webhookDelay, "webhook-delay", 0, "how long the built-in receiver takes to answer")
+	f.IntVar(&cfg.webhookFail, "webhook-fail", 0, "the built-in receiver answers every `n`th webhook 500; 0: none")
+	f.Usage = func() {
+		fmt.Fprintln(f.Output(), "checkout: a small shop that does its heavy work in the background.\n\nThe secret of the webhooks' signatures is read from CHECKOUT_WEBHOOK_SECRET\n(whsec_ and base64); without it each start makes a new one.")
+		f.PrintDefaults()
+	}
+	if err := f.Parse(args); err != nil {
+		return cfg, err
+	}
+	if f.NArg() > 0 {
+		return cfg, fmt.Errorf("unexpected argument %q", f.Arg(0))
+	}
+	if cfg.workers < 1 || cfg.queue < 1 || cfg.maxImport < 1 || cfg.budget <= 0 || cfg.webhookFail < 0 {
+		return cfg, errors.New("-workers, -queue, -max-import and -budget must be positive, -webhook-fail not negative")
+	}
+	given := map[string]bool{}
+	f.Visit(func(f *flag.Flag) { given[f.Name] = true })
+	if cfg.demo && !given["addr"] {
+		cfg.addr = "127.0.0.1:0"
+	}
+	if cfg.demo && !given["webhook-delay"] {
+		cfg.webhookDelay = 500 * time.Millisecond // so that something is still running at the SIGTERM
+	}
+	// Not a flag: the arguments of a process are for all to see.
+	if cfg.webhookSecret = os.Getenv("CHECKOUT_WEBHOOK_SECRET"); cfg.webhookSecret == "" {
+		cfg.webhookSecret = newSecret()
+	}
+	return cfg, nil
+}
+
+// greet says where the shop is and what to try.
+func greet(out io.Writer, s *shop, base string) {
+	fmt.Fprintf(out, "checkout: serving %s, data in %s\n", base, s.cfg.data)
+	if s.cfg.webhook != "" && os.Getenv("CHECKOUT_WEBHOOK_SECRET") == "" {
+		fmt.Fprintf(out, "checkout: webhooks are signed with %s\n", s.cfg.webhookSecret)
+	}
+	if s.cfg.demo {
+		return
+	}
+	fmt.Fprintf(out, `Try:
+  curl -i %[1]s/orders -d '{"customer":"ann@example.com","lines":[{"sku":"tea","quantity":2}]}'
+  printf 'sku,name,quantity,price_cents\ncup,Cup,10,450\nsaucer,Saucer,many,250\n' | curl -i --data-binary @- %[1]s/imports
+  curl -s %[1]s/sample.png | curl -i --data-binary @- '%[1]s/images?width=200'
+and then the Location of the answer. Ctrl-C drains and prints the report.
+`, base)
+}
+
+// sum prints what has become of the orders, when the drain is over.
+func (s *shop) sum(ctx context.Context, out io.Writer) (tally, error) {
+	t, err := s.store.tally(ctx)
+	if err != nil {
+		return t, err
+	}
+	uploads, err := s.store.pendingUploads(ctx)
+	if err != nil {
+		return t, err
+	}
+	fmt.Fprintf(out, "checkout: %d orders accepted since the start; in all %d invoiced, %d failed, %d pending; %d uploads and %d webhooks pending\n",
+		s.accepted.Load(), t.Invoiced, t.Failed, t.Pending, len(uploads), t.Undelivered)
+	if t.Pending+len(uploads)+t.Undelivered > 0 {
+		fmt.Fprintf(out, "checkout: what is pending is safe in %[1]s: start with -data %[1]s to go on with it\n", s.cfg.data)
+	}
+	return t, nil
+}

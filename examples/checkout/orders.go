@@ -1,0 +1,306 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/mail"
+	"os"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/seed-2e639f12/tether"
+)
+
+// order is what a customer wants, and what has become of it.
+type order struct {
+	Seq      int64 // the number on the invoice
+	ID       string
+	Customer string
+	Lines    []line
+	Created  time.Time
+	State    orderState
+	Reason   string // why it failed
+	Webhook  webhookStatus
+
+	// click is what makes two requests one order: the client's Idempotency-Key, or
+	// what was ordered. Fingerprint is always what was ordered.
+	click       string
+	fingerprint string
+	stocked     bool // its goods have been taken from the stock
+}
+
+// line is one position of an order. The price is the one at the time of the order.
+type line struct {
+	SKU        string `json:"sku"`
+	Quantity   int64  `json:"quantity"`
+	Name       string `json:"name,omitempty"`
+	PriceCents int64  `json:"price_cents,omitempty"`
+}
+
+func (o *order) totalCents() int64 {
+	var total int64
+	for _, l := range o.Lines {
+		total += l.Quantity * l.PriceCents
+	}
+	return total
+}
+
+// orderState goes from pending to invoiced or to failed, once. What happens to the
+// webhook afterwards does not change it: an order with an invoice is invoiced even
+// if nobody could be told.
+type orderState string
+
+const (
+	pending  orderState = "pending"
+	invoiced orderState = "invoiced"
+	failed   orderState = "failed"
+)
+
+const (
+	orderBytes = 64 << 10 // of an order's JSON
+	orderLines = 100
+	mostOfOne  = 1_000_000 // of one line, so that totals stay far from overflow
+
+	// doubleClick is how long after an order the same customer ordering the same
+	// is taken for a second click. It holds in any case until the first order has
+	// left pending; with an Idempotency-Key it holds for ever.
+	doubleClick = 5 * time.Second
+)
+
+// postOrder accepts an order: when it answers 202 the order is on the disk and its
+// background work has been admitted.
+//
+// Every click becomes a task that accepts the order, and Unique makes the clicks
+// of one order share that task while it lives, and its outcome, whatever it is. A
+// click that comes later finds the order in the store.
+func (s *shop) postOrder(w http.ResponseWriter, r *http.Request) error {
+	if r.ContentLength > orderBytes {
+		return tooLarge(orderBytes)
+	}
+	o, err := decodeOrder(http.MaxBytesReader(w, r.Body, orderBytes))
+	if err != nil {
+		return err
+	}
+	if o.click, err = click(r.Header, o.fingerprint); err != nil {
+		return err
+	}
+	accepting, err := tether.Submit(r.Context(), s.reg, "accept-order",
+		func(ctx context.Context) (*order, error) { return s.accept(ctx, o) },
+		tether.Unique(o.click), tether.Timeout(30*time.Second))
+	if err != nil {
+		return err
+	}
+	placed, err := accepting.Value(r.Context())
+	if err != nil {
+		return err
+	}
+	if placed.fingerprint != o.fingerprint {
+		return problemf(http.StatusUnprocessableEntity,
+			"this Idempotency-Key was used for another order; use a new key for a new order")
+	}
+	location := "/orders/" + placed.ID
+	w.Header().Set("Location", location)
+	writeJSON(w, "application/json", http.StatusAccepted, struct {
+		ID    string     `json:"id"`
+		State orderState `json:"state"`
+		URL   string     `json:"url"`
+	}{placed.ID, placed.State, location})
+	return nil
+}
+
+// accept stores the order and admits its work, both or neither. It runs once at a
+// time for one click.
+func (s *shop) accept(ctx context.Context, o *order) (*order, error) {
+	first, err := s.store.orderByClick(ctx, o.click)
+	switch {
+	case errors.Is(err, errNoRow):
+	case err != nil:
+		return nil, err
+	case s.sameOrder(first, o):
+		return first, nil
+	}
+	if err := s.store.price(ctx, o); err != nil {
+		return nil, err
+	}
+	// Admitted before it is stored: a full pool then refuses the order while nothing
+	// needs to be undone. Held until it is stored: work on an order that is not on
+	// the disk would be work for nobody if the commit fails.
+	work, err := s.orders.Go(ctx, "fulfil-order", s.fulfil(o.ID),
+		append(s.fulfilment(o.ID), tether.Hold())...)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.store.insertOrder(ctx, o, first); err != nil {
+		work.Cancel(err)
+		return nil, err
+	}
+	s.accepted.Add(1)
+	work.Release()
+	return o, nil
+}
+
+// sameOrder reports whether o, of the same click as first, is first once more.
+func (s *shop) sameOrder(first, o *order) bool {
+	if strings.HasPrefix(o.click, clientKey) {
+		return true
+	}
+	return first.State == pending || o.Created.Sub(first.Created) < doubleClick
+}
+
+// decodeOrder reads an order and finds what is wrong with it.
+func decodeOrder(body io.Reader) (*order, error) {
+	var wish struct {
+		Customer string `json:"customer"`
+		Lines    []line `json:"lines"`
+	}
+	dec := json.NewDecoder(body)
+	if err := dec.Decode(&wish); err != nil {
+		return nil, notJSON(err)
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		if err == nil {
+			err = errors.New("more follows the order")
+		}
+		return nil, notJSON(err)
+	}
+	if err := checkCustomer(wish.Customer); err != nil {
+		return nil, err
+	}
+	if len(wish.Lines) == 0 {
+		return nil, problemf(http.StatusUnprocessableEntity, "lines: an order needs at least one line")
+	}
+	if len(wish.Lines) > orderLines {
+		return nil, problemf(http.StatusUnprocessableEntity, "lines: %d are more than the %d of one order", len(wish.Lines), orderLines)
+	}
+	lines := make([]line, len(wish.Lines))
+	for i, l := range wish.Lines {
+		if l.SKU == "" || !printable(l.SKU, skuBytes) {
+			return nil, problemf(http.StatusUnprocessableEntity, "lines[%d].sku: give 1 to %d printable characters", i, skuBytes)
+		}
+		if l.Quantity < 1 || l.Quantity > mostOfOne {
+			return nil, problemf(http.StatusUnprocessableEntity, "lines[%d].quantity: %d is not between 1 and %d", i, l.Quantity, mostOfOne)
+		}
+		lines[i] = line{SKU: l.SKU, Quantity: l.Quantity} // the price is ours, not the client's
+	}
+	o := &order{ID: rand.Text(), Customer: wish.Customer, Lines: lines, State: pending, Created: time.Now()}
+	o.Webhook.State = webhookNone
+	o.fingerprint = fingerprint(o)
+	return o, nil
+}
+
+func notJSON(err error) error {
+	var tooMuch *http.MaxBytesError
+	if errors.As(err, &tooMuch) {
+		return err
+	}
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return problemf(http.StatusBadRequest, "the body ends before the JSON does")
+	}
+	var wrongType *json.UnmarshalTypeError
+	if errors.As(err, &wrongType) {
+		return problemf(http.StatusBadRequest, "%s: a JSON %s does not belong here", wrongType.Field, wrongType.Value)
+	}
+	var syntax *json.SyntaxError
+	if errors.As(err, &syntax) {
+		return problemf(http.StatusBadRequest, "not JSON at byte %d: %s", syntax.Offset, syntax)
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return problemf(http.StatusRequestTimeout, "the body did not arrive in time")
+	}
+	return problemf(http.StatusBadRequest, "not one JSON object: the body must be an order and nothing else")
+}
+
+// checkCustomer wants an address that mail can be sent to, with a name or without.
+func checkCustomer(customer string) error {
+	if !printable(customer, 254) {
+		return problemf(http.StatusUnprocessableEntity, "customer: give at most 254 bytes of printable text")
+	}
+	if _, err := mail.ParseAddress(customer); err != nil {
+		return problemf(http.StatusUnprocessableEntity, "customer: not an e-mail address such as ann@example.com")
+	}
+	return nil
+}
+
+func printable(s string, most int) bool {
+	return len(s) <= most && utf8.ValidString(s) &&
+		strings.IndexFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) < 0
+}
+
+// fingerprint is the same for two orders of the same goods by the same customer.
+func fingerprint(o *order) string {
+	h := sha256.New()
+	fmt.Fprintf(h, "%q", o.Customer) // quoted: where one field ends is unmistakable
+	for _, l := range o.Lines {
+		fmt.Fprintf(h, "\n%q %d", l.SKU, l.Quantity)
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+const clientKey = "key:" // a click that the client named itself
+
+// click names what makes two requests one order. (Idempotency-Key is still an IETF
+// draft, not an RFC; what it says about keys is what is done here.)
+func click(h http.Header, fingerprint string) (string, error) {
+	keys := h.Values("Idempotency-Key")
+	if len(keys) == 0 {
+		return "sum:" + fingerprint, nil
+	}
+	if len(keys) > 1 || keys[0] == "" || !printable(keys[0], 255) {
+		return "", problemf(http.StatusBadRequest, "Idempotency-Key: give one key of 1 to 255 printable characters")
+	}
+	return clientKey + keys[0], nil
+}
+
+// getOrder shows an order and what has become of it.
+func (s *shop) getOrder(w http.ResponseWriter, r *http.Request) error {
+	o, err := s.store.order(r.Context(), r.PathValue("id"))
+	if err != nil {
+		return err
+	}
+	view := struct {
+		ID         string        `json:"id"`
+		State      orderState    `json:"state"`
+		Reason     string        `json:"reason,omitempty"`
+		Customer   string        `json:"customer"`
+		Lines      []line        `json:"lines"`
+		TotalCents int64         `json:"total_cents"`
+		Created    time.Time     `json:"created"`
+		Invoice    string        `json:"invoice,omitempty"`
+		Webhook    webhookStatus `json:"webhook"`
+	}{o.ID, o.State, o.Reason, o.Customer, o.Lines, o.totalCents(), o.Created.UTC(), "", o.Webhook}
+	if o.State == invoiced {
+		view.Invoice = "/orders/" + o.ID + "/invoice.pdf"
+	}
+	w.Header().Set("Cache-Control", "no-store") // it changes
+	writeJSON(w, "application/json", http.StatusOK, view)
+	return nil
+}
+
+// getInvoice sends the PDF.
+func (s *shop) getInvoice(w http.ResponseWriter, r *http.Request) error {
+	o, err := s.store.order(r.Context(), r.PathValue("id"))
+	if err != nil {
+		return err
+	}
+	if o.State != invoiced {
+		return problemf(http.StatusNotFound, "this order is %s and has no invoice", o.State)
+	}
+	f, err := s.invoices.open(o)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }() // it was only read
+	w.Header().Set("Content-Type", "application/pdf")
+	w.Header().Set("Content-Disposition", `inline; filename="invoice-`+invoiceNumber(o)+`.pdf"`)
+	http.ServeContent(w, r, "", o.Created, f)
+	return nil
+}

@@ -1,0 +1,272 @@
+package main
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+)
+
+// Orders in the store. Each change of state names the state that it expects, so
+// that work done twice (a crash between two steps, a resumed task) changes nothing
+// the second time.
+
+const selectOrder = `SELECT seq, id, click, fingerprint, customer, lines, created, state, reason,
+	stocked, webhook, attempts, webhook_reason FROM orders `
+
+type scanner interface{ Scan(dest ...any) error }
+
+func scanOrder(row scanner) (*order, error) {
+	var (
+		o       order
+		click   sql.NullString
+		lines   []byte
+		created int64
+	)
+	err := row.Scan(&o.Seq, &o.ID, &click, &o.fingerprint, &o.Customer, &lines, &created, &o.State, &o.Reason,
+		&o.stocked, &o.Webhook.State, &o.Webhook.Attempts, &o.Webhook.Reason)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, errNoRow
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read order: %w", err)
+	}
+	if err := json.Unmarshal(lines, &o.Lines); err != nil {
+		return nil, fmt.Errorf("read order %s: lines: %w", o.ID, err)
+	}
+	o.click, o.Created = click.String, time.UnixMilli(created)
+	return &o, nil
+}
+
+// order finds an order by its id; errNoRow if there is none.
+func (s *store) order(ctx context.Context, id string) (*order, error) {
+	return scanOrder(s.read.QueryRowContext(ctx, selectOrder+`WHERE id = ?`, id))
+}
+
+// orderByClick finds the latest order of a click; errNoRow if there is none.
+func (s *store) orderByClick(ctx context.Context, click string) (*order, error) {
+	return scanOrder(s.read.QueryRowContext(ctx, selectOrder+`WHERE click = ?`, click))
+}
+
+// pendingOrders lists up to limit ids of pending orders with after < seq <= last,
+// oldest first, and the seq of the last of them.
+func (s *store) pendingOrders(ctx context.Context, after, last int64, limit int) (ids []string, seq int64, err error) {
+	rows, err := s.read.QueryContext(ctx,
+		`SELECT seq, id FROM orders WHERE state = 'pending' AND seq > ? AND seq <= ? ORDER BY seq LIMIT ?`, after, last, limit)
+	if err != nil {
+		return nil, 0, fmt.Errorf("list pending orders: %w", err)
+	}
+	defer func() { _ = rows.Close() }() // Err has told already
+	for rows.Next() {
+		var id string
+		if err := rows.Scan(&seq, &id); err != nil {
+			return nil, 0, fmt.Errorf("list pending orders: %w", err)
+		}
+		ids = append(ids, id)
+	}
+	return ids, seq, rows.Err()
+}
+
+// lastOrder is the seq of the newest order, 0 before the first.
+func (s *store) lastOrder(ctx context.Context) (seq int64, err error) {
+	err = s.read.QueryRowContext(ctx, `SELECT coalesce(max(seq), 0) FROM orders`).Scan(&seq)
+	return seq, err
+}
+
+// tally counts the orders of each state, and the webhooks that are still to be delivered.
+type tally struct{ Pending, Invoiced, Failed, Undelivered int }
+
+func (s *store) tally(ctx context.Context) (t tally, err error) {
+	err = s.read.QueryRowContext(ctx, `SELECT
+		count(*) FILTER (WHERE state = 'pending'),
+		count(*) FILTER (WHERE state = 'invoiced'),
+		count(*) FILTER (WHERE state = 'failed'),
+		count(*) FILTER (WHERE webhook IN ('pending', 'sending')) FROM orders`).
+		Scan(&t.Pending, &t.Invoiced, &t.Failed, &t.Undelivered)
+	if err != nil {
+		return t, fmt.Errorf("count orders: %w", err)
+	}
+	return t, nil
+}
+
+// price looks each line up in the catalogue and notes name and price.
+func (s *store) price(ctx context.Context, o *order) error {
+	for i := range o.Lines {
+		l := &o.Lines[i]
+		err := s.read.QueryRowContext(ctx, `SELECT name, price_cents FROM products WHERE sku = ?`, l.SKU).
+			Scan(&l.Name, &l.PriceCents)
+		if errors.Is(err, sql.ErrNoRows) {
+			return problemf(http.StatusUnprocessableEntity, "lines[%d].sku: no product is called %q", i, l.SKU)
+		}
+		if err != nil {
+			return fmt.Errorf("price %q: %w", l.SKU, err)
+		}
+	}
+	return nil
+}
+
+// insertOrder stores a new order. An older order of the same click, if there is
+// one, gives the click up; if another order has it, the UNIQUE column refuses.
+func (s *store) insertOrder(ctx context.Context, o, older *order) error {
+	lines, err := json.Marshal(o.Lines)
+	if err != nil {
+		return fmt.Errorf("store order: %w", err)
+	}
+	return s.update(ctx, func(tx *sql.Tx) error {
+		if older != nil {
+			if _, err := tx.Exec(`UPDATE orders SET click = NULL WHERE id = ?`, older.ID); err != nil {
+				return fmt.Errorf("store order: %w", err)
+			}
+		}
+		_, err := tx.Exec(`INSERT INTO orders (id, click, fingerprint, customer, lines, created) VALUES (?, ?, ?, ?, ?, ?)`,
+			o.ID, o.click, o.fingerprint, o.Customer, lines, o.Created.UnixMilli())
+		if err != nil {
+			return fmt.Errorf("store order: %w", err)
+		}
+		return nil
+	})
+}
+
+// takeStock takes the goods of a pending order out of the stock, once however
+// often it is called. If some are missing it takes none, the order fails and the
+// reason is returned.
+func (s *store) takeStock(ctx context.Context, o *order) (reason string, err error) {
+	need := make(map[string]int64, len(o.Lines)) // a product may be on several lines
+	for _, l := range o.Lines {
+		need[l.SKU] += l.Quantity
+	}
+	err = s.update(ctx, func(tx *sql.Tx) error {
+		reason = ""
+		var todo bool
+		err := tx.QueryRow(`SELECT state = 'pending' AND stocked = 0 FROM orders WHERE id = ?`, o.ID).Scan(&todo)
+		if err != nil {
+			return fmt.Errorf("take stock: %w", err)
+		}
+		if !todo {
+			return nil
+		}
+		for sku, n := range need {
+			var left int64
+			err := tx.QueryRow(`SELECT quantity FROM products WHERE sku = ?`, sku).Scan(&left)
+			if err != nil && !errors.Is(err, sql.ErrNoRows) {
+				return fmt.Errorf("take stock: %w", err)
+			}
+			if left < n {
+				reason = fmt.Sprintf("out of stock: %d of %s ordered, %d left", n, sku, left)
+				return failOrderTx(tx, o.ID, reason)
+			}
+		}
+		for sku, n := range need {
+			if _, err := tx.Exec(`UPDATE products SET quantity = quantity - ? WHERE sku = ?`, n, sku); err != nil {
+				return fmt.Errorf("take stock: %w", err)
+			}
+		}
+		if _, err := tx.Exec(`UPDATE orders SET stocked = 1 WHERE id = ?`, o.ID); err != nil {
+			return fmt.Errorf("take stock: %w", err)
+		}
+		return nil
+	})
+	return reason, err
+}
+
+// invoiceOrder ends a pending order well and puts its webhook into the outbox, in
+// one commit: no invoice is made that nobody is told of.
+func (s *store) invoiceOrder(ctx context.Context, id string) error {
+	return s.update(ctx, func(tx *sql.Tx) error {
+		_, err := tx.Exec(`UPDATE orders SET state = 'invoiced', webhook = 'pending' WHERE id = ? AND state = 'pending'`, id)
+		if err != nil {
+			return fmt.Errorf("invoice order: %w", err)
+		}
+		return nil
+	})
+}
+
+// failOrder ends a pending order badly and puts its goods back.
+func (s *store) failOrder(ctx context.Context, o *order, reason string) error {
+	return s.update(ctx, func(tx *sql.Tx) error {
+		var stocked bool
+		err := tx.QueryRow(`SELECT stocked FROM orders WHERE id = ? AND state = 'pending'`, o.ID).Scan(&stocked)
+		if errors.Is(err, sql.ErrNoRows) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("fail order: %w", err)
+		}
+		if stocked {
+			for _, l := range o.Lines {
+				if _, err := tx.Exec(`UPDATE products SET quantity = quantity + ? WHERE sku = ?`, l.Quantity, l.SKU); err != nil {
+					return fmt.Errorf("fail order: %w", err)
+				}
+			}
+		}
+		return failOrderTx(tx, o.ID, reason)
+	})
+}
+
+func failOrderTx(tx *sql.Tx, id, reason string) error {
+	_, err := tx.Exec(`UPDATE orders SET state = 'failed', reason = ?, stocked = 0 WHERE id = ? AND state = 'pending'`, reason, id)
+	if err != nil {
+		return fmt.Errorf("fail order: %w", err)
+	}
+	return nil
+}
+
+// claimWebhook takes the oldest webhook that waits in the outbox; errNoRow if none does.
+func (s *store) claimWebhook(ctx context.Context) (*order, error) {
+	var id string
+	err := s.update(ctx, func(tx *sql.Tx) error {
+		err := tx.QueryRow(`UPDATE orders SET webhook = 'sending' WHERE seq =
+			(SELECT seq FROM orders WHERE webhook = 'pending' ORDER BY seq LIMIT 1) RETURNING id`).Scan(&id)
+		if errors.Is(err, sql.ErrNoRows) {
+			id = ""
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("claim webhook: %w", err)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	if id == "" {
+		return nil, errNoRow
+	}
+	return s.order(ctx, id)
+}
+
+// webhooksWaiting counts the outbox, up to most.
+func (s *store) webhooksWaiting(ctx context.Context, most int) (n int, err error) {
+	err = s.read.QueryRowContext(ctx,
+		`SELECT count(*) FROM (SELECT 1 FROM orders WHERE webhook = 'pending' LIMIT ?)`, most).Scan(&n)
+	if err != nil {
+		return 0, fmt.Errorf("count webhooks: %w", err)
+	}
+	return n, nil
+}
+
+// noteWebhook records what came of one attempt.
+func (s *store) noteWebhook(ctx context.Context, id string, status webhookStatus) error {
+	return s.update(ctx, func(tx *sql.Tx) error {
+		_, err := tx.Exec(`UPDATE orders SET webhook = ?, attempts = ?, webhook_reason = ? WHERE id = ?`,
+			status.State, status.Attempts, status.Reason, id)
+		if err != nil {
+			return fmt.Errorf("note webhook: %w", err)
+		}
+		return nil
+	})
+}
+
+// unclaimWebhooks puts back into the outbox what the previous process had claimed
+// and may not have delivered.
+func (s *store) unclaimWebhooks(ctx context.Context) error {
+	return s.update(ctx, func(tx *sql.Tx) error {
+		if _, err := tx.Exec(`UPDATE orders SET webhook = 'pending' WHERE webhook = 'sending'`); err != nil {
+			return fmt.Errorf("unclaim webhooks: %w", err)
+		}
+		return nil
+	})
+}

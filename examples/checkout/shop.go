@@ -1,0 +1,186 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"github.com/seed-2e639f12/tether"
+)
+
+// shop is the program: the store, the pools in which its background work runs, and
+// the handlers that accept it.
+type shop struct {
+	cfg      config
+	store    *store
+	invoices invoices
+	pictures pictures
+	spool    spool
+	webhooks webhooks
+	receiver *receiver // nil: the webhooks go to -webhook
+
+	reg     *tether.Registry
+	orders  *tether.Pool // stock and invoice
+	hooks   *tether.Pool // webhooks: they wait for others, orders must not wait for them
+	imports *tether.Pool
+	images  *tether.Pool
+
+	accepted atomic.Int64 // orders of this process
+}
+
+// webhookWorkers is how many requests are sent to the receiver at once.
+const webhookWorkers = 16
+
+// newShop opens the shop in the folder cfg.data, which may hold the work of an
+// earlier process; resume goes on with that.
+func newShop(cfg config) (s *shop, err error) {
+	s = &shop{
+		cfg:      cfg,
+		invoices: invoices{filepath.Join(cfg.data, "invoices")},
+		pictures: pictures{filepath.Join(cfg.data, "pictures")},
+		spool:    spool{filepath.Join(cfg.data, "spool")},
+	}
+	for _, dir := range []string{cfg.data, s.invoices.dir, s.pictures.dir, s.spool.dir} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("data folder: %w", err)
+		}
+	}
+	sign, err := newSigner(cfg.webhookSecret)
+	if err != nil {
+		return nil, err
+	}
+	if s.store, err = openStore(cfg.data); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.close(context.Background()))
+		}
+	}()
+	if err := s.tidy(context.Background()); err != nil {
+		return nil, err
+	}
+	url := cfg.webhook
+	if url == "" {
+		s.receiver = &receiver{signer: sign, delay: cfg.webhookDelay, failEvery: cfg.webhookFail}
+		if err := s.receiver.start(); err != nil {
+			return nil, err
+		}
+		url = s.receiver.url
+	}
+	s.webhooks = newWebhooks(url, sign, cfg.webhookAttempts, cfg.webhookBackoff)
+
+	// Limit bounds what the pools do not: the clicks that are being accepted.
+	s.reg = tether.New(tether.Config{Limit: cfg.queue + 4096})
+	s.orders = s.reg.NewPool("orders", tether.PoolConfig{Workers: cfg.workers, Queue: cfg.queue, Overflow: tether.Reject})
+	s.hooks = s.reg.NewPool("webhooks", tether.PoolConfig{Workers: webhookWorkers, Queue: 64, Overflow: tether.Reject})
+	s.imports = s.reg.NewPool("imports", tether.PoolConfig{Workers: 1, Queue: 7, Overflow: tether.Reject})
+	s.images = s.reg.NewPool("images", tether.PoolConfig{Queue: 100, Capacity: imageMemory, Overflow: tether.Reject})
+	return s, nil
+}
+
+// close gives the files back, when the drain is over. Run calls it as a Closer.
+func (s *shop) close(ctx context.Context) error {
+	var err error
+	if s.receiver != nil {
+		err = s.receiver.stop(ctx)
+	}
+	if s.webhooks.client != nil {
+		s.webhooks.client.CloseIdleConnections()
+	}
+	return errors.Join(err, s.store.close(ctx))
+}
+
+// handler routes the requests.
+func (s *shop) handler() http.Handler {
+	mux := http.NewServeMux()
+	const quick = 30 * time.Second
+	mux.Handle("POST /orders", within(quick, s.postOrder))
+	mux.Handle("GET /orders/{id}", within(quick, s.getOrder))
+	mux.Handle("GET /orders/{id}/invoice.pdf", within(quick, s.getInvoice))
+	mux.Handle("POST /imports", unhurried(s.postImport))
+	mux.Handle("GET /imports/{id}", within(quick, s.getImport))
+	mux.Handle("POST /images", unhurried(s.postImage))
+	mux.Handle("GET /images/{id}", within(quick, s.getImage))
+	mux.Handle("GET /images/{id}/picture", within(quick, s.getPicture))
+	mux.Handle("GET /sample.png", within(quick, s.getSample))
+	mux.Handle("GET /ready", within(quick, s.ready))
+	if s.receiver != nil {
+		mux.Handle("POST /webhook-receiver", within(quick, s.receiver.receive))
+		mux.Handle("GET /webhook-receiver", within(quick, s.receiver.counts))
+	}
+	return problems(mux)
+}
+
+// within bounds how long a request of a route may take to arrive and its answer to
+// leave. The server itself has no such limits, because uploads must not have them.
+func within(d time.Duration, h handler) http.Handler {
+	return handler(func(w http.ResponseWriter, r *http.Request) error {
+		control := http.NewResponseController(w)
+		deadline := time.Now().Add(d)
+		// Not supported by a recorder in a test, where nobody is slow.
+		_ = control.SetReadDeadline(deadline)
+		_ = control.SetWriteDeadline(deadline)
+		return h(w, r)
+	})
+}
+
+// unhurried is for uploads: they take as long as the client's line needs (see
+// patientBody). When one is refused, the rest of it is not waited for: without
+// "Connection: close" net/http reads on before it sends the answer.
+func unhurried(h handler) http.Handler {
+	return handler(func(w http.ResponseWriter, r *http.Request) error {
+		control := http.NewResponseController(w)
+		err := h(w, r)
+		if err != nil {
+			w.Header().Set("Connection", "close")
+			_ = control.SetReadDeadline(time.Now()) // not supported by a recorder either
+		}
+		return err
+	})
+}
+
+// ready is the readiness probe: a load balancer sends no more requests once the
+// drain has begun.
+func (s *shop) ready(w http.ResponseWriter, _ *http.Request) error {
+	if !s.reg.Ready() {
+		return problemf(http.StatusServiceUnavailable, "the shop is restarting")
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+// serve serves until ctx ends or the process is told to stop; then it drains.
+// summary is called when the drain is over and the store still open.
+func (s *shop) serve(ctx context.Context, listener net.Listener, summary func(context.Context) error) error {
+	srv := &http.Server{
+		Handler:           s.handler(),
+		ReadHeaderTimeout: 5 * time.Second,
+		IdleTimeout:       time.Minute,
+		MaxHeaderBytes:    64 << 10,
+	}
+	if _, err := s.reg.Go(ctx, "resume", s.resume); err != nil {
+		return errors.Join(fmt.Errorf("resume: %w", err), listener.Close(), s.close(ctx))
+	}
+	return s.reg.Run(ctx, tether.RunConfig{
+		Serve: func() error { return srv.Serve(listener) },
+		Stop: func(ctx context.Context) error {
+			// A client that is slow to read its answer may use up a part of the budget,
+			// not all of it: the drain needs the rest.
+			ctx, cancel := context.WithTimeout(ctx, s.cfg.budget/4)
+			defer cancel()
+			if srv.Shutdown(ctx) == nil {
+				return nil
+			}
+			return srv.Close()
+		},
+		Budget:  s.cfg.budget,
+		Closers: []func(context.Context) error{summary, s.close},
+	})
+}

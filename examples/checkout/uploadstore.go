@@ -1,0 +1,126 @@
+package main
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Uploads in the store.
+
+// upload finds an upload of a kind; errNoRow if there is none.
+func (s *store) upload(ctx context.Context, kind uploadKind, id string) (*upload, error) {
+	var (
+		u       = upload{ID: id, Kind: kind}
+		created int64
+	)
+	err := s.read.QueryRowContext(ctx, `SELECT task, format, width, weight, size, created, state, reason, at, line, rows, bad_rows
+		FROM uploads WHERE id = ? AND kind = ?`, id, kind).
+		Scan(&u.Task, &u.Format, &u.Width, &u.Weight, &u.Size, &created, &u.State, &u.Reason, &u.At, &u.Line, &u.Rows, &u.BadRows)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, errNoRow
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read upload: %w", err)
+	}
+	u.Created = time.UnixMilli(created)
+	return &u, nil
+}
+
+func (s *store) insertUpload(ctx context.Context, u *upload) error {
+	return s.update(ctx, func(tx *sql.Tx) error {
+		_, err := tx.Exec(`INSERT INTO uploads (id, kind, task, format, width, weight, size, created) VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
+			u.ID, u.Kind, u.Task, u.Format, u.Width, u.Weight, u.Size, u.Created.UnixMilli())
+		if err != nil {
+			return fmt.Errorf("store upload: %w", err)
+		}
+		return nil
+	})
+}
+
+// pendingUploads lists what was accepted and is not done, oldest first. There are
+// no more of them than the pools hold.
+func (s *store) pendingUploads(ctx context.Context) ([]*upload, error) {
+	rows, err := s.read.QueryContext(ctx, `SELECT id, kind, weight FROM uploads WHERE state = 'pending' ORDER BY created`)
+	if err != nil {
+		return nil, fmt.Errorf("list uploads: %w", err)
+	}
+	defer func() { _ = rows.Close() }() // Err has told already
+	var pending []*upload
+	for rows.Next() {
+		var u upload
+		if err := rows.Scan(&u.ID, &u.Kind, &u.Weight); err != nil {
+			return nil, fmt.Errorf("list uploads: %w", err)
+		}
+		pending = append(pending, &u)
+	}
+	return pending, rows.Err()
+}
+
+// handUpload notes which task works on an upload now.
+func (s *store) handUpload(ctx context.Context, id, task string) error {
+	return s.update(ctx, func(tx *sql.Tx) error {
+		if _, err := tx.Exec(`UPDATE uploads SET task = ? WHERE id = ?`, task, id); err != nil {
+			return fmt.Errorf("hand upload on: %w", err)
+		}
+		return nil
+	})
+}
+
+func (s *store) endUpload(ctx context.Context, id string, state uploadState, reason string) error {
+	return s.update(ctx, func(tx *sql.Tx) error {
+		_, err := tx.Exec(`UPDATE uploads SET state = ?, reason = ? WHERE id = ? AND state = 'pending'`, state, reason, id)
+		if err != nil {
+			return fmt.Errorf("end upload: %w", err)
+		}
+		return nil
+	})
+}
+
+// saveRows stores a part of an import and how far it has come, in one commit: a
+// restart neither loses a row nor takes one twice.
+func (s *store) saveRows(ctx context.Context, u *upload, products []product, bad []badRow) error {
+	return s.update(ctx, func(tx *sql.Tx) error {
+		insert, err := tx.Prepare(`INSERT INTO products (sku, name, quantity, price_cents) VALUES (?, ?, ?, ?)
+			ON CONFLICT (sku) DO UPDATE SET name = excluded.name, quantity = excluded.quantity, price_cents = excluded.price_cents`)
+		if err != nil {
+			return fmt.Errorf("import: %w", err)
+		}
+		defer func() { _ = insert.Close() }() // the Tx ends it anyway
+		for _, p := range products {
+			if _, err := insert.Exec(p.sku, p.name, p.quantity, p.priceCents); err != nil {
+				return fmt.Errorf("import: %w", err)
+			}
+		}
+		for _, b := range bad {
+			if _, err := tx.Exec(`INSERT INTO bad_rows (upload, line, reason) VALUES (?, ?, ?)`, u.ID, b.line, b.reason); err != nil {
+				return fmt.Errorf("import: %w", err)
+			}
+		}
+		_, err = tx.Exec(`UPDATE uploads SET at = ?, line = ?, rows = ?, bad_rows = ? WHERE id = ?`, u.At, u.Line, u.Rows, u.BadRows, u.ID)
+		if err != nil {
+			return fmt.Errorf("import: %w", err)
+		}
+		return nil
+	})
+}
+
+// badRows lists the reported bad rows of an import, in the file's order.
+func (s *store) badRows(ctx context.Context, id string) ([]badRow, error) {
+	rows, err := s.read.QueryContext(ctx, `SELECT line, reason FROM bad_rows WHERE upload = ? ORDER BY line`, id)
+	if err != nil {
+		return nil, fmt.Errorf("list bad rows: %w", err)
+	}
+	defer func() { _ = rows.Close() }() // Err has told already
+	bad := []badRow{}
+	for rows.Next() {
+		var b badRow
+		if err := rows.Scan(&b.line, &b.reason); err != nil {
+			return nil, fmt.Errorf("list bad rows: %w", err)
+		}
+		bad = append(bad, b)
+	}
+	return bad, rows.Err()
+}
