@@ -93,16 +93,21 @@ func TestPeerAnts(t *testing.T) {
 			var admitted atomic.Int32
 			for i := range 4 {
 				group.Go(func() {
-					for range 10 {
-						if _, err := []tether.Runner{r, p}[i%2].Go(context.Background(), "task", body); err == nil {
-							admitted.Add(1)
+					for { // right up to the refusal, so that one is always about to come in
+						if _, err := []tether.Runner{r, p}[i%2].Go(context.Background(), "task", body); err != nil {
+							assert.ErrorIs(t, err, tether.ErrClosed)
+							return
 						}
+						admitted.Add(1)
 					}
 				})
 			}
+			for admitted.Load() < 10 {
+				runtime.Gosched()
+			}
 			require.NoError(t, r.Shutdown(context.Background()))
-			over.Store(1)
 			before := started.Load()
+			over.Store(1)
 			group.Wait()
 			runtime.Gosched()
 			require.Zero(t, late.Load())

@@ -43,8 +43,9 @@ type PoolConfig struct {
 	// keeps a processor busy.
 	Workers int
 	// Queue is the most tasks that wait. 0: none, a task needs a free worker to be
-	// admitted. Unbounded: no bound. A held task, one that waits for its delay or its
-	// next attempt needs a place as well.
+	// admitted. Unbounded: no bound. A held task, or one that waits for its delay,
+	// needs a place as well. One that waits for its next attempt takes a place, and
+	// waits even if there is none: the task that takes its worker makes up for it.
 	Queue int
 	// Overflow is what happens when both are full.
 	Overflow Overflow
@@ -65,8 +66,8 @@ type Pool struct {
 	kinds   names.Cache[kind]
 	lane    lane
 	refused atomic.Uint64
-	workers int  // guarded by the lane's lock
-	paused  bool // guarded by the lane's lock
+	workers atomic.Int64 // changed under the lane's lock
+	paused  bool         // guarded by the lane's lock
 }
 
 // NewPool makes a pool of the registry. The name, one like a task's, should be
@@ -82,15 +83,17 @@ func (r *Registry) NewPool(name string, cfg PoolConfig) *Pool {
 	if cfg.PerKey == 0 {
 		cfg.PerKey = 1
 	}
-	p := &Pool{reg: r, name: name, cfg: cfg, workers: workers(cfg.Workers)}
+	p := &Pool{reg: r, name: name, cfg: cfg}
+	n := workers(cfg.Workers)
+	p.workers.Store(int64(n))
 	p.kinds.Init(func(task string) *kind {
 		return &kind{task, pprof.WithLabels(context.Background(), pprof.Labels(labelTask, task, labelPool, name))}
 	})
 	l := &p.lane
 	l.reg, l.pool, l.capacity, l.perKey = r, p, cfg.Capacity, cfg.PerKey
-	l.crew.Init(l, p.workers)
+	l.crew.Init(l, n)
 	if l.bounded = cfg.Queue < Unbounded; l.bounded {
-		l.gate.Init(p.workers, cfg.Queue)
+		l.gate.Init(n, cfg.Queue)
 	}
 	r.add(l)
 	return p
@@ -117,12 +120,13 @@ func (p *Pool) Go(ctx context.Context, name string, fn Func, opts ...Option) (*T
 // Bodies that run are left alone; tasks that wait start at once if there is room now.
 func (p *Pool) Resize(workersNow int) {
 	p.lane.crew.Lock()
-	p.workers = workers(workersNow)
+	p.workers.Store(int64(workers(workersNow)))
 	p.staff()
 }
 
 // Pause has the pool start no further task. Bodies that run are left alone, and
-// tasks are still admitted as long as the queue has room.
+// tasks are still admitted as long as the queue has room. Shutdown does not resume
+// it: what waits there is dropped, or handed over, when the contexts are cancelled.
 func (p *Pool) Pause() {
 	p.lane.crew.Lock()
 	p.paused = true
@@ -138,7 +142,7 @@ func (p *Pool) Resume() {
 
 // staff makes the pool's settings take effect, and releases the lane's lock.
 func (p *Pool) staff() {
-	n := p.workers
+	n := int(p.workers.Load())
 	if p.paused {
 		n = 0
 	}
@@ -165,7 +169,7 @@ func (p *Pool) Stats() PoolStats {
 	l.crew.Lock()
 	defer l.crew.Unlock()
 	return PoolStats{
-		Stats: l.count(), Name: p.name, Workers: p.workers, Queue: p.cfg.Queue,
+		Stats: l.count(), Name: p.name, Workers: int(p.workers.Load()), Queue: p.cfg.Queue,
 		Inline: l.inline, Weight: l.used, Capacity: p.cfg.Capacity, Paused: p.paused,
 	}
 }
@@ -225,11 +229,15 @@ func (p *Pool) replaceOldest(ctx context.Context, o *options) bool {
 	l.dead-- // it is out of the queue already
 	l.book(o)
 	l.crew.Unlock()
+	l.crew.Look() // what had to wait behind it may start
 	if oldest.options().handOver == nil {
 		l.drop(ctx, oldest, ErrFull)
 		return true
 	}
-	go l.drop(ctx, oldest, ErrFull)
+	go func() {
+		pprof.SetGoroutineLabels(oldest.kind.labels)
+		l.drop(ctx, oldest, ErrFull)
+	}()
 	select {
 	case <-oldest.over():
 	case <-ctx.Done(): // the submitter need not wait for a slow hand-over
@@ -239,7 +247,7 @@ func (p *Pool) replaceOldest(ctx context.Context, o *options) bool {
 
 func (p *Pool) full() *FullError {
 	wait, run := p.lane.gate.Count()
-	slots := max(1, p.lane.gate.Slots())
+	slots := int(p.workers.Load())
 	after := time.Duration(p.lane.mean.Load()) * time.Duration(wait+1) / time.Duration(slots)
 	if after <= 0 {
 		after = time.Second // nothing is known yet
@@ -590,10 +598,12 @@ func (l *lane) over() (n uint64) {
 // oldest returns the task that has waited longest for a worker, taken out of the
 // queue; nil if none does. The caller holds the lock.
 func (l *lane) oldest() *Task {
+	var front *Task
 	for n := l.crew.Pop(); n != nil; n = l.crew.Pop() {
-		if t := (*Task)(n); l.claimable(t) {
-			return t
+		if front = (*Task)(n); l.claimable(front) {
+			break
 		}
+		front = nil
 		l.dead--
 	}
 	var first *turns
@@ -603,8 +613,11 @@ func (l *lane) oldest() *Task {
 			first = k
 		}
 	}
-	if first == nil {
-		return nil
+	if first == nil || front != nil && front.slot.Number() < first.line[0].slot.Number() {
+		return front
+	}
+	if front != nil {
+		l.crew.Insert((*node)(front), func(*node) bool { return true })
 	}
 	t := first.line[0]
 	first.line = slices.Delete(first.line, 0, 1)
@@ -686,6 +699,9 @@ func (l *lane) start(t *Task, now int64) {
 func (l *lane) Run(n *node) int64 {
 	l.gate.Freed() // a place to wait at
 	(*Task)(n).run()
+	if n.end != Succeeded || l.reg.cfg.Observer != nil {
+		return l.reg.now() // a callback may have taken its time since the body ended
+	}
 	return n.ended
 }
 
@@ -697,12 +713,14 @@ func (l *lane) Settle(n *node) {
 		if l.bounded {
 			l.gate.Back()
 		}
-		l.setBack(t)
+		l.setBack(t, announcing) // nobody may end it until Release has set it out
 		return
 	}
 	if l.bounded {
 		l.gate.Stop()
-		l.mean.Store(l.mean.Load() + (t.ended-t.started-l.mean.Load())/8)
+		if mean := l.mean.Load(); t.options().retries.Load() == 0 { // else it has waited as well
+			l.mean.Store(mean + (t.ended-t.started-mean)/8)
+		}
 	}
 	l.running--
 	if o := t.options(); l.capacity > 0 || o.serial != "" {
@@ -712,10 +730,10 @@ func (l *lane) Settle(n *node) {
 }
 
 // setBack has a task wait for its next attempt. The caller holds the lock.
-func (l *lane) setBack(t *Task) {
+func (l *lane) setBack(t *Task, flags uint32) {
 	l.running--
 	t.options().retries.Add(1)
-	t.state.Add(parked - uint32(Running-Queued))
+	t.state.Add(parked + flags - uint32(Running-Queued))
 }
 
 // Release lets a task go that has been settled.
@@ -769,19 +787,19 @@ func (l *lane) runInline(ctx context.Context, t *Task) {
 		l.start(t, r.now())
 		l.inline++
 		l.crew.Unlock()
-		l.attemptInline(t)
-		if t.end != Queued {
+		if !l.attemptInline(t) {
 			return
 		}
 	}
 }
 
-func (l *lane) attemptInline(t *Task) {
+// attemptInline makes one attempt, and reports whether there is to be another.
+func (l *lane) attemptInline(t *Task) (again bool) {
 	defer func() { // also if the body ends this goroutine
 		l.crew.Lock()
 		l.inline--
-		if t.end == Queued {
-			l.setBack(t)
+		if again = t.end == Queued; again {
+			l.setBack(t, 0)
 			l.crew.Unlock()
 			return
 		}
@@ -791,4 +809,5 @@ func (l *lane) attemptInline(t *Task) {
 		l.reg.letGo(t)
 	}()
 	t.run()
+	return
 }

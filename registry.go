@@ -255,8 +255,7 @@ func (r *Registry) refuse(ctx context.Context, p *Pool, name string, err error) 
 // made, every place that was taken for it is given back.
 func (r *Registry) admit(ctx context.Context, p *Pool, k *kind, fn Func, o *options) (*Task, error) {
 	from, isChild := FromContext(ctx)
-	late := r.drain.stage.Load() != open
-	if late && !r.drain.admits(ctx, r) {
+	if r.drain.stage.Load() != open && !r.drain.admits(from, r) {
 		return nil, ErrClosed
 	}
 	l, inline := r.lane(o), false
@@ -269,7 +268,7 @@ func (r *Registry) admit(ctx context.Context, p *Pool, k *kind, fn Func, o *opti
 	} else {
 		l.enter(o) // there is always room
 	}
-	slot, err := r.claim(ctx, l)
+	slot, err := r.claim(from, l)
 	if err != nil {
 		if !inline {
 			l.giveBack(o)
@@ -292,8 +291,8 @@ func (r *Registry) admit(ctx context.Context, p *Pool, k *kind, fn Func, o *opti
 	return t, nil
 }
 
-// claim takes a number for a task, and its share of the Limit.
-func (r *Registry) claim(ctx context.Context, l *lane) (table.Slot[Task], error) {
+// claim takes a number for a task that from submits, and its share of the Limit.
+func (r *Registry) claim(from *Task, l *lane) (table.Slot[Task], error) {
 	if limit := int64(r.cfg.Limit); limit > 0 {
 		for n := r.live.Load(); ; n = r.live.Load() {
 			if n >= limit {
@@ -306,7 +305,7 @@ func (r *Registry) claim(ctx context.Context, l *lane) (table.Slot[Task], error)
 	}
 	slot, ok := l.table.Claim()
 	if !ok {
-		slot, ok = r.drain.claimLate(ctx, r, l)
+		slot, ok = r.drain.claimLate(from, r, l)
 	}
 	if !ok {
 		if r.cfg.Limit > 0 {
@@ -339,10 +338,14 @@ func (r *Registry) publish(ctx context.Context, t *Task, o *options, inline bool
 		state |= inlined
 	}
 	t.state.Store(state)
-	t.slot.Fill(t)
-	if o != nil && o.holder != nil {
-		o.holder.task = t
-		close(o.holder.ready)
+	var holder *uniqueTask
+	if o != nil {
+		holder = o.holder
+	}
+	t.slot.Fill(t) // from here on it may end at any time
+	if holder != nil {
+		holder.task = t
+		close(holder.ready)
 	}
 	if plain {
 		l.crew.Push((*node)(t))

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"os"
 	"os/signal"
+	"runtime/pprof"
 	"slices"
 	"strings"
 	"sync"
@@ -119,6 +120,10 @@ func (r *Registry) Shutdown(ctx context.Context) error {
 				break
 			}
 			report := d.makeReport(r, self)
+			if report.left == 0 {
+				<-wake // only goroutines of ours are about to leave
+				break
+			}
 			err := &DrainError{report, ctx}
 			r.log(slog.LevelError, "drain: tasks left", append(report.attrs(), slog.Any("error", err), slog.String("stacks", report.stacks()))...)
 			return err
@@ -218,17 +223,17 @@ func (d *drain) tell(l *lane) {
 	}
 }
 
-// admits tells whether a task may be submitted with this ctx while draining.
-func (d *drain) admits(ctx context.Context, r *Registry) bool {
-	from, ok := FromContext(ctx)
-	return ok && from.lane.reg == r && !from.has(released) && d.stage.Load() == draining
+// admits tells whether this task may still submit others. from is nil if no task
+// submits.
+func (d *drain) admits(from *Task, r *Registry) bool {
+	return from != nil && from.lane.reg == r && !from.has(released) && d.stage.Load() == draining
 }
 
 // claimLate takes a number for a task that is submitted while draining.
-func (d *drain) claimLate(ctx context.Context, r *Registry, l *lane) (table.Slot[Task], bool) {
-	d.mu.Lock() // or drained could count one lane before the parent has ended, and another before its child has come
+func (d *drain) claimLate(from *Task, r *Registry, l *lane) (table.Slot[Task], bool) {
+	d.mu.Lock() // or drained could count one lane before from has ended, and another before its child has come
 	defer d.mu.Unlock()
-	if d.complete || !d.admits(ctx, r) {
+	if d.complete || !d.admits(from, r) {
 		return table.Slot[Task]{}, false
 	}
 	return l.table.ClaimLate(), true
@@ -247,13 +252,17 @@ func (d *drain) drained(r *Registry, self *Task) bool {
 			}
 		}
 	}
-	live, busy := 0, int(d.outside.Load())
+	if self != nil && len(d.unsettled(r, func(t *Task) bool { return d.callers[t] > 0 })) > 0 {
+		return false
+	}
+	live, busy := 0, 0
 	for _, l := range r.all() {
 		l.crew.Lock()
 		live += int(l.table.Claimed() - l.over())
 		l.crew.Unlock()
 		busy += l.crew.Workers() // they may be releasing what has ended
 	}
+	busy += int(d.outside.Load()) // last: a claim raises it before it counts the task as over
 	if live > spared || busy > spared {
 		return false
 	}
@@ -285,27 +294,38 @@ func (d *drain) cancelAll(ctx context.Context, r *Registry, self *Task) {
 		s := r.Stats()
 		r.log(slog.LevelWarn, "drain: canceling", slog.Int("running", s.Running), slog.Int("queued", s.Queued), slog.Int("held", s.Held))
 	}
+	d.outside.Add(1)
 	go func() { // for it calls observers and hand-overs, which may take their time
-		var toHandOver []*Task
+		defer func() {
+			d.outside.Add(-1)
+			d.poke()
+		}()
+		var queued []*Task
 		for _, l := range r.all() {
 			for t := range l.table.All() {
 				switch {
 				case t == self || t.has(released):
-				case t.options().handOver != nil && !t.has(begun):
-					toHandOver = append(toHandOver, t)
+				case t.State() == Running:
+					t.interrupt(ErrShutdown)
 				default:
-					l.cancel(t, ErrShutdown)
+					queued = append(queued, t)
 				}
 			}
 		}
 		var group errgroup.Group
 		group.SetLimit(handOvers)
-		for _, t := range toHandOver {
+		for _, t := range queued {
+			if !t.handsOver() {
+				t.lane.cancel(t, ErrShutdown)
+				continue
+			}
 			group.Go(func() error {
+				pprof.SetGoroutineLabels(t.kind.labels)
 				t.lane.cancel(t, ErrShutdown)
 				return nil
 			})
 		}
+		_ = group.Wait() // what goes wrong is in the tasks' outcomes
 	}()
 }
 
@@ -343,18 +363,23 @@ type Report struct {
 	left int // abandoned, listed or not
 }
 
+// unsettled returns the tasks that have not ended, but for the spared ones.
+func (d *drain) unsettled(r *Registry, spared func(*Task) bool) (tasks []*Task) {
+	for _, l := range r.all() {
+		for t := range l.table.All() {
+			if !t.has(settled|released) && !spared(t) {
+				tasks = append(tasks, t)
+			}
+		}
+	}
+	return tasks
+}
+
 // makeReport makes the report of a Shutdown, which does not tell of self.
 func (d *drain) makeReport(r *Registry, self *Task) *Report {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	var live []*Task
-	for _, l := range r.all() {
-		for t := range l.table.All() {
-			if t != self && !t.has(settled|released) {
-				live = append(live, t)
-			}
-		}
-	}
+	live := d.unsettled(r, func(t *Task) bool { return t == self })
 	report := &Report{Ended: time.Now()}
 	d.tallyMu.Lock()
 	if report.Began, report.Finished = d.began, d.finished; d.began.IsZero() {

@@ -245,8 +245,8 @@ func (t *Task) Cancel(cause error) bool {
 	return t.lane.cancel(t, cause)
 }
 
-// Release starts a task that was submitted with [Hold], or has its [Delay] begin
-// to count for it. It reports whether the task was held.
+// Release starts a task that was submitted with [Hold], no earlier than its [Delay]
+// says. It reports whether the task was held.
 func (t *Task) Release() bool { return t.lane.unhold(t) }
 
 // Result returns what the body of a [Submit] returned, for whoever has found the
@@ -291,6 +291,10 @@ type Progress struct {
 // Info returns a copy of the task's particulars, all of one instant.
 func (t *Task) Info() Info {
 	info := Info{ID: t.ID(), Name: t.kind.name, Pool: t.lane.poolName(), Func: function(t.pc)}
+	if t.options().attempts > 1 {
+		t.lane.crew.Lock() // or it could go from one attempt to the next meanwhile
+		defer t.lane.crew.Unlock()
+	}
 	s := t.state.Load() // then more: an outcome stands there before the state says so
 	m := t.more.Load()
 	if m != nil {
@@ -435,6 +439,17 @@ func (t *Task) cause() error {
 	return m.cause
 }
 
+// handsOver tells whether the task has a HandOver still.
+func (t *Task) handsOver() bool {
+	m := t.more.Load()
+	if m == nil {
+		return false
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.opts != nil && m.opts.handOver != nil
+}
+
 // came returns when the task was first seen, as far as that was noted.
 func (t *Task) came() int64 {
 	switch {
@@ -469,7 +484,7 @@ func (t *Task) guard(what string, callback func() error) (err error) {
 // what wait.
 func (t *Task) retry(end State, err error) (again bool, wait time.Duration, failure error) {
 	o := t.options()
-	if o.retry == nil || end == Succeeded || end == Canceled || int(o.retries.Load())+1 >= o.retry.Attempts {
+	if o.retry == nil || end == Succeeded || end == Canceled || int(o.retries.Load())+1 >= o.attempts {
 		return false, 0, nil
 	}
 	if err == ErrGoexit && t.has(inlined) {
@@ -640,6 +655,7 @@ func (t *Task) interrupt(cause error) {
 	if m.cause == nil {
 		m.cause = cause
 	}
+	cause = m.cause // the first
 	in := m.inner.Load()
 	m.mu.Unlock()
 	if in != nil {
@@ -792,6 +808,7 @@ type options struct {
 	weight         int64
 	weighted       bool
 	retry          *RetryPolicy
+	attempts       int // that it allows
 	labels         map[string]string
 	handOver       func(ctx context.Context, info Info) error
 	result         interface {
@@ -921,7 +938,7 @@ func Retry(p RetryPolicy) Option {
 		if p.Backoff == nil {
 			p.Backoff = Exponential(time.Second, time.Minute)
 		}
-		o.retry = &p
+		o.retry, o.attempts = &p, p.Attempts
 	}
 }
 

@@ -60,7 +60,7 @@ type Host[T any] interface {
 	// Take decides about the item at the front of the queue.
 	Take(item *T, now int64) Verdict
 	// Run runs the item and returns the time at its end. If it ends the goroutine
-	// (runtime.Goexit), the item has been run all the same.
+	// (runtime.Goexit), the item has been run all the same. It must not panic.
 	Run(item *T) (now int64)
 	// Settle accounts for an item that was run: its place is free again.
 	Settle(item *T)
