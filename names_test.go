@@ -508,8 +508,8 @@ func TestN3_MemoryIsBounded(t *testing.T) {
 		runtime.KeepAlive(first)
 	})
 
-	// A task costs some 200 bytes: what is kept of 100,000 would be seen.
-	const rounds, most = 100_000, 2 << 20
+	// A task costs some 200 bytes: what is kept of 30,000 would be seen.
+	const rounds, most = 30_000, 2 << 20
 	churn := map[string]func(r *tether.Registry, p *tether.Pool) (*tether.Task, error){
 		"cancelled in a pool's queue": func(r *tether.Registry, p *tether.Pool) (*tether.Task, error) {
 			return p.Go(context.Background(), "task", succeed)

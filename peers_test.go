@@ -80,7 +80,7 @@ func TestPeerPond(t *testing.T) {
 
 func TestPeerAnts(t *testing.T) {
 	t.Run("tasks start after ReleaseTimeout returned nil", func(t *testing.T) {
-		for range 1000 {
+		for range 500 {
 			r := newRegistry(t, tether.Config{})
 			p := r.NewPool("pool", tether.PoolConfig{Workers: 2, Queue: tether.Unbounded})
 			var started, over, late atomic.Int32

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
-	"math/rand/v2"
 	"reflect"
 	"runtime"
 	"runtime/debug"
@@ -19,6 +18,7 @@ import (
 	"github.com/seed-2e639f12/tether/internal/names"
 	"github.com/seed-2e639f12/tether/internal/retain"
 	"github.com/seed-2e639f12/tether/internal/seal"
+	"github.com/seed-2e639f12/tether/internal/spread"
 	"github.com/seed-2e639f12/tether/internal/table"
 )
 
@@ -380,7 +380,7 @@ func (r *Registry) lane(o *options) *lane {
 	if n == 1 {
 		return r.own[0]
 	}
-	return r.own[rand.Uint32()&(n-1)]
+	return r.own[spread.Hint()&(n-1)]
 }
 
 // uniqueTask holds a Unique key for a submission. task and err are written before

@@ -73,12 +73,14 @@ type Host[T any] interface {
 // Crew is made by Init. Its lock is the host's as well: it guards what Take and
 // Settle touch.
 type Crew[T any, P Item[T]] struct {
+	// Each line apart: every push writes the first, and reads the second, which
+	// changes only when workers come and go; every worker writes the third.
 	inbox atomic.Pointer[T] // pushed and not yet taken over, newest first
-	_     [64]byte          // producers write the line above, workers those below
-	host  Host[T]
+	_     [64]byte
 	staff atomic.Uint64 // workers<<32 | those of them that are searching
 	limit atomic.Int64  // most workers; 0: each leaves when its item is done
-
+	host  Host[T]
+	_     [64]byte
 	sync.Mutex
 	head, tail *T // taken over, oldest first; guarded by the lock
 }

@@ -43,18 +43,36 @@ const maxCached = 256
 // lock.
 type Cache[V any] struct {
 	make  func(name string) *V
+	hot   [16]atomic.Pointer[entry[V]]  // some of known, in front of the map
 	known atomic.Pointer[map[string]*V] // never changed, only replaced
 	mu    sync.Mutex                    // held to replace it
 }
 
-// Init gives the cache the function that makes the Vs.
+type entry[V any] struct {
+	name string
+	v    *V
+}
+
+// Init gives the cache the function that makes the Vs. More than one may be made
+// for a name, but only one is kept.
 func (c *Cache[V]) Init(make func(name string) *V) { c.make = make }
 
 // Get returns the name's V, or what is wrong with the name.
 func (c *Cache[V]) Get(name string) (*V, error) {
+	n := len(name)
+	if n == 0 || n > MaxLen {
+		return nil, Check(name)
+	}
+	hot := &c.hot[(n+int(name[0])+int(name[n-1]))%len(c.hot)]
+	if e := hot.Load(); e != nil && e.name == name {
+		return e.v, nil
+	}
 	known := c.known.Load()
 	if known != nil {
 		if v := (*known)[name]; v != nil {
+			if hot.Load() == nil { // the first stays: two that take turns would only write
+				hot.Store(&entry[V]{name, v})
+			}
 			return v, nil
 		}
 	}

@@ -14,7 +14,7 @@ type Store[T any] struct {
 	age    func(*T) time.Duration // how long ago a thing came
 	evict  func(*T)               // called once for each thing that leaves
 	keep   time.Duration
-	places []atomic.Pointer[T] // the n-th to come is in places[n % len]
+	places []atomic.Pointer[T] // the n-th to come is in places[place(n)]
 	next   atomic.Uint64
 
 	armed atomic.Bool // a timer will run expire
@@ -30,12 +30,21 @@ func (s *Store[T]) Init(size int, keep time.Duration, age func(*T) time.Duration
 // Add puts v in, in the place of the oldest thing if there is no other.
 func (s *Store[T]) Add(v *T) {
 	n := s.next.Add(1) - 1
-	if old := s.places[n%uint64(len(s.places))].Swap(v); old != nil {
+	if old := s.places[s.place(n)].Swap(v); old != nil {
 		s.evict(old)
 	}
 	if !s.armed.Load() && s.armed.CompareAndSwap(false, true) {
 		time.AfterFunc(s.keep, s.expire)
 	}
+}
+
+// place returns n % len, which a mask does faster where it can.
+func (s *Store[T]) place(n uint64) uint64 {
+	size := uint64(len(s.places))
+	if size&(size-1) == 0 {
+		return n & (size - 1)
+	}
+	return n % size
 }
 
 // All returns what is there, newest first.
@@ -44,7 +53,7 @@ func (s *Store[T]) All() iter.Seq[*T] {
 		size := uint64(len(s.places))
 		end := s.next.Load()
 		for i := range min(size, end) {
-			if v := s.places[(end-1-i)%size].Load(); v != nil && s.age(v) < s.keep && !yield(v) {
+			if v := s.places[s.place(end-1-i)].Load(); v != nil && s.age(v) < s.keep && !yield(v) {
 				return
 			}
 		}
