@@ -600,6 +600,9 @@ func (c *taskContext) String() string { return "tether.Context(" + c.kind.name +
 func (t *Task) inner() *inner {
 	m := t.extra()
 	if in := m.inner.Load(); in != nil {
+		if in.Err() == nil && t.has(released) {
+			in.cancel(nil) // release is about to; this one knows of the end already
+		}
 		return in
 	}
 	m.mu.Lock()
@@ -665,21 +668,22 @@ func (t *Task) interrupt(cause error) {
 
 // release lets the outcome be seen and lets go of everything else.
 func (t *Task) release() {
-	s := t.state.Load()
-	if State(s & stateMask).Final() {
-		t.state.Or(released)
-	} else {
-		// Nobody else changes the state of a task that has run, and nobody else
-		// adds these flags: one addition changes both.
-		t.state.Add(uint32(t.end) - s&stateMask + released)
-	}
-	// From here on who makes more or inner finds released, and leaves values alone.
 	m := t.more.Load()
 	if m == nil {
-		t.fn, t.values = nil, nil
-		return
+		t.reveal()
+		// Who makes more from here on finds released, and leaves values alone.
+		if m = t.more.Load(); m == nil {
+			t.fn, t.values = nil, nil
+			return
+		}
+		m.mu.Lock()
+	} else {
+		m.mu.Lock()
+		if in := m.inner.Load(); in != nil {
+			in.cancel(nil) // before anybody can know of the end
+		}
+		t.reveal()
 	}
-	m.mu.Lock()
 	defer m.mu.Unlock()
 	t.fn, t.values = nil, nil
 	m.observed, m.inherited = nil, nil
@@ -693,6 +697,18 @@ func (t *Task) release() {
 	if m.done != nil {
 		close(m.done)
 	}
+}
+
+// reveal makes the state final and sets released.
+func (t *Task) reveal() {
+	s := t.state.Load()
+	if State(s & stateMask).Final() {
+		t.state.Or(released) // the observer has seen the outcome already
+		return
+	}
+	// Nobody else changes the state of a task that has run or is claimed, and nobody
+	// else adds this flag: one addition changes both.
+	t.state.Add(uint32(t.end) - s&stateMask + released)
 }
 
 // FromContext returns the task whose body was given ctx, or a context derived
