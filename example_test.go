@@ -4,12 +4,61 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"net/http"
 	"os"
 	"syscall"
 	"time"
 
 	"github.com/seed-2e639f12/tether"
 )
+
+// A server that answers at once, mails in the background, and loses nothing on
+// SIGTERM.
+func Example() {
+	sendWelcomeMail := func(ctx context.Context) error {
+		<-tether.Stopping(ctx) // it takes so long that the server is told to stop meanwhile
+		fmt.Println("mail sent")
+		return nil
+	}
+
+	reg := tether.New(tether.Config{})
+	mail := reg.NewPool("mail", tether.PoolConfig{Workers: 8, Queue: 1000, Overflow: tether.Reject})
+
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /users", func(w http.ResponseWriter, r *http.Request) {
+		if _, err := mail.Go(r.Context(), "welcome mail", sendWelcomeMail); err != nil {
+			http.Error(w, "busy", http.StatusServiceUnavailable) // full, or shutting down
+			return
+		}
+		w.WriteHeader(http.StatusAccepted)
+	})
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	go func() { // a customer, and then the end
+		response, err := http.Post("http://"+listener.Addr().String()+"/users", "", nil)
+		if err == nil {
+			response.Body.Close()
+			http.DefaultClient.CloseIdleConnections()
+			fmt.Println(response.Status)
+		}
+		syscall.Kill(os.Getpid(), syscall.SIGTERM)
+	}()
+
+	srv := &http.Server{Handler: mux}
+	err = reg.Run(context.Background(), tether.RunConfig{
+		Serve: func() error { return srv.Serve(listener) },
+		Stop:  srv.Shutdown,
+	})
+	fmt.Println(err, reg.Report().Finished)
+	// Output:
+	// 202 Accepted
+	// mail sent
+	// <nil> 1
+}
 
 // A handler submits its fire-and-forget work and answers at once. The task has the
 // values of the request's context, but is not cancelled with it.

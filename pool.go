@@ -255,8 +255,6 @@ func (p *Pool) full() *FullError {
 	return &FullError{Pool: p.name, Running: run, Queued: wait, Limit: p.cfg.Queue + slots, RetryAfter: min(after, time.Hour)}
 }
 
-// ---------------------------------------------------------------- lanes
-
 // lane is where tasks are numbered, held, queued and run: a pool has one, the
 // registry a few for its own. It is the host of its crew, and shares its lock.
 //

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"iter"
 	"log/slog"
 	"reflect"
@@ -90,6 +91,7 @@ type Registry struct {
 	key       seal.Key
 	kinds     names.Cache[kind]
 	own       []*lane // for tasks on no pool; a power of two
+	seed      maphash.Seed
 	finished  *retain.Store[Task]
 	live      atomic.Int64 // only counted if there is a Limit
 	refused   atomic.Uint64
@@ -125,7 +127,7 @@ func New(cfg Config) *Registry {
 	}
 	cfg.Limit = max(cfg.Limit, 0)
 	cfg.Timeout = max(cfg.Timeout, 0)
-	r := &Registry{cfg: cfg, birth: time.Now().Add(-1), key: seal.NewKey(), closed: make(chan struct{})}
+	r := &Registry{cfg: cfg, birth: time.Now().Add(-1), key: seal.NewKey(), seed: maphash.MakeSeed(), closed: make(chan struct{})}
 	close(r.closed)
 	r.unique = make(map[string]*uniqueTask)
 	r.drain.init()
@@ -371,14 +373,7 @@ func (r *Registry) publish(ctx context.Context, t *Task, o *options, inline bool
 func (r *Registry) lane(o *options) *lane {
 	n := uint32(len(r.own))
 	if o != nil && o.serial != "" {
-		h := uint32(2166136261) // FNV-1a
-		for i := range len(o.serial) {
-			h = (h ^ uint32(o.serial[i])) * 16777619
-		}
-		return r.own[h%n]
-	}
-	if n == 1 {
-		return r.own[0]
+		return r.own[uint32(maphash.String(r.seed, o.serial))&(n-1)]
 	}
 	return r.own[spread.Hint()&(n-1)]
 }
@@ -550,8 +545,6 @@ func (r *Registry) Pools() iter.Seq[*Pool] {
 		}
 	}
 }
-
-// ---------------------------------------------------------------- the end of a task
 
 // conclude decides what follows an attempt that has ended so.
 func (r *Registry) conclude(t *Task, end State, err error) {

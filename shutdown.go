@@ -498,8 +498,6 @@ func (e *DrainError) Error() string {
 // Unwrap returns the error of Shutdown's ctx, and its cause.
 func (e *DrainError) Unwrap() []error { return []error{e.ctx.Err(), context.Cause(e.ctx)} }
 
-// ---------------------------------------------------------------- Run
-
 // RunConfig says what [Registry.Run] serves and how it stops.
 type RunConfig struct {
 	// Serve serves until Stop is called, as http.Server.ListenAndServe does. nil:

@@ -108,7 +108,7 @@ type Task struct {
 const (
 	stateMask  = 1<<3 - 1
 	claimed    = 1 << (3 + iota) // somebody is about to end it without running it
-	announcing                   // the observer is being told of it: it can't be claimed yet
+	announcing                   // nobody may claim it until setOut: the observer is being told, or an attempt has just ended
 	parked                       // it is in no queue: held, delayed, or between attempts
 	inlined                      // its submitter runs it: it has no place in the pool
 	begun                        // it has started once
@@ -369,8 +369,6 @@ func (t *Task) options() *options {
 	return &t.lane.reg.noOptions
 }
 
-// ---------------------------------------------------------------- the body
-
 // run runs one attempt of the body on this goroutine and decides what follows. It
 // does its work when the body ends the goroutine as well.
 func (t *Task) run() {
@@ -538,8 +536,6 @@ func (e *PanicError) Unwrap() error {
 	err, _ := e.Value.(error)
 	return err
 }
-
-// ---------------------------------------------------------------- the context
 
 // taskContext is the same struct as Task with the methods of a context.
 //
@@ -744,8 +740,6 @@ func Stopping(ctx context.Context) <-chan struct{} {
 	return nil
 }
 
-// ---------------------------------------------------------------- typed results
-
 // Runner is what takes tasks: a *[Registry] or a *[Pool].
 type Runner interface {
 	Go(ctx context.Context, name string, fn Func, opts ...Option) (*Task, error)
@@ -808,8 +802,6 @@ func (h *holder[T]) run(ctx context.Context) error {
 
 func (h *holder[T]) value() any { return h.v }
 func (h *holder[T]) letGo()     { h.fn = nil }
-
-// ---------------------------------------------------------------- options
 
 // Option is a wish about one submission.
 type Option func(*options)
@@ -996,8 +988,6 @@ func HandOver(fn func(ctx context.Context, info Info) error) Option {
 		o.handOver = fn
 	}
 }
-
-// ---------------------------------------------------------------- errors
 
 // Errors to compare with errors.Is.
 var (
