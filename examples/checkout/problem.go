@@ -84,11 +84,13 @@ type handler func(w http.ResponseWriter, r *http.Request) error
 
 func (h handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	err := h(w, r)
-	if err == nil || r.Context().Err() != nil {
-		return // or the client is gone: nobody is left to tell
+	if err == nil {
+		return
 	}
 	p := problemOf(err)
-	if p.Status == http.StatusInternalServerError {
+	// A cancelled context may mean that the client is gone, or only that its
+	// connection is not read any more (see unhurried): it is answered in either case.
+	if p.Status == http.StatusInternalServerError && r.Context().Err() == nil {
 		slog.ErrorContext(r.Context(), "request failed", "method", r.Method, "path", r.URL.Path, "err", err)
 	}
 	p.write(w)
