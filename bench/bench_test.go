@@ -2,6 +2,7 @@ package bench
 
 import (
 	"context"
+	"log/slog"
 	"runtime"
 	"strconv"
 	"sync"
@@ -10,35 +11,42 @@ import (
 	"github.com/seed-2e639f12/tether"
 )
 
-// candidate submits the empty task, whose end it counts down in done.
+// candidate runs the empty task. For each batch it is given what the task has to
+// call, once, and returns how one is submitted: no candidate pays for closures.
 type candidate struct {
 	name  string
-	setUp func() (submit func(done *sync.WaitGroup), close func())
+	setUp func() (batch func(done func()) (submit func()), stop func())
 }
 
-func raw() (func(*sync.WaitGroup), func()) {
-	return func(done *sync.WaitGroup) { go done.Done() }, func() {}
+func raw() (func(func()) func(), func()) {
+	return func(done func()) func() { return func() { go done() } }, func() {}
 }
 
-func registry() (func(*sync.WaitGroup), func()) {
-	reg := tether.New(tether.Config{})
+func registry() (func(func()) func(), func()) {
+	reg := newRegistry()
 	return submitTo(reg), drain(reg)
 }
 
-func pool(workers, queue int) func() (func(*sync.WaitGroup), func()) {
-	return func() (func(*sync.WaitGroup), func()) {
-		reg := tether.New(tether.Config{})
+func pool(workers, queue int) func() (func(func()) func(), func()) {
+	return func() (func(func()) func(), func()) {
+		reg := newRegistry()
 		p := reg.NewPool("pool", tether.PoolConfig{Workers: workers, Queue: queue})
 		return submitTo(p), drain(reg)
 	}
 }
 
-func submitTo(r tether.Runner) func(*sync.WaitGroup) {
+func newRegistry() *tether.Registry {
+	return tether.New(tether.Config{Logger: slog.New(slog.DiscardHandler)}) // the drain's lines are not the benchmark's
+}
+
+func submitTo(r tether.Runner) func(func()) func() {
 	ctx := context.Background()
-	return func(done *sync.WaitGroup) {
-		_, err := r.Go(ctx, "empty", func(context.Context) error { done.Done(); return nil })
-		if err != nil {
-			panic(err)
+	return func(done func()) func() {
+		body := func(context.Context) error { done(); return nil }
+		return func() {
+			if _, err := r.Go(ctx, "empty", body); err != nil {
+				panic(err)
+			}
 		}
 	}
 }
@@ -53,7 +61,7 @@ func drain(reg *tether.Registry) func() {
 
 // submitAll has producers submit b.N empty tasks in batches, and waits for each batch.
 func submitAll(b *testing.B, c candidate, producers int) {
-	submit, stop := c.setUp()
+	forBatch, stop := c.setUp()
 	b.ReportAllocs()
 	b.ResetTimer()
 	for left := b.N; left > 0; {
@@ -61,6 +69,7 @@ func submitAll(b *testing.B, c candidate, producers int) {
 		left -= batch
 		var done, submitted sync.WaitGroup
 		done.Add(batch)
+		submit := forBatch(done.Done)
 		for i := range producers {
 			share := batch / producers
 			if i < batch%producers {
@@ -68,13 +77,13 @@ func submitAll(b *testing.B, c candidate, producers int) {
 			}
 			if producers == 1 {
 				for range share {
-					submit(&done)
+					submit()
 				}
 				break
 			}
 			submitted.Go(func() {
 				for range share {
-					submit(&done)
+					submit()
 				}
 			})
 		}
