@@ -230,17 +230,13 @@ func (p *Pool) replaceOldest(ctx context.Context, o *options) bool {
 	l.book(o)
 	l.crew.Unlock()
 	l.crew.Look() // what had to wait behind it may start
-	if oldest.options().handOver == nil {
-		l.drop(ctx, oldest, ErrFull)
-		return true
-	}
-	go func() {
+	go func() {   // for an observer or a hand-over may be slow, or end its goroutine
 		pprof.SetGoroutineLabels(oldest.kind.labels)
 		l.drop(ctx, oldest, ErrFull)
 	}()
 	select {
 	case <-oldest.over():
-	case <-ctx.Done(): // the submitter need not wait for a slow hand-over
+	case <-ctx.Done():
 	}
 	return true
 }
@@ -258,8 +254,8 @@ func (p *Pool) full() *FullError {
 // lane is where tasks are numbered, held, queued and run: a pool has one, the
 // registry a few for its own. It is the host of its crew, and shares its lock.
 //
-// Lock order: gate; drain.mu; lane; then more, table, gate's count and drain.tally,
-// which take no other. No lock is held while code of the user's runs.
+// Lock order: gate; lanesMu; drain.mu; lane; then table, pokeMu, and tallyMu before
+// more. uniqueMu is taken alone. No lock is held while code of the user's runs.
 type lane struct {
 	// Written once, read by everybody: kept off the lines that others write.
 	reg      *Registry
@@ -276,7 +272,7 @@ type lane struct {
 	// Guarded by the crew's lock.
 	held, running, inline int
 	ended                 [Dropped + 1]uint64 // by state
-	dead                  int                 // claimed, but in the queue still; about
+	dead                  int                 // claimed, but in the queue still; about, since it only decides when to sweep
 	weight, used          int64               // of live tasks, of those that run
 	keys                  map[string]*turns
 	stage                 stage
@@ -323,7 +319,7 @@ func (l *lane) enter(o *options) bool {
 	}
 	l.crew.Lock()
 	defer l.crew.Unlock()
-	couldStart := l.capacity == 0 || l.weight+o.weightIn(l) <= l.capacity
+	couldStart := l.capacity == 0 || o.weightIn(l) <= l.capacity-l.weight
 	if o != nil && o.serial != "" {
 		if k := l.keys[o.serial]; k != nil && k.live >= l.perKey {
 			couldStart = false
@@ -524,9 +520,9 @@ func (l *lane) sweep() {
 // the lock.
 func (l *lane) remove(t *Task, cause error) {
 	l.claim(t)
-	var handOver context.Context
+	var limit context.Context
 	if l.stage == cancelling && cause == ErrShutdown {
-		handOver = l.reg.drain.context()
+		limit = l.reg.drain.context()
 	}
 	if l.bounded && !t.has(inlined) {
 		l.gate.Leave()
@@ -534,12 +530,12 @@ func (l *lane) remove(t *Task, cause error) {
 	l.crew.Unlock()
 	l.gate.Freed()
 	l.crew.Look()
-	l.drop(handOver, t, cause)
+	l.drop(limit, t, cause)
 }
 
-// drop ends a claimed task. It offers it to its HandOver, if handOver is not nil
-// and it has never started.
-func (l *lane) drop(handOver context.Context, t *Task, cause error) {
+// drop ends a claimed task. It offers it to its HandOver, if limit is not nil and it
+// has never started; the hand-over's context ends with limit.
+func (l *lane) drop(limit context.Context, t *Task, cause error) {
 	t.interrupt(cause) // it has one cause, wherever that came from
 	o := t.options()
 	end, err := Dropped, cause
@@ -550,7 +546,7 @@ func (l *lane) drop(handOver context.Context, t *Task, cause error) {
 			if l.reg.drain.stage.Load() != open {
 				l.reg.drain.note(t)
 			}
-			l.reg.letGo(t)
+			l.reg.finish(t)
 			l.reg.drain.outside.Add(-1)
 			l.reg.drain.poke()
 		}()
@@ -560,14 +556,14 @@ func (l *lane) drop(handOver context.Context, t *Task, cause error) {
 		end, err = Canceled, fmt.Errorf("%w (last attempt: %w)", cause, o.last)
 		return
 	}
-	if handOver == nil || o.handOver == nil {
+	if limit == nil || o.handOver == nil {
 		return
 	}
 	err = fmt.Errorf("%w: hand-over: %w", cause, ErrGoexit)
 	failed := t.guard("hand-over", func() error {
-		ctx, cancel := context.WithCancelCause(context.WithoutCancel(t.values))
+		ctx, cancel := context.WithCancelCause(context.WithoutCancel((*taskContext)(t)))
 		defer cancel(nil)
-		defer context.AfterFunc(handOver, func() { cancel(context.Cause(handOver)) })()
+		defer context.AfterFunc(limit, func() { cancel(context.Cause(limit)) })()
 		return o.handOver(ctx, t.Info())
 	})
 	if o.handed = failed == nil; o.handed {
@@ -666,7 +662,7 @@ func (l *lane) Take(n *node, now int64) crew.Verdict {
 func (l *lane) turn(t *Task) crew.Verdict {
 	o := t.options()
 	w := o.weightIn(l)
-	if l.used+w > l.capacity {
+	if w > l.capacity-l.used {
 		return crew.Wait
 	}
 	if o.serial != "" && !o.active {
@@ -742,7 +738,7 @@ func (l *lane) Release(n *node) {
 		l.setOut(t)
 		return
 	}
-	l.reg.letGo(t)
+	l.reg.finish(t)
 }
 
 // Gone tells the drain that a worker has left.
@@ -775,6 +771,7 @@ func (l *lane) runInline(ctx context.Context, t *Task) {
 		s := t.state.And(^uint32(announcing))
 		if State(s&stateMask) > Queued || s&claimed != 0 {
 			l.crew.Unlock()
+			<-t.over() // somebody else is ending it
 			return
 		}
 		if cause := l.forbids(t); cause != nil {
@@ -804,7 +801,7 @@ func (l *lane) attemptInline(t *Task) (again bool) {
 		l.running--
 		l.account(t)
 		l.crew.Unlock()
-		l.reg.letGo(t)
+		l.reg.finish(t)
 	}()
 	t.run()
 	return

@@ -282,7 +282,7 @@ func (r *Registry) admit(ctx context.Context, p *Pool, k *kind, fn Func, o *opti
 		m := &more{opts: o}
 		if isChild {
 			m.parent = parent{from.lane, from.slot.Number()}
-			t.values, m.inherited = from.bequeath(ctx)
+			t.values = from.bequeath(ctx, m)
 		}
 		if o != nil && o.pc != 0 {
 			t.pc = o.pc
@@ -413,12 +413,16 @@ func (r *Registry) admitUnique(ctx context.Context, p *Pool, k *kind, fn Func, o
 		}
 		r.freeKey(o.unique, first)
 	}
-	t, err := r.admit(ctx, p, k, fn, o)
-	if err != nil {
-		mine.err = err
-		close(mine.ready)
-		r.freeKey(o.unique, mine)
-	}
+	err := ErrGoexit // unless admit returns
+	defer func() {
+		if mine.task == nil {
+			mine.err = err
+			close(mine.ready)
+			r.freeKey(o.unique, mine)
+		}
+	}()
+	var t *Task
+	t, err = r.admit(ctx, p, k, fn, o)
 	return t, err
 }
 
@@ -431,9 +435,9 @@ func (r *Registry) freeKey(key string, holder *uniqueTask) {
 	r.uniqueMu.Unlock()
 }
 
-// letGo is the last act for a task that has ended: its outcome may be seen, its
+// finish is the last act for a task that has ended: its outcome may be seen, its
 // key and its place are free, and it is kept as one of the finished for a while.
-func (r *Registry) letGo(t *Task) {
+func (r *Registry) finish(t *Task) {
 	o := t.options() // before they are let go
 	key, holder := o.unique, o.holder
 	if r.cfg.Limit > 0 {
@@ -632,7 +636,7 @@ func (r *Registry) observe(t *Task, name string, call func()) {
 // observeStart returns the context of a body that the observer has seen.
 func (r *Registry) observeStart(t *Task, ctx context.Context) context.Context {
 	m := t.extra()
-	if m.observed != nil {
+	if m.observed != nil { // nobody else writes it while the task runs
 		return m.observed // a later attempt
 	}
 	r.observe(t, t.kind.name, func() {
@@ -640,6 +644,8 @@ func (r *Registry) observeStart(t *Task, ctx context.Context) context.Context {
 			ctx = c
 		}
 	})
+	m.mu.Lock()
 	m.observed = ctx
+	m.mu.Unlock()
 	return ctx
 }

@@ -40,12 +40,12 @@ const (
 
 // drain is the state of a registry's shutdown.
 type drain struct {
-	stage      atomic.Uint32 // written under mu; each lane has a copy under its lock
-	stopping   chan struct{} // closed when the stage is draining
-	cancelling chan struct{} // closed when the stage is cancelling
-	notReady   atomic.Bool   // Run is stopping
-	outside    atomic.Int64  // tasks that goroutines other than workers run or end
-	handOver   atomic.Pointer[context.Context]
+	stage      atomic.Uint32                   // written under mu; each lane has a copy under its lock
+	stopping   chan struct{}                   // closed when the stage is draining
+	cancelling chan struct{}                   // closed when the stage is cancelling
+	notReady   atomic.Bool                     // Run is stopping
+	outside    atomic.Int64                    // tasks that goroutines other than workers run or end
+	handOver   atomic.Pointer[context.Context] // the limit of the hand-overs; written under mu
 
 	mu       sync.Mutex
 	callers  map[*Task]int // tasks that call Shutdown with their own context; guarded by mu
@@ -116,12 +116,12 @@ func (r *Registry) Shutdown(ctx context.Context) error {
 			d.cancelAll(ctx, r, self)
 		case <-ctx.Done():
 			d.cancelAll(ctx, r, self)
-			if d.drained(r, self) {
-				break
-			}
 			report := d.makeReport(r, self)
+			for report.left == 0 && !d.drained(r, self) {
+				<-wake // every task is in the tally: who is still at work lets go of one, and pokes
+				report = d.makeReport(r, self)
+			}
 			if report.left == 0 {
-				<-wake // only goroutines of ours are about to leave
 				break
 			}
 			err := &DrainError{report, ctx}
@@ -255,14 +255,18 @@ func (d *drain) drained(r *Registry, self *Task) bool {
 	if self != nil && len(d.unsettled(r, func(t *Task) bool { return d.callers[t] > 0 })) > 0 {
 		return false
 	}
-	live, busy := 0, 0
+	// In this order: a claim raises outside before it counts its task as over, and
+	// looks for a worker before it lowers it again.
+	live := 0
 	for _, l := range r.all() {
 		l.crew.Lock()
 		live += int(l.table.Claimed() - l.over())
 		l.crew.Unlock()
+	}
+	busy := int(d.outside.Load())
+	for _, l := range r.all() {
 		busy += l.crew.Workers() // they may be releasing what has ended
 	}
-	busy += int(d.outside.Load()) // last: a claim raises it before it counts the task as over
 	if live > spared || busy > spared {
 		return false
 	}
@@ -283,7 +287,9 @@ func (d *drain) context() context.Context {
 // the first has spared, which is self in each.
 func (d *drain) cancelAll(ctx context.Context, r *Registry, self *Task) {
 	d.mu.Lock()
-	d.handOver.Store(&ctx)
+	if lasts(ctx, d.context()) {
+		d.handOver.Store(&ctx)
+	}
 	first := d.stage.Load() != cancelling
 	if first {
 		d.setStage(r, cancelling) // from here on nothing starts, and who comes late drops itself
@@ -300,25 +306,25 @@ func (d *drain) cancelAll(ctx context.Context, r *Registry, self *Task) {
 			d.outside.Add(-1)
 			d.poke()
 		}()
-		var queued []*Task
+		var queued, toHandOver []*Task
 		for _, l := range r.all() {
 			for t := range l.table.All() {
 				switch {
 				case t == self || t.has(released):
 				case t.State() == Running:
 					t.interrupt(ErrShutdown)
+				case !first: // the first is at it
+				case t.handsOver():
+					toHandOver = append(toHandOver, t)
 				default:
 					queued = append(queued, t)
 				}
 			}
 		}
+		// Each on a goroutine of its own, which a callback may end.
 		var group errgroup.Group
 		group.SetLimit(handOvers)
-		for _, t := range queued {
-			if !t.handsOver() {
-				t.lane.cancel(t, ErrShutdown)
-				continue
-			}
+		for _, t := range append(queued, toHandOver...) {
 			group.Go(func() error {
 				pprof.SetGoroutineLabels(t.kind.labels)
 				t.lane.cancel(t, ErrShutdown)
@@ -329,7 +335,21 @@ func (d *drain) cancelAll(ctx context.Context, r *Registry, self *Task) {
 	}()
 }
 
-// note adds the end of a task to the tally. The caller holds the lane's lock.
+// lasts tells whether a is a context that gives hand-overs more time than b, which
+// may be nil.
+func lasts(a, b context.Context) bool {
+	if b == nil || b.Err() != nil {
+		return true
+	}
+	if a.Err() != nil {
+		return false
+	}
+	until, bounded := a.Deadline()
+	before, wasBounded := b.Deadline()
+	return wasBounded && (!bounded || until.After(before))
+}
+
+// note adds the end of a task to the tally.
 func (d *drain) note(t *Task) {
 	d.tallyMu.Lock()
 	defer d.tallyMu.Unlock()
@@ -508,7 +528,7 @@ type RunConfig struct {
 	// Grace. nil: there is nothing to stop.
 	Stop func(context.Context) error
 	// PreStop is how long to go on serving after the signal, no longer Ready: time
-	// for a load balancer to notice. 0: none.
+	// for a load balancer to notice; at most half of the Budget. 0: none.
 	PreStop time.Duration
 	// Budget is the time for everything after the signal. 0: 25 s, since Kubernetes
 	// kills after 30.
@@ -524,7 +544,8 @@ type RunConfig struct {
 // what went wrong, joined: nil after a signal and a clean stop. What Serve returns
 // after Stop is not an error.
 //
-// A second signal ends the process at once, with the report so far on stderr and
+// A second signal ends the process at once (the first does not, whatever began the
+// stop), with the report so far on stderr and
 // exit status 128 plus the signal's number: 143 for SIGTERM, 130 for SIGINT.
 func (r *Registry) Run(ctx context.Context, cfg RunConfig) error {
 	if ctx == nil {
@@ -551,9 +572,10 @@ func (r *Registry) Run(ctx context.Context, cfg RunConfig) error {
 	}
 
 	var errs []error
-	serving := cfg.Serve != nil
+	serving, signalled := cfg.Serve != nil, false
 	select {
 	case s := <-signals:
+		signalled = true
 		r.log(slog.LevelInfo, "stopping", slog.String("signal", s.String()))
 	case <-ctx.Done():
 		r.log(slog.LevelInfo, "stopping", slog.Any("cause", context.Cause(ctx)))
@@ -566,17 +588,24 @@ func (r *Registry) Run(ctx context.Context, cfg RunConfig) error {
 	ended := make(chan struct{})
 	defer close(ended)
 	go func() {
-		select {
-		case s := <-signals:
-			r.exit(s)
-		case <-ended:
+		for {
+			select {
+			case s := <-signals:
+				if signalled {
+					r.exit(s)
+				}
+				signalled = true // it may be what has ended ctx; the next one is in a hurry
+				r.log(slog.LevelInfo, "stopping already", slog.String("signal", s.String()))
+			case <-ended:
+				return
+			}
 		}
 	}()
 
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cfg.Budget)
 	defer cancel()
 	if serving && cfg.PreStop > 0 {
-		timer := time.NewTimer(cfg.PreStop)
+		timer := time.NewTimer(min(cfg.PreStop, cfg.Budget/2))
 		select {
 		case <-timer.C:
 		case <-ctx.Done():

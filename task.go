@@ -126,11 +126,13 @@ type more struct {
 
 	waiters   atomic.Int32    // those in Wait
 	progress  Progress        // guarded by mu
-	observed  context.Context // what the observer has made of the body's; the runner's
+	observed  context.Context // what the observer has made of the body's; guarded by mu
 	err       error           // written before the state is final
 	parent    parent          // written before the task is published, as is opts itself
 	opts      *options
 	inherited *lineage // as values: let go on release
+
+	fromObserver bool // values is what the observer has made of the parent's context
 }
 
 type parent struct {
@@ -138,17 +140,18 @@ type parent struct {
 	num  uint64
 }
 
-// lineage is what a task's values came from, if the context it was submitted with
-// was derived from another task's: that one lets go of its values when it ends.
+// lineage is where the values of a task come from whose submitter was another task,
+// and had derived a context from its own: those that this one lets go of at its end.
 type lineage struct {
-	values context.Context // of that task; may be nil
+	of     *Task           // while it lives it answers for itself and all above
+	values context.Context // its submitter's; may be nil
 	up     *lineage        // its own
 }
 
 // inner is the cancellation of a task's context, made when somebody needs it, by
 // the standard library: contexts derived from it are its native children, which
-// cost no goroutine. It has no values of its own, so that a body that keeps its
-// context for ever keeps nothing else alive.
+// cost no goroutine. The embedded context has no values, so that a body that keeps
+// it for ever keeps nothing else alive.
 type inner struct {
 	context.Context
 	cancel    func(cause error)
@@ -213,6 +216,9 @@ func (t *Task) Err() error {
 func (t *Task) Wait(ctx context.Context) error {
 	if t.has(released) {
 		return t.Err()
+	}
+	if ctx == nil {
+		return fmt.Errorf("%w: nil context", ErrInvalid)
 	}
 	m := t.extra()
 	m.waiters.Add(1)
@@ -579,7 +585,7 @@ func (c *taskContext) Value(key any) any {
 			return v
 		}
 	}
-	for from := in.inherited; from != nil; from = from.up {
+	for from := in.inherited; from != nil && from.of.has(released); from = from.up {
 		if from.values != nil {
 			if v := from.values.Value(key); v != nil {
 				return v
@@ -633,21 +639,35 @@ func (t *Task) inner() *inner {
 	return in
 }
 
-// bequeath returns the values of a task that is submitted with ctx, which is t's or
-// derived from it. They outlive t.
-func (t *Task) bequeath(ctx context.Context) (values context.Context, inherited *lineage) {
+// bequeath gives a task that is submitted with ctx, which is t's or derived from
+// it, its values. They outlive t.
+//
+// A chain of tasks, each of which submits the next, grows no chain of values unless
+// the bodies derive contexts. What the observer derives for each of them does not
+// count: of that, only the newest is kept.
+func (t *Task) bequeath(ctx context.Context, to *more) (values context.Context) {
 	in := t.inner()
-	if _, own := ctx.(*taskContext); !own {
-		return ctx, &lineage{in.values, in.inherited}
+	m := t.more.Load()
+	if _, own := ctx.(*taskContext); own {
+		to.inherited = in.inherited
+		if in.values == nil {
+			return context.Background()
+		}
+		return in.values
 	}
-	// A chain of tasks, each of which submits the next, must not grow a chain of values.
-	if in.values == nil {
-		return context.Background(), in.inherited
+	m.mu.Lock()
+	to.fromObserver = ctx == m.observed
+	m.mu.Unlock()
+	if to.fromObserver && m.fromObserver {
+		to.inherited = in.inherited
+	} else {
+		to.inherited = &lineage{t, in.values, in.inherited}
 	}
-	return in.values, in.inherited
+	return ctx
 }
 
-// interrupt cancels the context of a task that has started.
+// interrupt notes why the task is to end, and cancels its context. The first cause
+// counts.
 func (t *Task) interrupt(cause error) {
 	m := t.extra()
 	m.mu.Lock()
@@ -712,6 +732,9 @@ func (t *Task) reveal() {
 func FromContext(ctx context.Context) (*Task, bool) {
 	if c, ok := ctx.(*taskContext); ok {
 		return (*Task)(c), true
+	}
+	if ctx == nil {
+		return nil, false
 	}
 	t, ok := ctx.Value(taskKey{}).(*Task)
 	return t, ok
@@ -939,12 +962,12 @@ type RetryPolicy struct {
 // The wait between attempts holds no worker, but the task keeps its place in the
 // pool.
 func Retry(p RetryPolicy) Option {
+	if p.Backoff == nil {
+		p.Backoff = Exponential(time.Second, time.Minute)
+	}
 	return func(o *options) {
 		if p.Attempts < 1 {
 			o.invalid("retry with %d attempts: at least 1", p.Attempts)
-		}
-		if p.Backoff == nil {
-			p.Backoff = Exponential(time.Second, time.Minute)
 		}
 		o.retry, o.attempts = &p, p.Attempts
 	}
@@ -978,8 +1001,12 @@ func Label(key, value string) Option {
 
 // HandOver names who takes the task over if it never gets to run: when
 // [Registry.Shutdown] drops it, or the DropOldest of a full pool. If fn returns
-// nil, the task's work is safe elsewhere. fn should return when its ctx ends; it
-// is not called for a task that has started, nor for one cancelled by [Task.Cancel].
+// nil, the task's work is safe elsewhere. It is not called for a task that has
+// started, nor for one cancelled by [Task.Cancel].
+//
+// The ctx of fn has the task's values, and ends when that of the Shutdown does, or
+// of the submission that drops it: fn should return then. A Shutdown without a
+// deadline leaves it no time.
 func HandOver(fn func(ctx context.Context, info Info) error) Option {
 	return func(o *options) {
 		if fn == nil {
