@@ -1,0 +1,186 @@
+package tether_test
+
+import (
+	"context"
+	"os"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/seed-2e639f12/tether"
+)
+
+// countedContext counts how often it is asked for a value.
+type countedContext struct {
+	context.Context
+	asked *atomic.Int64
+}
+
+func (c countedContext) Value(key any) any {
+	c.asked.Add(1)
+	return c.Context.Value(key)
+}
+
+func TestT4_LookingAValueUpAsksEachAncestorOnce(t *testing.T) {
+	r := newRegistry(t, tether.Config{})
+	var asked atomic.Int64
+	ctx := countedContext{context.Background(), &asked}
+	const depth = 12
+	var nest func(ctx context.Context, left int) error
+	nest = func(ctx context.Context, left int) error {
+		if left == 0 {
+			asked.Store(0)
+			assert.Nil(t, ctx.Value(ctxKey("nobody has this")))
+			assert.LessOrEqual(t, asked.Load(), int64(1))
+			return nil
+		}
+		derived, cancel := context.WithCancel(ctx)
+		defer cancel()
+		child, err := r.Go(derived, "nested", func(ctx context.Context) error { return nest(ctx, left-1) })
+		if err != nil {
+			return err
+		}
+		return child.Wait(ctx)
+	}
+	assert.NoError(t, nest(ctx, depth))
+}
+
+// derivingObserver gives each body a context that counts.
+type derivingObserver struct {
+	tether.NopObserver
+	asked *atomic.Int64
+}
+
+func (o derivingObserver) TaskStarted(ctx context.Context, _ *tether.Task) context.Context {
+	return countedContext{ctx, o.asked}
+}
+
+func TestT4_AChainOfTasksGrowsNoChainOfContexts(t *testing.T) {
+	var asked atomic.Int64
+	r := newRegistry(t, tether.Config{Observer: derivingObserver{asked: &asked}})
+	const generations = 100
+	ended := make(chan struct{})
+	var step func(ctx context.Context, left int) error
+	step = func(ctx context.Context, left int) error {
+		parent, _ := tether.FromContext(ctx)
+		_, err := r.Go(ctx, "step", func(ctx context.Context) error {
+			parent.Wait(context.Background())
+			if left > 0 {
+				return step(ctx, left-1)
+			}
+			defer close(ended)
+			asked.Store(0)
+			assert.Equal(t, "ann", ctx.Value(ctxKey("user")), "the first submitter's")
+			assert.LessOrEqual(t, asked.Load(), int64(3), "contexts of the observer that were asked, of 100")
+			return nil
+		})
+		return err
+	}
+	_, err := r.Go(context.WithValue(context.Background(), ctxKey("user"), "ann"), "first", func(ctx context.Context) error {
+		return step(ctx, generations)
+	})
+	require.NoError(t, err)
+	<-ended
+}
+
+// leavingObserver ends the goroutine that tells it of an end, as t.FailNow would.
+type leavingObserver struct{ tether.NopObserver }
+
+func (leavingObserver) TaskEnded(context.Context, *tether.Task) { runtime.Goexit() }
+
+func TestD1_AnObserverThatLeavesDoesNotStopTheDrain(t *testing.T) {
+	r := tether.New(tether.Config{Observer: leavingObserver{}})
+	for range 50 {
+		start(t, r, "held", succeed, tether.Hold())
+	}
+	ended, cancel := context.WithCancel(context.Background())
+	cancel()
+	_ = r.Shutdown(ended) // drops them
+	require.NoError(t, r.Shutdown(context.Background()))
+	assert.EqualValues(t, 50, r.Stats().Dropped)
+}
+
+func TestP3_AnObserverThatLeavesCostsNoPlace(t *testing.T) {
+	r := tether.New(tether.Config{Observer: leavingObserver{}})
+	p := r.NewPool("pool", tether.PoolConfig{Workers: 1, Queue: 1, Overflow: tether.DropOldest})
+	release := make(chan struct{})
+	running := make(chan struct{})
+	start(t, p, "running", func(context.Context) error { close(running); <-release; return nil })
+	<-running
+	for range 20 {
+		start(t, p, "queued", succeed)
+	}
+	s := p.Stats()
+	assert.Equal(t, 1, s.Queued, "%+v", s)
+	assert.EqualValues(t, 19, s.Dropped, "%+v", s)
+	close(release)
+	require.NoError(t, r.Shutdown(context.Background()))
+}
+
+// brokenContext panics when it is asked, as a typed nil would.
+type brokenContext struct{ context.Context }
+
+func (brokenContext) Value(any) any { panic("test panic") }
+
+func TestT10_ASubmitterThatPanicsLeavesTheKeyFree(t *testing.T) {
+	r := newRegistry(t, tether.Config{})
+	assert.Panics(t, func() {
+		r.Go(brokenContext{context.Background()}, "task", succeed, tether.Unique("key"))
+	})
+	assert.NoError(t, wait(start(t, r, "task", succeed, tether.Unique("key"))))
+}
+
+func TestT11_ARetryOptionCanBeShared(t *testing.T) {
+	r := newRegistry(t, tether.Config{})
+	shared := tether.Retry(tether.RetryPolicy{Attempts: 2})
+	var submitters sync.WaitGroup
+	for range 8 {
+		submitters.Go(func() { assert.NoError(t, wait(start(t, r, "task", succeed, shared))) })
+	}
+	submitters.Wait()
+}
+
+func TestD5_ALaterShutdownLeavesHandOversTheirTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRegistry(t, tether.Config{Grace: 20 * time.Second})
+		for range 100 { // more than run at once
+			start(t, r, "held", succeed, tether.Hold(), tether.HandOver(func(ctx context.Context, _ tether.Info) error {
+				time.Sleep(time.Second)
+				return ctx.Err()
+			}))
+		}
+		var first sync.WaitGroup
+		first.Go(func() { assert.NoError(t, within(r, 40*time.Second)) })
+		time.Sleep(21 * time.Second) // the hand-overs have begun
+		ended, cancel := context.WithCancel(context.Background())
+		cancel()
+		assert.Error(t, r.Shutdown(ended))
+		first.Wait()
+		assert.Len(t, r.Report().HandedOver, 100)
+	})
+}
+
+func TestD7_TheFirstSignalIsNotTheSecond(t *testing.T) {
+	logger, book := newLogger()
+	r := tether.New(tether.Config{Logger: logger})
+	err := r.Run(context.Background(), tether.RunConfig{
+		Serve: func() error { return errTest }, // this begins the stop
+		Stop: func(context.Context) error {
+			if err := syscall.Kill(os.Getpid(), syscall.SIGTERM); err != nil {
+				return err
+			}
+			for len(book.about("stopping already")) == 0 { // or the process has ended
+				runtime.Gosched()
+			}
+			return nil
+		},
+	})
+	assert.ErrorIs(t, err, errTest)
+}
