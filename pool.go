@@ -230,7 +230,8 @@ func (p *Pool) replaceOldest(ctx context.Context, o *options) bool {
 	l.book(o)
 	l.crew.Unlock()
 	l.crew.Look() // what had to wait behind it may start
-	go func() {   // for an observer or a hand-over may be slow, or end its goroutine
+	// An observer or a hand-over may be slow, or end its goroutine.
+	go func() {
 		pprof.SetGoroutineLabels(oldest.kind.labels)
 		l.drop(ctx, oldest, ErrFull)
 	}()

@@ -197,6 +197,9 @@ func (r *Registry) logger() *slog.Logger {
 // running task), a [*FullError] beyond the Limit. ctx gives the body its values;
 // that ctx has ended does not matter.
 //
+// A task that submits its successor for ever should do so with its own ctx: one
+// that it has derived from it would grow with each generation, as contexts do.
+//
 // A name has 1 to 128 bytes of printable UTF-8. It names a kind of task ("send
 // welcome mail"), not a single one: logs, metrics and profiles go by it.
 func (r *Registry) Go(ctx context.Context, name string, fn Func, opts ...Option) (*Task, error) {
