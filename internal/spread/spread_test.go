@@ -4,8 +4,12 @@ import (
 	"sync"
 	"testing"
 
+	"go.uber.org/goleak"
+
 	"github.com/seed-2e639f12/tether/internal/spread"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestHint(t *testing.T) {
 	t.Run("many goroutines at once are spread", func(t *testing.T) {
