@@ -2,6 +2,7 @@ package tether_test
 
 import (
 	"context"
+	"log/slog"
 	"os"
 	"runtime"
 	"sync"
@@ -184,3 +185,114 @@ func TestD7_TheFirstSignalIsNotTheSecond(t *testing.T) {
 	})
 	assert.ErrorIs(t, err, errTest)
 }
+
+// slowEndObserver takes a second over each end.
+type slowEndObserver struct{ tether.NopObserver }
+
+func (slowEndObserver) TaskEnded(context.Context, *tether.Task) { time.Sleep(time.Second) }
+
+func TestT5_TheTimeOfASlowCallbackIsNotTheNextTasks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRegistry(t, tether.Config{Observer: slowEndObserver{}})
+		p := r.NewPool("pool", tether.PoolConfig{Workers: 1, Queue: 9})
+		start(t, p, "first", succeed)
+		start(t, p, "timed", func(ctx context.Context) error { return ctx.Err() }, tether.Timeout(500*time.Millisecond))
+		time.Sleep(1500 * time.Millisecond) // the observer has been told of the first, and is at the second
+		late := start(t, p, "late", succeed)
+		require.NoError(t, wait(late))
+		info := late.Info()
+		assert.False(t, info.Started.Before(info.Submitted), "%v before %v", info.Started, info.Submitted)
+		assert.Zero(t, r.Stats().Canceled, "its time had not begun")
+	})
+}
+
+func TestP2_WhatWaitedBehindADroppedTaskStarts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRegistry(t, tether.Config{})
+		p := r.NewPool("pool", tether.PoolConfig{Workers: 8, Queue: 3, Capacity: 10, Overflow: tether.DropOldest})
+		release := make(chan struct{})
+		start(t, p, "running", until(release), tether.Weight(6))
+		synctest.Wait()
+		heavy := start(t, p, "heavy", succeed, tether.Weight(5))
+		synctest.Wait()
+		for range 3 {
+			start(t, p, "light", succeed)
+			synctest.Wait()
+		}
+		assert.Equal(t, tether.Dropped, heavy.State())
+		assert.EqualValues(t, 3, p.Stats().Succeeded, "light ones")
+		close(release)
+	})
+}
+
+func TestP3_TheOldestMayWaitForItsKey(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRegistry(t, tether.Config{})
+		p := r.NewPool("pool", tether.PoolConfig{Workers: 2, Queue: 2, Overflow: tether.DropOldest})
+		release := make(chan struct{})
+		start(t, p, "running", until(release), tether.Serial("key"))
+		synctest.Wait()
+		oldest := start(t, p, "oldest", until(release), tether.Serial("key"))
+		synctest.Wait()
+		start(t, p, "running too", until(release))
+		synctest.Wait()
+		younger := start(t, p, "younger", until(release))
+		start(t, p, "one too many", until(release))
+		assert.Equal(t, tether.Dropped, oldest.State())
+		assert.Equal(t, tether.Queued, younger.State())
+		close(release)
+	})
+}
+
+func TestD5_NothingLeftIsNoError(t *testing.T) {
+	ended, cancel := context.WithCancel(context.Background())
+	cancel()
+	for range 2000 {
+		r := tether.New(tether.Config{Logger: quiet})
+		require.NoError(t, wait(start(t, r, "task", succeed)))
+		require.NoError(t, r.Shutdown(ended), "its goroutine may still be about to leave")
+	}
+}
+
+func TestD1_TasksMayEndWhileTheyAreCancelled(t *testing.T) {
+	ended, cancel := context.WithCancel(context.Background())
+	cancel()
+	for range 50 {
+		r := tether.New(tether.Config{Logger: quiet})
+		release := make(chan struct{})
+		for range 100 {
+			start(t, r, "task", until(release), tether.Label("with", "options"))
+		}
+		go close(release)
+		_ = r.Shutdown(ended) // cancels what has options, while those are let go
+		require.NoError(t, r.Shutdown(context.Background()))
+	}
+}
+
+func TestD3_AHandOverHasTheTasksContext(t *testing.T) {
+	r := tether.New(tether.Config{Logger: quiet})
+	var user any
+	var of *tether.Task
+	held := make(chan *tether.Task, 1)
+	parent, err := r.Go(context.WithValue(context.Background(), ctxKey("user"), "ann"), "parent", func(ctx context.Context) error {
+		derived, cancel := context.WithCancel(ctx)
+		defer cancel()
+		child, err := r.Go(derived, "child", succeed, tether.Hold(), tether.HandOver(func(ctx context.Context, _ tether.Info) error {
+			user = ctx.Value(ctxKey("user"))
+			of, _ = tether.FromContext(ctx)
+			return nil
+		}))
+		held <- child
+		return err
+	})
+	require.NoError(t, err)
+	require.NoError(t, wait(parent))
+	ended, cancel := context.WithCancel(context.Background())
+	cancel()
+	_ = r.Shutdown(ended)
+	require.NoError(t, r.Shutdown(context.Background()))
+	assert.Equal(t, "ann", user, "the submitter's, though that has ended")
+	assert.Same(t, <-held, of)
+}
+
+var quiet = slog.New(slog.DiscardHandler)
