@@ -296,3 +296,26 @@ func TestD3_AHandOverHasTheTasksContext(t *testing.T) {
 }
 
 var quiet = slog.New(slog.DiscardHandler)
+
+// uncomparableContext panics when it is compared with one of its kind.
+type uncomparableContext struct {
+	context.Context
+	_ []int
+}
+
+type uncomparableObserver struct{ tether.NopObserver }
+
+func (uncomparableObserver) TaskStarted(ctx context.Context, _ *tether.Task) context.Context {
+	return uncomparableContext{Context: ctx}
+}
+
+func TestT1_AContextNeedNotBeComparable(t *testing.T) {
+	r := newRegistry(t, tether.Config{Observer: uncomparableObserver{}})
+	assert.NoError(t, wait(start(t, r, "parent", func(ctx context.Context) error {
+		child, err := r.Go(ctx, "child", succeed)
+		if err != nil {
+			return err
+		}
+		return child.Wait(ctx)
+	})))
+}

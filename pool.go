@@ -703,7 +703,8 @@ func (l *lane) Run(n *node) int64 {
 // Settle accounts for a body that has ended.
 func (l *lane) Settle(n *node) {
 	t := (*Task)(n)
-	l.used -= t.options().weightIn(l)
+	o := t.options()
+	l.used -= o.weightIn(l)
 	if t.end == Queued {
 		if l.bounded {
 			l.gate.Back()
@@ -713,14 +714,12 @@ func (l *lane) Settle(n *node) {
 	}
 	if l.bounded {
 		l.gate.Stop()
-		if mean := l.mean.Load(); t.options().retries.Load() == 0 { // else it has waited as well
+		if mean := l.mean.Load(); o.retries.Load() == 0 { // else it has waited as well
 			l.mean.Store(mean + (t.ended-t.started-mean)/8)
 		}
 	}
 	l.running--
-	if o := t.options(); l.capacity > 0 || o.serial != "" {
-		l.unbook(o)
-	}
+	l.unbook(o)
 	l.account(t)
 }
 

@@ -263,7 +263,8 @@ func (r *Registry) admit(ctx context.Context, p *Pool, k *kind, fn Func, o *opti
 	if r.drain.stage.Load() != open && !r.drain.admits(from, r) {
 		return nil, ErrClosed
 	}
-	l, inline := r.lane(o), false
+	var l *lane
+	inline := false
 	if p != nil {
 		l = &p.lane
 		var err error
@@ -271,6 +272,7 @@ func (r *Registry) admit(ctx context.Context, p *Pool, k *kind, fn Func, o *opti
 			return nil, err
 		}
 	} else {
+		l = r.lane(o)
 		l.enter(o) // there is always room
 	}
 	slot, err := r.claim(from, l)

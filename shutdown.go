@@ -251,9 +251,9 @@ func (d *drain) drained(r *Registry, self *Task) bool {
 				spared++
 			}
 		}
-	}
-	if self != nil && len(d.unsettled(r, func(t *Task) bool { return d.callers[t] > 0 })) > 0 {
-		return false
+		if len(d.unsettled(r, func(t *Task) bool { return d.callers[t] > 0 })) > 0 {
+			return false
+		}
 	}
 	// In this order: a claim raises outside before it counts its task as over, and
 	// looks for a worker before it lowers it again.

@@ -602,7 +602,7 @@ func (c *taskContext) String() string { return "tether.Context(" + c.kind.name +
 func (t *Task) inner() *inner {
 	m := t.extra()
 	if in := m.inner.Load(); in != nil {
-		if in.Err() == nil && t.has(released) {
+		if t.has(released) {
 			in.cancel(nil) // release is about to; this one knows of the end already
 		}
 		return in
@@ -656,8 +656,10 @@ func (t *Task) bequeath(ctx context.Context, to *more) (values context.Context) 
 		return in.values
 	}
 	m.mu.Lock()
-	to.fromObserver = ctx == m.observed
+	observed := m.observed
 	m.mu.Unlock()
+	// A context may be of a type that cannot be compared.
+	to.fromObserver = reflect.ValueOf(ctx).Comparable() && ctx == observed
 	if to.fromObserver && m.fromObserver {
 		to.inherited = in.inherited
 	} else {
