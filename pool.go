@@ -449,6 +449,7 @@ func (l *lane) unhold(t *Task) bool {
 	l.held--
 	t.state.Add(uint32(Queued) - uint32(Held))
 	l.crew.Unlock()
+	t.changed()
 	if s&announcing == 0 { // else its submitter is about to do it
 		l.setOut(t)
 	}
@@ -735,6 +736,7 @@ func (l *lane) Release(n *node) {
 	t := (*Task)(n)
 	l.gate.Freed()
 	if t.end == Queued {
+		t.changed()
 		l.setOut(t)
 		return
 	}
@@ -796,6 +798,7 @@ func (l *lane) attemptInline(t *Task) (again bool) {
 		if again = t.end == Queued; again {
 			l.setBack(t, 0)
 			l.crew.Unlock()
+			t.changed()
 			return
 		}
 		l.running--

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"math"
 	"math/rand/v2"
 	"reflect"
@@ -124,11 +125,12 @@ type more struct {
 	cause error                 // the first cancellation's; guarded by mu
 	inner atomic.Pointer[inner] // written under mu
 
-	waiters   atomic.Int32    // those in Wait
-	progress  Progress        // guarded by mu
-	observed  context.Context // what the observer has made of the body's; guarded by mu
-	err       error           // written before the state is final
-	parent    parent          // written before the task is published, as is opts itself
+	waiters   atomic.Int32                  // those in Wait
+	watch     atomic.Pointer[chan struct{}] // made by Watch, taken and closed by changed
+	progress  Progress                      // guarded by mu
+	observed  context.Context               // what the observer has made of the body's; guarded by mu
+	err       error                         // written before the state is final
+	parent    parent                        // written before the task is published, as is opts itself
 	opts      *options
 	inherited *lineage // as values: let go on release
 
@@ -231,6 +233,72 @@ func (t *Task) Wait(ctx context.Context) error {
 		}
 	}
 	return t.Err()
+}
+
+// Watch yields the task's Info as it is now, and again whenever its state, its
+// attempt or its progress has changed, until it has ended or ctx ends. The last one
+// is final, unless ctx has ended. Whoever is slow misses what was in between; the
+// task does not wait for anybody.
+//
+// To watch is not to wait for the outcome: a failure is logged all the same.
+func (t *Task) Watch(ctx context.Context) iter.Seq[Info] {
+	return func(yield func(Info) bool) {
+		if ctx == nil {
+			ctx = context.Background()
+		}
+		var last Info
+		for first := true; ; first = false {
+			change := t.watched() // before Info: a change after it closes this channel
+			info := t.Info()
+			if info.State.Final() {
+				select {
+				case <-t.over(): // the observer may be busy with it still
+					yield(info)
+				case <-ctx.Done():
+				}
+				return
+			}
+			if (first || info.State != last.State || info.Attempt != last.Attempt || info.Progress != last.Progress) && !yield(info) {
+				return
+			}
+			last = info
+			select {
+			case <-change:
+			case <-t.over():
+			case <-ctx.Done():
+				return
+			}
+		}
+	}
+}
+
+// watched returns a channel that the next change closes.
+func (t *Task) watched() <-chan struct{} {
+	m := t.extra()
+	for {
+		if c := m.watch.Load(); c != nil {
+			return *c
+		}
+		c := make(chan struct{})
+		m.watch.CompareAndSwap(nil, &c)
+	}
+}
+
+// changed wakes those who watch. It is called after the change, with no lock held.
+func (t *Task) changed() {
+	if m := t.more.Load(); m != nil && m.watch.Load() != nil {
+		if c := m.watch.Swap(nil); c != nil {
+			close(*c)
+		}
+	}
+}
+
+// Forget has the registry forget a finished task now, before its time among the
+// retained is over: [Registry.Find] says ErrExpired from here on. It reports false
+// if the task has not ended, or is forgotten already. The handle stays good.
+func (t *Task) Forget() bool {
+	r := t.lane.reg
+	return t.has(released) && r.finished != nil && r.finished.Remove(t)
 }
 
 // attended tells whether somebody has asked for the outcome, or waits for it.
@@ -383,6 +451,7 @@ func (t *Task) run() {
 		t.ended = t.lane.Clock()
 		t.lane.reg.conclude(t, end, err)
 	}()
+	t.changed() // it is Running
 	pprof.SetGoroutineLabels(t.kind.labels)
 	end, err = t.body()
 }
@@ -753,6 +822,7 @@ func ReportProgress(ctx context.Context, p Progress) {
 	m.mu.Lock()
 	m.progress = p
 	m.mu.Unlock()
+	t.changed()
 }
 
 // Stopping returns a channel that is closed when [Registry.Shutdown] begins: a

@@ -60,6 +60,17 @@ func (s *Store[T]) All() iter.Seq[*T] {
 	}
 }
 
+// Remove has v leave now. It reports false if v was not there.
+func (s *Store[T]) Remove(v *T) bool {
+	for i := range s.places {
+		if s.places[i].Load() == v && s.places[i].CompareAndSwap(v, nil) {
+			s.evict(v)
+			return true
+		}
+	}
+	return false
+}
+
 // expire removes what is too old, and sees to it that it runs again in time for
 // the next.
 func (s *Store[T]) expire() {

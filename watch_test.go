@@ -1,0 +1,265 @@
+package tether_test
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/seed-2e639f12/tether"
+)
+
+// follow notes what Watch yields, as text, until the task has ended.
+func follow(task *tether.Task, seen *[]string, done chan<- struct{}) {
+	defer close(done)
+	for info := range task.Watch(context.Background()) {
+		*seen = append(*seen, fmt.Sprint(info.State, info.Attempt, info.Progress.Done))
+	}
+}
+
+func TestWatch(t *testing.T) {
+	t.Run("each change of a task, when the watcher keeps up", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRegistry(t, tether.Config{})
+			task := start(t, r, "t", func(ctx context.Context) error {
+				synctest.Wait()
+				tether.ReportProgress(ctx, tether.Progress{Done: 1})
+				synctest.Wait()
+				tether.ReportProgress(ctx, tether.Progress{Done: 1}) // no change
+				synctest.Wait()
+				if info := infoOf(ctx); info.Attempt == 1 {
+					return errTest
+				}
+				tether.ReportProgress(ctx, tether.Progress{Done: 2})
+				synctest.Wait()
+				return nil
+			}, tether.Hold(), tether.Retry(tether.RetryPolicy{Attempts: 2, Backoff: func(int) time.Duration { return time.Second }}))
+			var seen []string
+			done := make(chan struct{})
+			go follow(task, &seen, done)
+			synctest.Wait()
+			require.True(t, task.Release())
+			<-done
+			want := []string{"held 0 0", "running 1 0", "running 1 1", "queued 2 1", "running 2 1", "running 2 2", "succeeded 2 2"}
+			// From held to running it passes queued, which is too short to be seen for certain.
+			seen = slices.DeleteFunc(seen, func(s string) bool { return s == "queued 0 0" })
+			assert.Equal(t, want, seen)
+		})
+	})
+	t.Run("from held to queued to running, in a pool", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRegistry(t, tether.Config{})
+			p := r.NewPool("p", tether.PoolConfig{Workers: 1, Queue: 1})
+			p.Pause()
+			release := make(chan struct{})
+			task := start(t, p, "t", until(release), tether.Hold())
+			var seen []string
+			done := make(chan struct{})
+			go follow(task, &seen, done)
+			synctest.Wait()
+			task.Release()
+			synctest.Wait()
+			p.Resume()
+			synctest.Wait()
+			assert.Equal(t, []string{"held 0 0", "queued 0 0", "running 1 0"}, seen)
+			close(release)
+			<-done
+		})
+	})
+	t.Run("between the attempts of a task that its submitter runs", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRegistry(t, tether.Config{})
+			p := r.NewPool("p", tether.PoolConfig{Workers: 1, Overflow: tether.CallerRuns})
+			release := make(chan struct{})
+			start(t, p, "fills it", until(release))
+			var seen []string
+			done := make(chan struct{})
+			start(t, p, "t", func(ctx context.Context) error {
+				task, _ := tether.FromContext(ctx)
+				if task.Info().Attempt == 2 {
+					return nil
+				}
+				go follow(task, &seen, done)
+				synctest.Wait()
+				return errTest
+			}, tether.Retry(tether.RetryPolicy{Attempts: 2, Backoff: func(int) time.Duration { return time.Second }}))
+			<-done
+			assert.Equal(t, []string{"running 1 0", "queued 2 0"}, seen[:2])
+			close(release)
+		})
+	})
+	t.Run("the last one is final even to those who are slow", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRegistry(t, tether.Config{})
+			task := start(t, r, "t", func(ctx context.Context) error {
+				for i := range int64(1000) {
+					tether.ReportProgress(ctx, tether.Progress{Done: i})
+				}
+				return nil
+			}, tether.Hold())
+			var last tether.Info
+			n := 0
+			for info := range task.Watch(t.Context()) {
+				task.Release()
+				synctest.Wait() // it has ended meanwhile
+				last = info
+				n++
+			}
+			assert.Equal(t, 2, n)
+			assert.Equal(t, tether.Succeeded, last.State)
+			assert.EqualValues(t, 999, last.Progress.Done)
+		})
+	})
+	t.Run("of a task that has ended: once", func(t *testing.T) {
+		r := newRegistry(t, tether.Config{})
+		task := start(t, r, "t", succeed)
+		require.NoError(t, wait(task))
+		n := 0
+		for info := range task.Watch(t.Context()) {
+			assert.Equal(t, tether.Succeeded, info.State)
+			n++
+		}
+		assert.Equal(t, 1, n)
+	})
+	t.Run("ends with its ctx, and when the loop does", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRegistry(t, tether.Config{})
+			task := start(t, r, "t", succeed, tether.Hold())
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			n := 0
+			for range task.Watch(ctx) {
+				n++
+			}
+			assert.Equal(t, 1, n)
+			for range task.Watch(t.Context()) {
+				break
+			}
+			task.Cancel(nil)
+		})
+	})
+	t.Run("the final one comes after the observer", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			observing := make(chan struct{})
+			r := newRegistry(t, tether.Config{Observer: slowEnd{until: observing}})
+			task, err := tether.Submit(t.Context(), r, "t", func(context.Context) (int, error) { return 7, nil })
+			require.NoError(t, err)
+			got := make(chan any, 1)
+			go func() {
+				for info := range task.Watch(context.Background()) {
+					if info.State.Final() {
+						got <- task.Result()
+					}
+				}
+			}()
+			synctest.Wait()
+			assert.Empty(t, got, "final before its Done is closed")
+			close(observing)
+			assert.Equal(t, 7, <-got)
+		})
+	})
+	t.Run("T8 does not count as asking for the outcome", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			logger, book := newLogger()
+			r := newRegistry(t, tether.Config{Logger: logger})
+			task := start(t, r, "fails", fail, tether.Hold())
+			var seen []string
+			done := make(chan struct{})
+			go follow(task, &seen, done)
+			synctest.Wait()
+			task.Release()
+			<-done
+			assert.Len(t, book.about("fails"), 1)
+			assert.False(t, task.Info().Waited)
+		})
+	})
+	t.Run("by many at once, while it changes all the time", func(t *testing.T) {
+		r := newRegistry(t, tether.Config{})
+		task := start(t, r, "t", func(ctx context.Context) error {
+			for i := range int64(20_000) {
+				tether.ReportProgress(ctx, tether.Progress{Done: i})
+			}
+			return nil
+		}, tether.Hold())
+		var wg sync.WaitGroup
+		for range 50 {
+			wg.Go(func() {
+				before, last := int64(-1), tether.Info{}
+				for info := range task.Watch(context.Background()) {
+					if !info.State.Final() && info.Progress.Done < before {
+						t.Errorf("progress goes from %d back to %d", before, info.Progress.Done)
+					}
+					before, last = info.Progress.Done, info
+				}
+				assert.Equal(t, tether.Succeeded, last.State)
+			})
+		}
+		task.Release()
+		wg.Wait()
+	})
+}
+
+// slowEnd holds TaskEnded up until its channel is closed.
+type slowEnd struct {
+	tether.NopObserver
+	until chan struct{}
+}
+
+func (o slowEnd) TaskEnded(context.Context, *tether.Task) { <-o.until }
+
+func infoOf(ctx context.Context) tether.Info {
+	t, _ := tether.FromContext(ctx)
+	return t.Info()
+}
+
+func TestForget(t *testing.T) {
+	t.Run("a finished task is forgotten at once", func(t *testing.T) {
+		r := newRegistry(t, tether.Config{})
+		kept, gone := start(t, r, "kept", succeed), start(t, r, "gone", succeed)
+		require.NoError(t, wait(kept))
+		require.NoError(t, wait(gone))
+		assert.True(t, gone.Forget())
+		assert.False(t, gone.Forget(), "twice")
+		_, err := r.Find(gone.ID())
+		assert.ErrorIs(t, err, tether.ErrExpired)
+		assert.Equal(t, []*tether.Task{kept}, slices.Collect(r.Finished()))
+		assert.Equal(t, tether.Succeeded, gone.State(), "the handle stays good")
+	})
+	t.Run("a live one is not, nor one that was never retained", func(t *testing.T) {
+		r := newRegistry(t, tether.Config{Retain: -1})
+		release := make(chan struct{})
+		task := start(t, r, "t", until(release))
+		assert.False(t, task.Forget())
+		_, err := r.Find(task.ID())
+		assert.NoError(t, err)
+		close(release)
+		require.NoError(t, wait(task))
+		assert.False(t, task.Forget())
+	})
+	t.Run("N3 beside tasks that take its place, each leaves once", func(t *testing.T) {
+		r := newRegistry(t, tether.Config{Retain: 8})
+		var wg sync.WaitGroup
+		for range 4 {
+			wg.Go(func() {
+				for range 2000 {
+					task := start(t, r, "t", succeed)
+					if err := wait(task); err != nil {
+						t.Error(err)
+					}
+					wg.Go(func() { task.Forget() })
+				}
+			})
+		}
+		wg.Wait()
+		for task := range r.Finished() {
+			assert.True(t, task.Forget())
+		}
+		assert.Empty(t, slices.Collect(r.Finished()))
+	})
+}
