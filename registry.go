@@ -231,10 +231,17 @@ func (r *Registry) submit(ctx context.Context, p *Pool, name string, fn Func, o 
 		}
 		err = o.err
 	}
-	var t *Task
+	var (
+		t     *Task
+		isNew = true
+		tell  *bool
+	)
 	if err == nil {
+		if o != nil {
+			tell = o.isNew // now: the task may let go of its options at any time
+		}
 		if o != nil && o.unique != "" {
-			t, err = r.admitUnique(ctx, p, k, fn, o)
+			t, isNew, err = r.admitUnique(ctx, p, k, fn, o)
 		} else {
 			t, err = r.admit(ctx, p, k, fn, o)
 		}
@@ -242,6 +249,9 @@ func (r *Registry) submit(ctx context.Context, p *Pool, name string, fn Func, o 
 	if err != nil {
 		r.refuse(ctx, p, name, err)
 		return nil, err
+	}
+	if tell != nil {
+		*tell = isNew
 	}
 	return t, nil
 }
@@ -392,7 +402,7 @@ type uniqueTask struct {
 }
 
 // admitUnique admits a task unless one of its key is live, which it returns then.
-func (r *Registry) admitUnique(ctx context.Context, p *Pool, k *kind, fn Func, o *options) (*Task, error) {
+func (r *Registry) admitUnique(ctx context.Context, p *Pool, k *kind, fn Func, o *options) (t *Task, isNew bool, err error) {
 	mine := &uniqueTask{ready: make(chan struct{})}
 	o.holder = mine
 	for {
@@ -410,15 +420,15 @@ func (r *Registry) admitUnique(ctx context.Context, p *Pool, k *kind, fn Func, o
 			select {
 			case <-first.ready:
 			default: // the first one waits for room itself, as long as its own ctx lives
-				return nil, fmt.Errorf("%w: %w", ErrFull, context.Cause(ctx))
+				return nil, false, fmt.Errorf("%w: %w", ErrFull, context.Cause(ctx))
 			}
 		}
 		if first.err == nil && !first.task.has(released) {
-			return first.task, nil
+			return first.task, false, nil
 		}
 		r.freeKey(o.unique, first)
 	}
-	err := ErrGoexit // unless admit returns
+	err = ErrGoexit // unless admit returns
 	defer func() {
 		if mine.task == nil {
 			mine.err = err
@@ -426,9 +436,8 @@ func (r *Registry) admitUnique(ctx context.Context, p *Pool, k *kind, fn Func, o
 			r.freeKey(o.unique, mine)
 		}
 	}()
-	var t *Task
 	t, err = r.admit(ctx, p, k, fn, o)
-	return t, err
+	return t, true, err
 }
 
 // freeKey takes a holder's key away from it, if it still has it.

@@ -914,6 +914,7 @@ type options struct {
 	attempts       int // that it allows
 	labels         map[string]string
 	handOver       func(ctx context.Context, info Info) error
+	isNew          *bool // only written to by the submitter
 	result         interface {
 		value() any
 		letGo()
@@ -948,7 +949,7 @@ func (o *options) copyLabels() map[string]string {
 
 // letGo drops what a finished task has no use for.
 func (o *options) letGo() {
-	o.retry, o.handOver, o.last, o.holder = nil, nil, nil, nil
+	o.retry, o.handOver, o.last, o.holder, o.isNew = nil, nil, nil, nil, nil
 	if o.result != nil {
 		o.result.letGo()
 	}
@@ -991,6 +992,17 @@ func Unique(key string) Option {
 			o.invalid("empty Unique key")
 		}
 		o.unique = key
+	}
+}
+
+// IsNew has Go set *is before it returns a task: to false if the task is that of
+// an earlier submission, by [Unique], and to true if this one has made it.
+func IsNew(is *bool) Option {
+	return func(o *options) {
+		if is == nil {
+			o.invalid("nil IsNew")
+		}
+		o.isNew = is
 	}
 }
 

@@ -94,6 +94,7 @@ func TestT1_EverySubmissionGetsAHandleOrATypedError(t *testing.T) {
 			{"an empty serial key", "Serial", bg, "task", succeed, tether.Serial("")},
 			{"a negative weight", "weight -1", bg, "task", succeed, tether.Weight(-1)},
 			{"no attempts", "0 attempts", bg, "task", succeed, tether.Retry(tether.RetryPolicy{})},
+			{"a nil IsNew", "IsNew", bg, "task", succeed, tether.IsNew(nil)},
 			{"a nil hand-over", "HandOver", bg, "task", succeed, tether.HandOver(nil)},
 		}
 		for _, c := range invalid {
@@ -958,21 +959,26 @@ func TestT10_UniqueRunsOneBodyAtATime(t *testing.T) {
 		const keys, producers, each = 3, 16, 1000
 		var inside [keys]atomic.Int32
 		var bodies [keys]atomic.Int64
+		var made atomic.Int64
 		var group sync.WaitGroup
 		for n := range producers {
 			group.Go(func() {
 				var last [keys]*tether.Task
 				for i := range each {
 					k := (n + i) % keys
+					isNew := i%2 == 0
 					task, err := runners[i%len(runners)].Go(context.Background(), "task", func(context.Context) error {
 						assert.EqualValues(t, 1, inside[k].Add(1), "bodies of one key at once")
 						runtime.Gosched()
 						inside[k].Add(-1)
 						bodies[k].Add(1)
 						return nil
-					}, tether.Unique(fmt.Sprint(k)))
+					}, tether.Unique(fmt.Sprint(k)), tether.IsNew(&isNew))
 					if !assert.NoError(t, err) {
 						return
+					}
+					if isNew {
+						made.Add(1)
 					}
 					if last[k] != nil && last[k] != task {
 						assert.True(t, last[k].State().Final(), "another handle while the former is live")
@@ -993,6 +999,7 @@ func TestT10_UniqueRunsOneBodyAtATime(t *testing.T) {
 		s := r.Stats()
 		assert.EqualValues(t, total, s.Submitted, "joined submissions are no submissions")
 		assert.EqualValues(t, total, s.Succeeded)
+		assert.Equal(t, total, made.Load(), "each task is new to one submission")
 	})
 	t.Run("one body under many concurrent submissions", func(t *testing.T) {
 		r := newRegistry(t, tether.Config{})
@@ -1050,7 +1057,11 @@ func TestT10_UniqueRunsOneBodyAtATime(t *testing.T) {
 			assert.NotSame(t, first, second)
 			assert.NoError(t, wait(second))
 		}
-		dropped := start(t, r, "held", succeed, tether.Unique("key"), tether.Hold())
+		var isNew bool
+		dropped := start(t, r, "held", succeed, tether.Hold(), tether.IsNew(&isNew))
+		assert.True(t, isNew, "without a key each is")
+		dropped.Cancel(nil)
+		dropped = start(t, r, "held", succeed, tether.Unique("key"), tether.Hold())
 		assert.Same(t, dropped, start(t, r, "held", succeed, tether.Unique("key")))
 		dropped.Cancel(nil)
 		assert.NotSame(t, dropped, start(t, r, "held", succeed, tether.Unique("key")))
