@@ -234,7 +234,7 @@ func (r *Registry) submit(ctx context.Context, p *Pool, name string, fn Func, o 
 	var (
 		t     *Task
 		isNew = true
-		tell  *bool
+		tell  []*bool
 	)
 	if err == nil {
 		if o != nil {
@@ -250,8 +250,8 @@ func (r *Registry) submit(ctx context.Context, p *Pool, name string, fn Func, o 
 		r.refuse(ctx, p, name, err)
 		return nil, err
 	}
-	if tell != nil {
-		*tell = isNew
+	for _, is := range tell {
+		*is = isNew
 	}
 	return t, nil
 }

@@ -914,7 +914,7 @@ type options struct {
 	attempts       int // that it allows
 	labels         map[string]string
 	handOver       func(ctx context.Context, info Info) error
-	isNew          *bool // only written to by the submitter
+	isNew          []*bool // written to by the submitter alone
 	result         interface {
 		value() any
 		letGo()
@@ -1002,7 +1002,7 @@ func IsNew(is *bool) Option {
 		if is == nil {
 			o.invalid("nil IsNew")
 		}
-		o.isNew = is
+		o.isNew = append(o.isNew, is)
 	}
 }
 
