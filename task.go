@@ -237,8 +237,8 @@ func (t *Task) Wait(ctx context.Context) error {
 
 // Watch yields the task's Info as it is now, and again whenever its state, its
 // attempt or its progress has changed, until it has ended or ctx ends. The last one
-// is final, unless ctx has ended. Whoever is slow misses what was in between; the
-// task does not wait for anybody.
+// is final, unless ctx ends before the task does. Whoever is slow misses what was in
+// between; the task does not wait for anybody.
 //
 // To watch is not to wait for the outcome: a failure is logged all the same.
 func (t *Task) Watch(ctx context.Context) iter.Seq[Info] {
@@ -253,8 +253,10 @@ func (t *Task) Watch(ctx context.Context) iter.Seq[Info] {
 			if info.State.Final() {
 				select {
 				case <-t.over(): // the observer may be busy with it still
-					yield(info)
 				case <-ctx.Done():
+				}
+				if t.has(released) {
+					yield(info)
 				}
 				return
 			}
@@ -266,7 +268,9 @@ func (t *Task) Watch(ctx context.Context) iter.Seq[Info] {
 			case <-change:
 			case <-t.over():
 			case <-ctx.Done():
-				return
+				if !t.has(released) {
+					return
+				}
 			}
 		}
 	}

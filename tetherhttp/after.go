@@ -514,18 +514,23 @@ func (c *connection) adopt(s *scope) bool {
 // Handler returns next with a scope for [After] around it. It belongs outermost. Where
 // it is mounted a second time, further in, it is a guard: it drops the request's tasks
 // when a panic passes it, for recoverers that would hide the panic from the outer one.
-func (b *Background) Handler(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		outer := scopeOf(r.Context())
-		switch {
-		case r.Method == "PRI": // the preface of HTTP/2, for a handler that takes the connection over
-			next.ServeHTTP(w, r)
-		case outer != nil && outer.bg == b && outer.http == r.ProtoMajor:
-			outer.guard(next, w, r)
-		default:
-			b.serve(next, w, r)
-		}
-	})
+func (b *Background) Handler(next http.Handler) http.Handler { return &handler{b, next} }
+
+type handler struct {
+	bg   *Background
+	next http.Handler
+}
+
+func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	outer := scopeOf(r.Context())
+	switch {
+	case r.Method == "PRI": // the preface of HTTP/2, for a handler that takes the connection over
+		h.next.ServeHTTP(w, r)
+	case outer != nil && outer.bg == h.bg && outer.http == r.ProtoMajor:
+		outer.guard(h.next, w, r)
+	default:
+		h.bg.serve(h.next, w, r)
+	}
 }
 
 // guard drops the tasks when next does not return.

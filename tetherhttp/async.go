@@ -1,0 +1,327 @@
+package tetherhttp
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/seed-2e639f12/tether"
+)
+
+// Causes of cancellation, to compare with errors.Is.
+var (
+	// ErrClientGone is why a task of [Async] is cancelled whose client has gone
+	// before it was told where to find the outcome.
+	ErrClientGone = errors.New("tetherhttp: the client has gone before the answer")
+	// ErrCanceled is why a task is cancelled that a client has DELETEd, see [Tasks].
+	ErrCanceled = errors.New("tetherhttp: canceled by a client")
+)
+
+// AsyncOption is a setting of [Async] and [AsyncHandler].
+type AsyncOption interface{ applyAsync(*async) }
+
+type asyncOption func(*async)
+
+func (f asyncOption) applyAsync(a *async)   { f(a) }
+func (d MaxWaitOption) applyAsync(a *async) { a.maxWait = time.Duration(d) }
+
+// Inline is how long a request waits for its work before it is answered 202: 500 ms
+// without it. 0: not at all.
+func Inline(d time.Duration) AsyncOption {
+	return asyncOption(func(a *async) { a.inline = max(d, 0) })
+}
+
+// StatusAt says where [Tasks] is mounted, for the Location of a 202: "/tasks/"
+// without it. It may be a whole URL.
+func StatusAt(prefix string) AsyncOption {
+	return asyncOption(func(a *async) { a.statusAt = strings.TrimSuffix(prefix, "/") + "/" })
+}
+
+// Always202 answers 202 to every request whose work is admitted, done or not, for
+// APIs whose guidelines forbid an operation two kinds of success. Inline and
+// Prefer: wait count for nothing then.
+func Always202() AsyncOption {
+	return asyncOption(func(a *async) { a.always202 = true })
+}
+
+// KeepOnDisconnect has the work go on if the client goes while it waits. Without it
+// nobody could fetch the outcome, and the task is cancelled with [ErrClientGone].
+func KeepOnDisconnect() AsyncOption {
+	return asyncOption(func(a *async) { a.keep = true })
+}
+
+// MaxBody bounds the request's body, which is read into memory: 1 MiB without it. A
+// larger one is answered 413.
+func MaxBody(bytes int64) AsyncOption {
+	return asyncOption(func(a *async) { a.maxBody = max(bytes, 0) })
+}
+
+// TaskOptions are those of the tasks, such as [tether.Timeout]. With [tether.Unique]
+// requests share a task: it goes on as long as one of their clients is there.
+func TaskOptions(opts ...tether.Option) AsyncOption {
+	return asyncOption(func(a *async) { a.task = append(a.task, opts...) })
+}
+
+// Async returns a handler that does its work as a task of r, and waits for it a
+// while ([Inline]). If the task ends in time, the answer is its result: 200 and T as
+// JSON, or whatever T itself writes if it is an [http.Handler]; or its error, see
+// [Problem]. If not, the answer is 202 with Location and Retry-After, the task goes on, and
+// [Tasks] shows it at the Location. Clients must be ready for both; [Always202] and
+// Inline are for those that are not.
+//
+// fn gets the task's context, which is the request's context too, and a request of
+// its own, with the body in memory: it may be used until fn returns. Route parameters
+// are there by [http.Request.PathValue]; those that a router keeps in a context that it
+// uses again (chi.URLParam, gin.Context) are not.
+//
+// A client can choose the wait: Prefer: respond-async for 202 at once, Prefer: wait=N
+// for up to N seconds, but [MaxWait] at most (RFC 7240). The server's WriteTimeout and
+// ReadTimeout are put off by the wait.
+//
+// What is not admitted is not started, and never answered 202: 413 for the body, 503
+// with Retry-After for a full pool or a stopping process, 400, 409 and 422 for the key
+// of [Idempotent].
+//
+// The status lives in the registry's memory: as long as [tether.Config].Retain and
+// RetainFor say, in this process alone. With more than one replica, route the
+// Location to the one that gave it, or use a durable queue. The result of a task that was
+// answered inline is forgotten with the answer.
+//
+// Async panics if r or fn is nil: no request could mend that.
+func Async[T any](r tether.Runner, name string, fn func(context.Context, *http.Request) (T, error), opts ...AsyncOption) http.Handler {
+	if r == nil || fn == nil {
+		panic("tetherhttp: Async needs a Runner and a function")
+	}
+	a := &async{inline: 500 * time.Millisecond, maxWait: 30 * time.Second, statusAt: "/tasks/", maxBody: 1 << 20}
+	for _, opt := range opts {
+		if opt != nil {
+			opt.applyAsync(a)
+		}
+	}
+	a.attached = make(map[*tether.Task]*attachment)
+	a.submit = func(in *http.Request, body []byte, opts []tether.Option) (*tether.Task, error) {
+		result, err := tether.Submit(in.Context(), r, name, func(ctx context.Context) (T, error) {
+			in := in.WithContext(ctx)
+			in.Body = io.NopCloser(bytes.NewReader(body)) // each attempt has it whole
+			defer func() {
+				if in.MultipartForm != nil {
+					_ = in.MultipartForm.RemoveAll() // the server does as much, and as quietly
+				}
+			}()
+			v, err := fn(ctx, in)
+			if t, ok := tether.FromContext(ctx); ok && toldToClient(err) {
+				t.Done() // it is asked for: no news for the log
+			}
+			return v, err
+		}, opts...)
+		if err != nil {
+			return nil, err
+		}
+		return result.Task, nil
+	}
+	return a
+}
+
+// async is the handler that Async returns.
+type async struct {
+	submit    func(in *http.Request, body []byte, opts []tether.Option) (*tether.Task, error)
+	inline    time.Duration
+	maxWait   time.Duration
+	statusAt  string // ends with a slash
+	always202 bool
+	keep      bool
+	maxBody   int64
+	task      []tether.Option
+	keys      *keys // nil without Idempotent
+
+	mu       sync.Mutex
+	attached map[*tether.Task]*attachment // guarded by mu
+}
+
+// attachment is the requests that wait for a task.
+type attachment struct {
+	requests int
+	made     bool // the task was made by one of them
+	told     bool // one of them was told where to find it: it is wanted, whoever goes
+}
+
+func (a *async) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	w.Header().Add("Vary", "Prefer")
+	body, err := a.read(w, r)
+	if err != nil {
+		answerTo(err).ServeHTTP(w, r)
+		return
+	}
+	in := r.Clone(r.Context())
+	in.ContentLength, in.TransferEncoding = int64(len(body)), nil
+	find := func() (t *tether.Task, isNew bool, err error) {
+		t, err = a.submit(in, body, append(a.task[:len(a.task):len(a.task)], tether.IsNew(&isNew)))
+		return t, isNew, err
+	}
+	keyed := false
+	if a.keys != nil {
+		key, err := a.keys.read(r, body)
+		if err != nil {
+			answerTo(err).ServeHTTP(w, r)
+			return
+		}
+		if keyed = key != nil; keyed {
+			defer key.answered()
+			find = key.once(w, r, find)
+		}
+	}
+	// Again only if the task is one of a request before, which has cancelled it when its
+	// client went, a moment before this one could object.
+	for !a.answer(w, r, find, keyed) {
+	}
+}
+
+// read reads the body, which is gone when the handler has returned.
+func (a *async) read(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	if r.ContentLength > a.maxBody {
+		if r.ProtoMajor == 1 {
+			w.Header().Set("Connection", "close") // or the server would read on before it answers
+		}
+		return nil, &http.MaxBytesError{Limit: a.maxBody}
+	}
+	if r.Body == nil {
+		return nil, nil
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, a.maxBody))
+	var tooMuch *http.MaxBytesError
+	switch {
+	case err == nil, errors.As(err, &tooMuch):
+		return body, err
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return nil, &Problem{Status: http.StatusRequestTimeout, Detail: "the body did not arrive in time"}
+	}
+	return nil, &Problem{Status: http.StatusBadRequest, Detail: "the body did not arrive whole"}
+}
+
+// answer finds the request's task, waits for it, and writes the one answer that the
+// request gets. It reports false, and has written nothing, if the task was cancelled
+// for the sake of another request.
+func (a *async) answer(w http.ResponseWriter, r *http.Request, find func() (t *tether.Task, isNew bool, err error), keyed bool) bool {
+	t, isNew, err := find()
+	if err != nil {
+		if errors.Is(err, tether.ErrInvalid) {
+			logf(r, "tetherhttp: %s %s: %v", r.Method, r.URL.Path, err) // a mistake in the program, not in the request
+		}
+		answerTo(err).ServeHTTP(w, r)
+		return true
+	}
+	wish := parsePrefer(r.Header)
+	a.attach(t, isNew)
+	info, waited := a.wait(w, r, t, wish)
+	done := info.State.Final() && !a.always202
+	gone := !done && !a.keep && !keyed && r.Context().Err() != nil
+	last := a.detach(t, !done && !gone)
+	switch {
+	case done && !isNew && errors.Is(info.Err, ErrClientGone) && r.Context().Err() == nil:
+		return false
+	case done:
+		applied(w, waited, false)
+		outcome(t, info).ServeHTTP(w, r)
+		if last && !keyed && info.State == tether.Succeeded {
+			t.Forget() // nobody knows its id
+		}
+	case gone:
+		if last {
+			t.Cancel(ErrClientGone)
+		}
+		answerTo(ErrClientGone).ServeHTTP(w, r) // somebody may be there: a time limit further out looks the same
+	default:
+		applied(w, waited, wish.async)
+		h := w.Header()
+		h.Set("Location", a.statusAt+info.ID)
+		h.Set("Retry-After", "1")
+		h.Set("Cache-Control", "no-store")
+		writeJSON(w, r, "application/json", http.StatusAccepted, statusOf(t, info))
+	}
+	return true
+}
+
+// wait waits for a task as long as the request wants it. It returns what the task is
+// then, and the seconds of the wait that the client has asked for, if that was granted.
+func (a *async) wait(w http.ResponseWriter, r *http.Request, t *tether.Task, wish preferences) (info tether.Info, granted string) {
+	d := a.inline
+	switch {
+	case a.always202:
+		d = 0
+	case wish.waits:
+		d = min(wish.wait, a.maxWait)
+		if d == wish.wait {
+			granted = strconv.Itoa(int(d / time.Second))
+		}
+	case wish.async:
+		d = 0
+	}
+	if d > 0 {
+		putOff(w, r, d)
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), d)
+	defer cancel()
+	for info = range t.Watch(ctx) { // to Wait would be to take a failure from the log
+	}
+	return info, granted
+}
+
+// applied says which preferences were granted.
+func applied(w http.ResponseWriter, wait string, async bool) {
+	if async {
+		w.Header().Add("Preference-Applied", "respond-async")
+	}
+	if wait != "" {
+		w.Header().Add("Preference-Applied", "wait="+wait)
+	}
+}
+
+// putOff makes room for a wait in the server's time limits. A WriteTimeout would cut
+// the answer off, and a ReadTimeout would look as if the client had gone.
+func putOff(w http.ResponseWriter, r *http.Request, wait time.Duration) {
+	srv := serverOf(r)
+	if srv == nil {
+		return
+	}
+	// Not supported by all that can stand around w: then the limits hold.
+	control := http.NewResponseController(w)
+	if srv.WriteTimeout > 0 {
+		_ = control.SetWriteDeadline(time.Now().Add(wait + srv.WriteTimeout))
+	}
+	if srv.ReadTimeout > 0 {
+		_ = control.SetReadDeadline(time.Time{}) // the server sets it again for the next request
+	}
+}
+
+func (a *async) attach(t *tether.Task, isNew bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	at := a.attached[t]
+	if at == nil {
+		at = new(attachment)
+		a.attached[t] = at
+	}
+	at.requests++
+	at.made = at.made || isNew
+}
+
+// detach ends a request's wait; told means that its client knows where to find the
+// task. It reports whether nobody knows the task any more whom it was made for.
+func (a *async) detach(t *tether.Task, told bool) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	at := a.attached[t]
+	at.told = at.told || told
+	if at.requests--; at.requests > 0 {
+		return false
+	}
+	delete(a.attached, t)
+	return at.made && !at.told
+}

@@ -1,0 +1,270 @@
+package tetherhttp
+
+import (
+	"container/list"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/seed-2e639f12/tether"
+)
+
+// Idempotency sets [Idempotent] up. The zero Idempotency is a good one for services
+// that tell their users apart by the Authorization header.
+type Idempotency struct {
+	// Required has requests without a key refused with 400.
+	Required bool
+	// Join has a request whose first instance is being worked on wait with it, instead
+	// of being answered 409.
+	Join bool
+	// Keep is how long a key is known after its first request, and always until its
+	// task has ended. 0: 1 hour. As long, its task's result stays in memory.
+	Keep time.Duration
+	// Most is how many keys are known: beyond it the oldest whose tasks have ended are
+	// forgotten. 0: 10,000.
+	Most int
+	// Principal tells users apart: two of them may have the same key. nil: by the
+	// Authorization header. A service that knows its users by a cookie must set it.
+	Principal func(*http.Request) string
+}
+
+// Idempotent has requests with the same Idempotency-Key be one task, however often
+// they are sent: the key of the same principal, method and path, with the same query, content
+// type and body.
+//
+// A repetition is answered as the first request was or would be now, with
+// Idempotency-Replayed: true: the final answer, or 202 with the same Location. While
+// the first waits for its answer still, a repetition is answered 409 with Retry-After
+// (or see Join). With another query or body it is 422. A malformed key is 400. A request that
+// was not admitted, or whose task was dropped before it ran, has not used its key.
+//
+// A task with a key is not cancelled when its client goes: the client will ask again.
+//
+// The header is that of the IETF draft draft-ietf-httpapi-idempotency-key-header-07,
+// which has expired and is no RFC. Keys live in this process's memory.
+func Idempotent(cfg Idempotency) AsyncOption {
+	if cfg.Keep <= 0 {
+		cfg.Keep = time.Hour
+	}
+	if cfg.Most <= 0 {
+		cfg.Most = 10_000
+	}
+	if cfg.Principal == nil {
+		cfg.Principal = func(r *http.Request) string { return strings.Join(r.Header.Values("Authorization"), "\n") }
+	}
+	return asyncOption(func(a *async) { a.keys = &keys{cfg: cfg, known: make(map[hash]*key)} })
+}
+
+// IdempotencyKey returns the Idempotency-Key of a request, "" if it has none, or a
+// [*Problem] (400). A key is a string in quotes, as the draft has it, or plain visible
+// ASCII without quotes and commas, as many clients have it; 1 to 255 characters, one
+// per request.
+func IdempotencyKey(h http.Header) (string, error) {
+	values := h.Values("Idempotency-Key")
+	if len(values) == 0 {
+		return "", nil
+	}
+	if len(values) == 1 {
+		if key, ok := idempotencyKey(strings.Trim(values[0], " \t")); ok {
+			return key, nil
+		}
+	}
+	return "", &Problem{Status: http.StatusBadRequest, Detail: `Idempotency-Key: give one, of 1 to 255 visible ASCII characters, in quotes ("…") or without`}
+}
+
+func idempotencyKey(s string) (key string, ok bool) {
+	if strings.HasPrefix(s, `"`) {
+		if key, s, ok = word(s); !ok || s != "" {
+			return "", false
+		}
+	} else if key = s; strings.ContainsAny(key, `", `) {
+		return "", false
+	}
+	for i := range len(key) {
+		if key[i] < ' ' || key[i] > '~' {
+			return "", false
+		}
+	}
+	return key, 1 <= len(key) && len(key) <= 255
+}
+
+// keys is the memory of an Idempotent handler.
+type keys struct {
+	cfg Idempotency
+
+	mu    sync.Mutex
+	known map[hash]*key // guarded by mu
+	order list.List     // of *key: the oldest first, but for live ones that were passed over; guarded by mu
+}
+
+type hash [sha256.Size]byte
+
+// hashOf hashes fields; none of them can pass for a part of its neighbour.
+func hashOf(fields ...string) (sum hash) {
+	h := sha256.New()
+	var size [8]byte
+	for _, f := range fields {
+		binary.BigEndian.PutUint64(size[:], uint64(len(f)))
+		h.Write(size[:])
+		h.Write([]byte(f))
+	}
+	h.Sum(sum[:0])
+	return sum
+}
+
+// key is a key that has been used.
+type key struct {
+	of    *keys
+	id    hash // of principal, method, path and key
+	print hash // of what was asked for
+	came  time.Time
+	ready chan struct{} // closed when the task is admitted, or refused
+
+	task  *tether.Task  // nil if it was refused; written before ready is closed
+	told  bool          // a request with it was answered, or its client has gone; guarded by of.mu
+	place *list.Element // nil when it is forgotten; guarded by of.mu
+}
+
+// keyed is a request with a key.
+type keyed struct {
+	of        *keys
+	id, print hash
+	key       *key // what it has found or made
+}
+
+// read returns the request's key, nil if it has none.
+func (k *keys) read(r *http.Request, body []byte) (*keyed, error) {
+	key, err := IdempotencyKey(r.Header)
+	if err != nil {
+		return nil, err
+	}
+	if key == "" {
+		if k.cfg.Required {
+			return nil, &Problem{Status: http.StatusBadRequest, Detail: "this request needs an Idempotency-Key"}
+		}
+		return nil, nil
+	}
+	return &keyed{
+		of:    k,
+		id:    hashOf(k.cfg.Principal(r), r.Method, r.URL.EscapedPath(), key),
+		print: hashOf(r.URL.RawQuery, r.Header.Get("Content-Type"), string(body)),
+	}, nil
+}
+
+// once returns find for a request with a key: it starts a task, or finds the one that
+// an earlier request has started.
+func (q *keyed) once(w http.ResponseWriter, r *http.Request, find func() (*tether.Task, bool, error)) func() (*tether.Task, bool, error) {
+	return func() (*tether.Task, bool, error) {
+		for {
+			first, err := q.enter()
+			if err != nil {
+				return nil, false, err
+			}
+			if first {
+				return q.start(find)
+			}
+			select {
+			case <-q.key.ready:
+			case <-r.Context().Done():
+				return nil, false, ErrClientGone
+			}
+			if q.key.task != nil {
+				w.Header().Set("Idempotency-Replayed", "true")
+				return q.key.task, false, nil
+			}
+			// The first one was refused. This one may fare better.
+		}
+	}
+}
+
+// enter finds the request's key, or makes it, and reports which.
+func (q *keyed) enter() (first bool, err error) {
+	k := q.of
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	now := time.Now()
+	known := k.known[q.id]
+	if known != nil && known.expired(now) {
+		k.forget(known)
+		known = nil
+	}
+	switch {
+	case known == nil:
+		q.key = &key{of: k, id: q.id, print: q.print, came: now, ready: make(chan struct{})}
+		k.known[q.id], q.key.place = q.key, k.order.PushBack(q.key)
+		k.tidy(now)
+		return true, nil
+	case known.print != q.print:
+		return false, &Problem{Status: http.StatusUnprocessableEntity, Detail: "this Idempotency-Key was used for another request; use a new key for a new request"}
+	case !known.told && !k.cfg.Join:
+		return false, &Problem{Status: http.StatusConflict, Detail: "the first request with this Idempotency-Key is being worked on", RetryAfter: time.Second}
+	}
+	q.key = known
+	return false, nil
+}
+
+// start submits the task of a key that was made for this request.
+func (q *keyed) start(find func() (*tether.Task, bool, error)) (t *tether.Task, isNew bool, err error) {
+	defer func() { // also if an observer ends the goroutine
+		k := q.of
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		if q.key.task = t; t == nil {
+			k.forget(q.key)
+		}
+		close(q.key.ready)
+	}()
+	return find()
+}
+
+// answered notes that the request is over.
+func (q *keyed) answered() {
+	if q.key == nil {
+		return
+	}
+	q.of.mu.Lock()
+	defer q.of.mu.Unlock()
+	q.key.told = true
+}
+
+// over reports whether the key's task has ended. The caller holds the lock.
+func (k *key) over() bool { return k.task != nil && k.task.State().Final() }
+
+// expired reports whether the key may be used for something new. The caller holds the
+// lock.
+func (k *key) expired(now time.Time) bool {
+	if !k.over() {
+		return false
+	}
+	info := k.task.Info()
+	return now.Sub(k.came) >= k.of.cfg.Keep || info.State == tether.Dropped || errors.Is(info.Err, ErrClientGone)
+}
+
+// forget removes a key. The caller holds the lock.
+func (k *keys) forget(old *key) {
+	if old.place != nil {
+		k.order.Remove(old.place)
+		old.place = nil
+		delete(k.known, old.id)
+	}
+}
+
+// tidy forgets old keys: a few at each call, more than come. The caller holds the lock.
+func (k *keys) tidy(now time.Time) {
+	for range 4 {
+		front := k.order.Front()
+		old := front.Value.(*key)
+		switch {
+		case old.expired(now), old.over() && len(k.known) > k.cfg.Most:
+			k.forget(old)
+		case len(k.known) > k.cfg.Most:
+			k.order.MoveToBack(front)
+		default:
+			return
+		}
+	}
+}

@@ -1,0 +1,132 @@
+package tetherhttp
+
+import (
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// preferences are those of a Prefer header (RFC 7240) that concern us.
+type preferences struct {
+	async bool          // respond-async
+	waits bool          // wait=N
+	wait  time.Duration // N, at most a day
+}
+
+// parsePrefer reads the Prefer headers of a request. Of several instances of a
+// preference the first counts; what is unknown or malformed is ignored.
+func parsePrefer(h http.Header) (p preferences) {
+	async, wait := false, false // seen
+	for _, line := range h.Values("Prefer") {
+		for item := range listItems(line) {
+			name, value, ok := preference(item)
+			switch {
+			case !ok:
+			case strings.EqualFold(name, "respond-async") && !async:
+				async = true
+				p.async = value == ""
+			case strings.EqualFold(name, "wait") && !wait:
+				wait = true
+				p.wait, p.waits = delaySeconds(value)
+			}
+		}
+	}
+	return p
+}
+
+// listItems splits a list at its commas, but for those in quotes.
+func listItems(line string) func(yield func(string) bool) {
+	return func(yield func(string) bool) {
+		start, quoted := 0, false
+		for i := 0; i < len(line); i++ {
+			switch c := line[i]; {
+			case quoted && c == '\\':
+				i++
+			case c == '"':
+				quoted = !quoted
+			case c == ',' && !quoted:
+				if !yield(line[start:i]) {
+					return
+				}
+				start = i + 1
+			}
+		}
+		if !quoted {
+			yield(line[start:])
+		}
+	}
+}
+
+// preference reads token [ "=" word ] and leaves parameters away.
+func preference(item string) (name, value string, ok bool) {
+	item = strings.Trim(item, " \t")
+	end := 0
+	for end < len(item) && isTokenChar(item[end]) {
+		end++
+	}
+	if end == 0 {
+		return "", "", false
+	}
+	name, item = item[:end], strings.TrimLeft(item[end:], " \t")
+	if rest, found := strings.CutPrefix(item, "="); found {
+		if value, item, ok = word(strings.TrimLeft(rest, " \t")); !ok {
+			return "", "", false
+		}
+		item = strings.TrimLeft(item, " \t")
+	}
+	return name, value, item == "" || item[0] == ';'
+}
+
+// word reads a token or a quoted string, and returns what follows.
+func word(s string) (value, rest string, ok bool) {
+	if !strings.HasPrefix(s, `"`) {
+		end := 0
+		for end < len(s) && isTokenChar(s[end]) {
+			end++
+		}
+		return s[:end], s[end:], end > 0
+	}
+	var b strings.Builder
+	for i := 1; i < len(s); i++ {
+		switch c := s[i]; c {
+		case '"':
+			return b.String(), s[i+1:], true
+		case '\\':
+			if i++; i == len(s) {
+				return "", "", false
+			}
+			b.WriteByte(s[i])
+		default:
+			b.WriteByte(c)
+		}
+	}
+	return "", "", false
+}
+
+// delaySeconds reads a count of seconds. More than a day is as good as a day.
+func delaySeconds(s string) (time.Duration, bool) {
+	for i := range len(s) {
+		if s[i] < '0' || s[i] > '9' {
+			return 0, false
+		}
+	}
+	if s == "" {
+		return 0, false
+	}
+	const most = 24 * 60 * 60
+	n, err := strconv.ParseUint(s, 10, 64)
+	if err != nil || n > most {
+		n = most // digits alone: it was too many of them
+	}
+	return time.Duration(n) * time.Second, true
+}
+
+// isTokenChar is RFC 9110's tchar.
+func isTokenChar(c byte) bool {
+	switch {
+	case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9':
+		return true
+	}
+	return c != 0 && strings.IndexByte("!#$%&'*+-.^_`|~", c) >= 0
+}

@@ -1,0 +1,150 @@
+package tetherhttp
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"log"
+	"math"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/seed-2e639f12/tether"
+)
+
+// Problem is an error that a client is told: problem details, RFC 9457. A body of
+// [Async] that returns one, or an error that wraps one, decides what the answer says.
+// Of other errors a client learns the status and no more, since their text may be
+// about anything; the registry logs them.
+type Problem struct {
+	Type     string `json:"type,omitempty"` // a URI that names the kind; "": nothing but the status
+	Title    string `json:"title,omitempty"`
+	Status   int    `json:"status"` // 400 to 599; others stand for 500
+	Detail   string `json:"detail,omitempty"`
+	Instance string `json:"instance,omitempty"`
+
+	// RetryAfter is sent as Retry-After, in whole seconds, rounded up. 0: not sent.
+	RetryAfter time.Duration `json:"-"`
+}
+
+func (p *Problem) Error() string {
+	text := strconv.Itoa(p.Status) + " " + p.title()
+	if p.Detail != "" {
+		text += ": " + p.Detail
+	}
+	return text
+}
+
+func (p *Problem) title() string {
+	if p.Title != "" {
+		return p.Title
+	}
+	return http.StatusText(p.Status)
+}
+
+// ServeHTTP answers with the problem.
+func (p *Problem) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	h := w.Header()
+	if p.RetryAfter > 0 {
+		h.Set("Retry-After", seconds(p.RetryAfter))
+	}
+	h.Set("Cache-Control", "no-store")
+	shown := p.shown()
+	writeJSON(w, r, "application/problem+json", shown.Status, shown)
+}
+
+// shown returns the problem as a client sees it.
+func (p *Problem) shown() *Problem {
+	q := *p
+	if q.Status < 400 || q.Status > 599 {
+		q.Status = http.StatusInternalServerError
+	}
+	q.Title = q.title()
+	return &q
+}
+
+// seconds is a time as Retry-After has it: whole ones, at least one.
+func seconds(d time.Duration) string {
+	return strconv.FormatInt(int64(math.Ceil(max(d, time.Second).Seconds())), 10)
+}
+
+// answerTo returns what a client is told of an error. An error that can write the
+// answer itself does so.
+func answerTo(err error) http.Handler {
+	var (
+		own interface {
+			error
+			http.Handler
+		}
+		full    *tether.FullError
+		tooMuch *http.MaxBytesError
+	)
+	switch {
+	case errors.As(err, &own):
+		return own
+	case errors.As(err, &full):
+		return &Problem{Status: http.StatusServiceUnavailable, Detail: "too much work is under way; try again", RetryAfter: max(full.RetryAfter, time.Second)}
+	case errors.Is(err, tether.ErrFull):
+		return &Problem{Status: http.StatusServiceUnavailable, Detail: "too much work is under way; try again", RetryAfter: time.Second}
+	case errors.Is(err, tether.ErrClosed), errors.Is(err, tether.ErrShutdown):
+		return &Problem{Status: http.StatusServiceUnavailable, Detail: "the service is being restarted; try again", RetryAfter: 5 * time.Second}
+	case errors.Is(err, tether.ErrTimeout):
+		return &Problem{Status: http.StatusGatewayTimeout, Detail: "the work took longer than it may"}
+	case errors.Is(err, ErrCanceled):
+		return &Problem{Status: http.StatusGone, Detail: "the work was canceled on request"}
+	case errors.Is(err, ErrClientGone):
+		return &Problem{Status: http.StatusServiceUnavailable, Detail: "the request was given up before the work was done", RetryAfter: time.Second}
+	case errors.As(err, &tooMuch):
+		return &Problem{Status: http.StatusRequestEntityTooLarge, Detail: "the body is larger than " + strconv.FormatInt(tooMuch.Limit, 10) + " bytes"}
+	}
+	return &Problem{Status: http.StatusInternalServerError}
+}
+
+// toldToClient reports whether an error is the client's own affair, of which the
+// client learns everything: nothing for the log.
+func toldToClient(err error) bool {
+	var p *Problem
+	return errors.As(err, &p) && p.Status >= 400 && p.Status < 500
+}
+
+// writeJSON answers with v. It is encoded first: what cannot be encoded does not
+// become half an answer.
+func writeJSON(w http.ResponseWriter, r *http.Request, contentType string, status int, v any) {
+	body, err := encode(v)
+	if err != nil {
+		logf(r, "tetherhttp: the answer to %s %s cannot be encoded: %v", r.Method, r.URL.Path, err)
+		(&Problem{Status: http.StatusInternalServerError}).ServeHTTP(w, r)
+		return
+	}
+	writeBody(w, contentType, status, body)
+}
+
+func writeBody(w http.ResponseWriter, contentType string, status int, body []byte) {
+	h := w.Header()
+	h.Set("Content-Type", contentType)
+	h.Set("Content-Length", strconv.Itoa(len(body)))
+	h.Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(status)
+	_, _ = w.Write(body) // the client has gone: nobody is left to be told
+}
+
+func encode(v any) ([]byte, error) {
+	var b bytes.Buffer
+	err := json.NewEncoder(&b).Encode(v)
+	return b.Bytes(), err
+}
+
+// logf logs where the server logs.
+func logf(r *http.Request, format string, args ...any) {
+	if srv := serverOf(r); srv != nil && srv.ErrorLog != nil {
+		srv.ErrorLog.Printf(format, args...)
+		return
+	}
+	log.Printf(format, args...)
+}
+
+func serverOf(r *http.Request) *http.Server {
+	srv, _ := r.Context().Value(http.ServerContextKey).(*http.Server)
+	return srv
+}
