@@ -219,8 +219,8 @@ func (a *async) answer(w http.ResponseWriter, r *http.Request, find func() (t *t
 	}
 	wish := parsePrefer(r.Header)
 	a.attach(t, isNew)
-	info, waited := a.wait(w, r, t, wish)
-	done := info.State.Final() && !a.always202
+	info, ended, waited := a.wait(w, r, t, wish)
+	done := ended && !a.always202
 	gone := !done && !a.keep && !keyed && r.Context().Err() != nil
 	last := a.detach(t, !done && !gone)
 	switch {
@@ -250,7 +250,7 @@ func (a *async) answer(w http.ResponseWriter, r *http.Request, find func() (t *t
 
 // wait waits for a task as long as the request wants it. It returns what the task is
 // then, and the seconds of the wait that the client has asked for, if that was granted.
-func (a *async) wait(w http.ResponseWriter, r *http.Request, t *tether.Task, wish preferences) (info tether.Info, granted string) {
+func (a *async) wait(w http.ResponseWriter, r *http.Request, t *tether.Task, wish preferences) (info tether.Info, ended bool, granted string) {
 	d := a.inline
 	switch {
 	case a.always202:
@@ -269,8 +269,12 @@ func (a *async) wait(w http.ResponseWriter, r *http.Request, t *tether.Task, wis
 	ctx, cancel := context.WithTimeout(r.Context(), d)
 	defer cancel()
 	for info = range t.Watch(ctx) { // to Wait would be to take a failure from the log
+		ended = info.State.Final()
 	}
-	return info, granted
+	if info.ID == "" { // its end is being told to the observer
+		info = t.Info()
+	}
+	return info, ended, granted
 }
 
 // applied says which preferences were granted.

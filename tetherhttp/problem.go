@@ -81,7 +81,7 @@ func answerTo(err error) http.Handler {
 		tooMuch *http.MaxBytesError
 	)
 	switch {
-	case errors.As(err, &own):
+	case errors.As(err, &own) && !isNil(own):
 		return own
 	case errors.As(err, &full):
 		return &Problem{Status: http.StatusServiceUnavailable, Detail: "too much work is under way; try again", RetryAfter: max(full.RetryAfter, time.Second)}
@@ -105,7 +105,7 @@ func answerTo(err error) http.Handler {
 // client learns everything: nothing for the log.
 func toldToClient(err error) bool {
 	var p *Problem
-	return errors.As(err, &p) && p.Status >= 400 && p.Status < 500
+	return errors.As(err, &p) && p != nil && p.Status >= 400 && p.Status < 500
 }
 
 // writeJSON answers with v. It is encoded first: what cannot be encoded does not

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"reflect"
 	"strconv"
 	"strings"
 	"sync"
@@ -168,8 +169,8 @@ func (h *tasks) serveStatus(w http.ResponseWriter, r *http.Request, t *tether.Ta
 			break
 		}
 	}
-	if now == nil { // the client has gone while the task was ending
-		return
+	if now == nil { // its end is being told to the observer
+		now = represent(r, t, t.Info())
 	}
 	if !now.done {
 		w.Header().Set("Retry-After", "1")
@@ -201,12 +202,12 @@ func (h *tasks) serveDelete(w http.ResponseWriter, r *http.Request, t *tether.Ta
 	w.WriteHeader(http.StatusNoContent)
 }
 
-// current returns what a task is now.
-func current(ctx context.Context, t *tether.Task) (info tether.Info) {
-	for info = range t.Watch(ctx) {
-		break
+// current returns what a task is now. One that is ending it lets end.
+func current(ctx context.Context, t *tether.Task) tether.Info {
+	for info := range t.Watch(ctx) {
+		return info
 	}
-	return info
+	return t.Info()
 }
 
 const (
@@ -351,13 +352,19 @@ func statusOf(t *tether.Task, info tether.Info) *status {
 	return s
 }
 
+// isNil reports whether v is a nil pointer, whose methods may not be called.
+func isNil(v any) bool {
+	p := reflect.ValueOf(v)
+	return p.Kind() == reflect.Pointer && p.IsNil()
+}
+
 // outcome is the final answer of a task that has ended.
 func outcome(t *tether.Task, info tether.Info) http.Handler {
 	if info.State != tether.Succeeded {
 		return answerTo(info.Err)
 	}
 	v := t.Result()
-	if h, ok := v.(http.Handler); ok {
+	if h, ok := v.(http.Handler); ok && !isNil(v) {
 		return h
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
