@@ -34,7 +34,8 @@ type Config struct {
 	// contexts are cancelled, but at most half of the time there is. 0: 5 s.
 	Grace time.Duration
 	// Retain is how many finished tasks Find and Finished still know, and
-	// RetainFor for how long. 0: 1024, and 1 hour; Retain below 0: none.
+	// RetainFor for how long. 0: 1024, and 1 hour; Retain below 0: none. As many
+	// again are known of those that were to be kept, see [Task.Keep].
 	Retain    int
 	RetainFor time.Duration
 	// Logger gets one record for each panic (Error), for each failure, timeout or
@@ -92,8 +93,9 @@ type Registry struct {
 	kinds     names.Cache[kind]
 	own       []*lane // for tasks on no pool; a power of two
 	seed      maphash.Seed
-	finished  *retain.Store[Task]
-	live      atomic.Int64 // only counted if there is a Limit
+	finished  *retain.Store[Task] // nil if none is retained
+	kept      *retain.Store[Task] // those that were to be kept; nil with finished
+	live      atomic.Int64        // only counted if there is a Limit
 	refused   atomic.Uint64
 	closed    chan struct{} // is closed: the Done of what has ended before anybody asked
 	noOptions options       // never written
@@ -132,10 +134,10 @@ func New(cfg Config) *Registry {
 	r.unique = make(map[string]*uniqueTask)
 	r.drain.init()
 	if cfg.Retain > 0 {
-		r.finished = new(retain.Store[Task])
-		r.finished.Init(cfg.Retain, cfg.RetainFor,
-			func(t *Task) time.Duration { return time.Duration(r.now() - t.ended) },
-			func(t *Task) { t.slot.Clear() })
+		r.finished, r.kept = new(retain.Store[Task]), new(retain.Store[Task])
+		age := func(t *Task) time.Duration { return time.Duration(r.now() - t.ended) }
+		r.finished.Init(cfg.Retain, cfg.RetainFor, age, r.pushedOut)
+		r.kept.Init(cfg.Retain, cfg.RetainFor, age, r.forget)
 	}
 	r.kinds.Init(func(name string) *kind {
 		return &kind{name, pprof.WithLabels(context.Background(), pprof.Labels(labelTask, name))}
@@ -457,16 +459,38 @@ func (r *Registry) finish(t *Task) {
 	if r.cfg.Limit > 0 {
 		r.live.Add(-1)
 	}
-	if r.finished != nil {
-		r.finished.Add(t)
+	store := r.finished
+	if t.has(kept) {
+		store = r.kept
+	}
+	if store != nil {
+		store.Add(t)
 	}
 	t.release()
-	if r.finished == nil {
+	if store == nil {
 		t.slot.Clear()
 	}
 	if holder != nil {
 		r.freeKey(key, holder)
 	}
+}
+
+// pushedOut forgets a finished task that has left the others, unless it is to be kept:
+// Keep may have come too late for finish, and not have got round to it itself.
+func (r *Registry) pushedOut(t *Task) {
+	for s := t.state.Load(); s&kept == 0; s = t.state.Load() {
+		if t.state.CompareAndSwap(s, s|forgotten) {
+			t.slot.Clear()
+			return
+		}
+	}
+	r.kept.Add(t)
+}
+
+// forget ends the retention of a task that is in no store any more.
+func (r *Registry) forget(t *Task) {
+	t.state.Or(forgotten)
+	t.slot.Clear()
 }
 
 // Find returns the task of this ID. Of an ID that this registry has not made it
@@ -512,7 +536,31 @@ func (r *Registry) Finished() iter.Seq[*Task] {
 		if r.finished == nil {
 			return
 		}
-		for t := range r.finished.All() {
+		next, stop := iter.Pull(visible(r.kept))
+		defer stop()
+		kept, more := next()
+		for t := range visible(r.finished) {
+			for ; more && kept.ended > t.ended; kept, more = next() {
+				if !yield(kept) {
+					return
+				}
+			}
+			if !yield(t) {
+				return
+			}
+		}
+		for ; more; kept, more = next() {
+			if !yield(kept) {
+				return
+			}
+		}
+	}
+}
+
+// visible returns the tasks of a store whose outcome may be seen.
+func visible(s *retain.Store[Task]) iter.Seq[*Task] {
+	return func(yield func(*Task) bool) {
+		for t := range s.All() {
 			if t.has(released) && !yield(t) {
 				return
 			}

@@ -116,6 +116,8 @@ const (
 	waited                       // somebody has asked for the outcome
 	settled                      // its end is in the drain's tally
 	released                     // its outcome may be seen: Done is closed
+	kept                         // it is to be retained apart from the others
+	forgotten                    // it is retained no more; not set once kept is, but for those that were
 )
 
 // more is the part of a task that most do without.
@@ -302,7 +304,32 @@ func (t *Task) changed() {
 // if the task has not ended, or is forgotten already. The handle stays good.
 func (t *Task) Forget() bool {
 	r := t.lane.reg
-	return t.has(released) && r.finished != nil && r.finished.Remove(t)
+	if !t.has(released) || r.finished == nil || !r.finished.Take(t) && !r.kept.Take(t) {
+		return false
+	}
+	r.forget(t)
+	return true
+}
+
+// Keep has the registry retain the task, once it has ended, apart from those that
+// nobody has asked to keep, which would else push it out: the last [Config].Retain
+// that are kept, each for RetainFor. It is for whoever has told somebody the task's ID.
+// It reports false if the task is forgotten already.
+func (t *Task) Keep() bool {
+	r := t.lane.reg
+	if r.finished == nil {
+		return false
+	}
+	if t.state.Or(kept)&forgotten != 0 {
+		return false
+	}
+	if !t.has(released) {
+		return true // finish will find the mark, or pushedOut
+	}
+	if r.finished.Take(t) {
+		r.kept.Add(t)
+	}
+	return r.retains(t)
 }
 
 // attended tells whether somebody has asked for the outcome, or waits for it.

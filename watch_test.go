@@ -263,3 +263,77 @@ func TestForget(t *testing.T) {
 		assert.Empty(t, slices.Collect(r.Finished()))
 	})
 }
+
+func TestKeep(t *testing.T) {
+	const retain = 4
+	fill := func(t *testing.T, r *tether.Registry) {
+		for range 3 * retain {
+			require.NoError(t, wait(start(t, r, "other", succeed)))
+		}
+	}
+	t.Run("what is kept is not pushed out by what is not", func(t *testing.T) {
+		r := newRegistry(t, tether.Config{Retain: retain})
+		release := make(chan struct{})
+		before := start(t, r, "kept while it runs", until(release))
+		assert.True(t, before.Keep())
+		close(release)
+		require.NoError(t, wait(before))
+		after := start(t, r, "kept when it has ended", succeed)
+		require.NoError(t, wait(after))
+		assert.True(t, after.Keep())
+		assert.True(t, after.Keep(), "twice is once")
+		fill(t, r)
+		for _, task := range []*tether.Task{before, after} {
+			found, err := r.Find(task.ID())
+			require.NoError(t, err)
+			assert.Same(t, task, found)
+		}
+		finished := slices.Collect(r.Finished())
+		assert.Len(t, finished, retain+2)
+		assert.Equal(t, []*tether.Task{after, before}, finished[retain:], "newest first")
+		assert.True(t, before.Forget())
+		assert.NotContains(t, slices.Collect(r.Finished()), before)
+	})
+	t.Run("N3 as many as Retain, and no longer than RetainFor", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRegistry(t, tether.Config{Retain: retain, RetainFor: time.Minute})
+			var kept []*tether.Task
+			for range retain + 1 {
+				task := start(t, r, "t", succeed)
+				task.Keep()
+				require.NoError(t, wait(task))
+				kept = append(kept, task)
+			}
+			_, err := r.Find(kept[0].ID())
+			assert.ErrorIs(t, err, tether.ErrExpired)
+			assert.False(t, kept[0].Keep(), "it is forgotten")
+			assert.Len(t, slices.Collect(r.Finished()), retain)
+			time.Sleep(time.Minute)
+			assert.Empty(t, slices.Collect(r.Finished()))
+			_, err = r.Find(kept[retain].ID())
+			assert.ErrorIs(t, err, tether.ErrExpired)
+			assert.False(t, kept[retain].Keep())
+		})
+	})
+	t.Run("nothing is where nothing is retained", func(t *testing.T) {
+		r := newRegistry(t, tether.Config{Retain: -1})
+		task := start(t, r, "t", succeed)
+		require.NoError(t, wait(task))
+		assert.False(t, task.Keep())
+	})
+	t.Run("at the very end of a task", func(t *testing.T) {
+		r := newRegistry(t, tether.Config{Retain: retain})
+		for range 1000 {
+			release, kept := make(chan struct{}), make(chan bool)
+			task := start(t, r, "t", until(release))
+			go func() { kept <- task.Keep() }()
+			close(release)
+			require.NoError(t, wait(task))
+			require.True(t, <-kept)
+			fill(t, r)
+			_, err := r.Find(task.ID())
+			require.NoError(t, err)
+			require.True(t, task.Forget())
+		}
+	})
+}

@@ -63,6 +63,13 @@ func MaxBody(bytes int64) AsyncOption {
 	return asyncOption(func(a *async) { a.maxBody = max(bytes, 0) })
 }
 
+// Check has ok look at a request before there is a task, with the body in memory. Its
+// error is the answer, see [ProblemOf]. What is refused like that takes no worker, uses
+// no Idempotency-Key, and is not answered 202.
+func Check(ok func(*http.Request) error) AsyncOption {
+	return asyncOption(func(a *async) { a.check = ok })
+}
+
 // TaskOptions are those of the tasks, such as [tether.Timeout]. With [tether.Unique]
 // requests share a task: it goes on as long as one of their clients is there.
 func TaskOptions(opts ...tether.Option) AsyncOption {
@@ -89,10 +96,10 @@ func TaskOptions(opts ...tether.Option) AsyncOption {
 // with Retry-After for a full pool or a stopping process, 400, 409 and 422 for the key
 // of [Idempotent].
 //
-// The status lives in the registry's memory: as long as [tether.Config].Retain and
-// RetainFor say, in this process alone. With more than one replica, route the
-// Location to the one that gave it, or use a durable queue. The result of a task that was
-// answered inline is forgotten with the answer.
+// The status lives in the registry's memory, in this process alone: it keeps the last
+// [tether.Config].Retain tasks that were answered 202, each for RetainFor after its
+// end. With more than one replica, route the Location to the one that gave it, or use a durable
+// queue. A result that was sent inline is forgotten with that.
 //
 // Async panics if r or fn is nil: no request could mend that.
 func Async[T any](r tether.Runner, name string, fn func(context.Context, *http.Request) (T, error), opts ...AsyncOption) http.Handler {
@@ -107,15 +114,11 @@ func Async[T any](r tether.Runner, name string, fn func(context.Context, *http.R
 	}
 	a.attached = make(map[*tether.Task]*attachment)
 	a.submit = func(in *http.Request, body []byte, opts []tether.Option) (*tether.Task, error) {
-		result, err := tether.Submit(in.Context(), r, name, func(ctx context.Context) (T, error) {
-			in := in.WithContext(ctx)
-			in.Body = io.NopCloser(bytes.NewReader(body)) // each attempt has it whole
-			defer func() {
-				if in.MultipartForm != nil {
-					_ = in.MultipartForm.RemoveAll() // the server does as much, and as quietly
-				}
-			}()
-			v, err := fn(ctx, in)
+		result, err := tether.Submit(in.Context(), r, name, func(ctx context.Context) (v T, err error) {
+			err = withBody(ctx, in, body, func(in *http.Request) (err error) {
+				v, err = fn(ctx, in)
+				return err
+			})
 			if t, ok := tether.FromContext(ctx); ok && toldToClient(err) {
 				t.Done() // it is asked for: no news for the log
 			}
@@ -138,6 +141,7 @@ type async struct {
 	always202 bool
 	keep      bool
 	maxBody   int64
+	check     func(*http.Request) error // may be nil
 	task      []tether.Option
 	keys      *keys // nil without Idempotent
 
@@ -161,6 +165,12 @@ func (a *async) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	in := r.Clone(r.Context())
 	in.ContentLength, in.TransferEncoding = int64(len(body)), nil
+	if a.check != nil {
+		if err := withBody(in.Context(), in, body, a.check); err != nil {
+			answerTo(err).ServeHTTP(w, r)
+			return
+		}
+	}
 	find := func() (t *tether.Task, isNew bool, err error) {
 		t, err = a.submit(in, body, append(a.task[:len(a.task):len(a.task)], tether.IsNew(&isNew)))
 		return t, isNew, err
@@ -181,6 +191,18 @@ func (a *async) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	// client went, a moment before this one could object.
 	for !a.answer(w, r, find, keyed) {
 	}
+}
+
+// withBody calls do with a request of its own, the body in it from the start.
+func withBody(ctx context.Context, in *http.Request, body []byte, do func(*http.Request) error) error {
+	in = in.WithContext(ctx)
+	in.Body = io.NopCloser(bytes.NewReader(body))
+	defer func() {
+		if in.MultipartForm != nil {
+			_ = in.MultipartForm.RemoveAll() // the server does as much for its own, and as quietly
+		}
+	}()
+	return do(in)
 }
 
 // read reads the body, which is gone when the handler has returned.
@@ -238,6 +260,7 @@ func (a *async) answer(w http.ResponseWriter, r *http.Request, find func() (t *t
 		}
 		answerTo(ErrClientGone).ServeHTTP(w, r) // somebody may be there: a time limit further out looks the same
 	default:
+		t.Keep()
 		applied(w, waited, wish.async)
 		h := w.Header()
 		h.Set("Location", a.statusAt+info.ID)

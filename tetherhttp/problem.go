@@ -72,21 +72,36 @@ func seconds(d time.Duration) string {
 // answerTo returns what a client is told of an error. An error that can write the
 // answer itself does so.
 func answerTo(err error) http.Handler {
+	var own interface {
+		error
+		http.Handler
+	}
+	if errors.As(err, &own) && !isNil(own) {
+		return own
+	}
+	return ProblemOf(err)
+}
+
+// ProblemOf returns what a client may be told of an error, for handlers that submit
+// tasks themselves: the [*Problem] that err is or wraps; 503 with RetryAfter for
+// [tether.ErrFull], [tether.ErrClosed] and [tether.ErrShutdown]; 504 for
+// [tether.ErrTimeout]; 410 for [ErrCanceled]; 413 for an [*http.MaxBytesError]; and
+// 500, of which nothing is told, for any other.
+func ProblemOf(err error) *Problem {
 	var (
-		own interface {
-			error
-			http.Handler
-		}
+		known   *Problem
 		full    *tether.FullError
 		tooMuch *http.MaxBytesError
 	)
 	switch {
-	case errors.As(err, &own) && !isNil(own):
-		return own
-	case errors.As(err, &full):
-		return &Problem{Status: http.StatusServiceUnavailable, Detail: "too much work is under way; try again", RetryAfter: max(full.RetryAfter, time.Second)}
+	case errors.As(err, &known) && known != nil:
+		return known
 	case errors.Is(err, tether.ErrFull):
-		return &Problem{Status: http.StatusServiceUnavailable, Detail: "too much work is under way; try again", RetryAfter: time.Second}
+		wait := time.Second
+		if errors.As(err, &full) {
+			wait = max(wait, full.RetryAfter)
+		}
+		return &Problem{Status: http.StatusServiceUnavailable, Detail: "too much work is under way; try again", RetryAfter: wait}
 	case errors.Is(err, tether.ErrClosed), errors.Is(err, tether.ErrShutdown):
 		return &Problem{Status: http.StatusServiceUnavailable, Detail: "the service is being restarted; try again", RetryAfter: 5 * time.Second}
 	case errors.Is(err, tether.ErrTimeout):

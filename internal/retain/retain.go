@@ -60,11 +60,12 @@ func (s *Store[T]) All() iter.Seq[*T] {
 	}
 }
 
-// Remove has v leave now. It reports false if v was not there.
-func (s *Store[T]) Remove(v *T) bool {
-	for i := range s.places {
-		if s.places[i].Load() == v && s.places[i].CompareAndSwap(v, nil) {
-			s.evict(v)
+// Take has v leave now, and not be evicted. It reports false if v was not there.
+func (s *Store[T]) Take(v *T) bool {
+	end := s.next.Load()
+	for i := range min(uint64(len(s.places)), end) {
+		p := &s.places[s.place(end-1-i)] // the newest first: it is the likeliest
+		if p.Load() == v && p.CompareAndSwap(v, nil) {
 			return true
 		}
 	}

@@ -94,6 +94,26 @@ func TestSize(t *testing.T) {
 	})
 }
 
+func TestTake(t *testing.T) {
+	for _, size := range []int{3, 4} {
+		s := newStore(size, time.Hour)
+		var things []*thing
+		for n := range 2*size + 1 {
+			things = append(things, &thing{num: n, came: time.Now()})
+			s.Add(things[n])
+			assert.True(t, s.Take(things[n]), "just come")
+			assert.False(t, s.Take(things[n]), "twice")
+			s.Add(things[n])
+		}
+		gone := s.gone()
+		for n, v := range things {
+			assert.Equal(t, !slices.Contains(gone, n), s.Take(v))
+		}
+		assert.Empty(t, s.nums())
+		assert.Equal(t, gone, s.gone(), "what is taken is not evicted")
+	}
+}
+
 func TestExpiry(t *testing.T) {
 	t.Run("each when its time is over", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
