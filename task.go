@@ -257,8 +257,11 @@ func (t *Task) Watch(ctx context.Context) iter.Seq[Info] {
 				case <-t.over(): // the observer may be busy with it still
 				case <-ctx.Done():
 				}
-				if t.has(released) {
+				switch {
+				case t.has(released):
 					yield(info)
+				case first: // ctx has ended before the observer has let go of the task
+					yield(info.unended(t.has(begun)))
 				}
 				return
 			}
@@ -276,6 +279,16 @@ func (t *Task) Watch(ctx context.Context) iter.Seq[Info] {
 			}
 		}
 	}
+}
+
+// unended is the Info of a task whose end is being told to the observer, as it was
+// before that.
+func (i Info) unended(started bool) Info {
+	i.State, i.Err, i.Finished = Queued, nil, time.Time{}
+	if started {
+		i.State = Running
+	}
+	return i
 }
 
 // watched returns a channel that the next change closes.
@@ -317,10 +330,7 @@ func (t *Task) Forget() bool {
 // It reports false if the task is forgotten already.
 func (t *Task) Keep() bool {
 	r := t.lane.reg
-	if r.finished == nil {
-		return false
-	}
-	if t.state.Or(kept)&forgotten != 0 {
+	if t.state.Or(kept)&forgotten != 0 || r.finished == nil {
 		return false
 	}
 	if !t.has(released) {
@@ -385,6 +395,7 @@ type Info struct {
 	Labels   map[string]string
 	Err      error // set once State is final
 	Waited   bool  // somebody waits for the outcome, or has seen it: by Wait, Done, Err, Value or Result
+	Kept     bool  // see Task.Keep
 }
 
 // Progress is what a body says of how far it is.
@@ -407,7 +418,7 @@ func (t *Task) Info() Info {
 		defer m.mu.Unlock()
 	}
 	info.State = State(s & stateMask)
-	info.Waited = t.attended()
+	info.Waited, info.Kept = t.attended(), s&kept != 0
 	since := t.lane.reg.time
 	if t.submitted != 0 {
 		info.Submitted = since(t.submitted)
@@ -851,7 +862,9 @@ func ReportProgress(ctx context.Context, p Progress) {
 	}
 	m := t.extra()
 	m.mu.Lock()
-	m.progress = p
+	if !t.has(released) { // a finished task changes no more
+		m.progress = p
+	}
 	m.mu.Unlock()
 	t.changed()
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"reflect"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -40,7 +41,12 @@ var (
 // It runs whatever status the handler answers, also when the client has gone. It is
 // dropped if the handler panics, or calls [Discard]. Tasks of one request are
 // independent and run at once; [AfterInOrder] is for those that are not. A task that
-// [tether.Unique] shares with an earlier request is left to that request.
+// [tether.Unique] shares with an earlier request is left to that request: it starts, or
+// is dropped, with it.
+//
+// In a handler that goes on for long, such as a websocket's, the tasks wait as long:
+// [tether.Registry.Go] is the better choice there, as it is in the bodies of [Async],
+// which are no handlers and get ErrNoScope.
 func After(ctx context.Context, name string, fn tether.Func, opts ...tether.Option) (*tether.Task, error) {
 	s := scopeOf(ctx)
 	if s == nil {
@@ -51,7 +57,9 @@ func After(ctx context.Context, name string, fn tether.Func, opts ...tether.Opti
 
 // AfterOn is [After] for a task that runs in a pool, or in another registry. A full
 // pool does what its Overflow says when AfterOn is called; one of
-// [tether.CallerRuns] refuses, since the task cannot be run just then.
+// [tether.CallerRuns] refuses, since the task cannot be run just then, and one of
+// [tether.Block] may have a request wait for a place that it holds itself: choose
+// [tether.Reject].
 func AfterOn(ctx context.Context, r tether.Runner, name string, fn tether.Func, opts ...tether.Option) (*tether.Task, error) {
 	s := scopeOf(ctx)
 	if s == nil {
@@ -72,12 +80,12 @@ func AfterInOrder(ctx context.Context, name string, fns ...tether.Func) (*tether
 		}
 	}
 	return After(ctx, name, func(ctx context.Context) error {
-		for _, fn := range fns {
+		for i, fn := range fns {
+			if i > 0 && ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
 			if err := fn(ctx); err != nil {
 				return err
-			}
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
 			}
 		}
 		return nil
@@ -155,7 +163,8 @@ func DeliveryOf(ctx context.Context) Delivery {
 //     goroutine. This is exact.
 //   - HTTP/2: when the response's last frame was handed to the connection's writer, and
 //     1 ms has passed. No public hook says that the frame was written; the writer does
-//     that next, and nothing the task does can hold it back.
+//     that next, and nothing the task does can hold it back. (The signal is
+//     [http.CloseNotifier]; a handler that uses it itself takes it away.)
 //   - when the handler has returned, if the connection was hijacked or the server lacks
 //     the hooks;
 //   - at the latest [MaxWait] after the handler has returned: a client that sends an
@@ -217,8 +226,11 @@ func Attach(srv *http.Server, reg *tether.Registry, opts ...Option) *Background 
 
 // NewBackground returns a Background for frameworks that own the server's Handler: give
 // it the server with [Background.Hooks], and mount [Background.Handler] as the
-// outermost middleware.
+// outermost middleware. It panics if reg is nil: no request could mend that.
 func NewBackground(reg *tether.Registry, opts ...Option) *Background {
+	if reg == nil {
+		panic("tetherhttp: a Background needs a registry")
+	}
 	b := &Background{reg: reg, maxWait: 2 * time.Second}
 	for _, opt := range opts {
 		if opt != nil {
@@ -276,6 +288,9 @@ type connection struct {
 // turn is the ConnState hook. It runs on the connection's goroutine, which must not
 // be kept: a task's start is a push into a queue.
 func (b *Background) turn(nc net.Conn, state http.ConnState) {
+	if !reflect.ValueOf(nc).Comparable() {
+		return // a listener of the user's: no key for a map
+	}
 	switch state {
 	case http.StateNew:
 		b.conns.Store(nc, new(connection))
@@ -318,6 +333,9 @@ func (b *Background) connection(ctx context.Context) *connection {
 	if c := cc.rec.Load(); c != nil {
 		return c
 	}
+	if !reflect.ValueOf(cc.conn).Comparable() {
+		return nil
+	}
 	v, ok := b.conns.Load(cc.conn)
 	if !ok {
 		return nil // somebody has replaced ConnState
@@ -345,6 +363,18 @@ type scope struct {
 }
 
 type scopeKey struct{}
+
+// detached is a request's context for work that is not its handler's: it has neither
+// the scope nor the connection, which may be at its next request already.
+type detached struct{ context.Context }
+
+func (d detached) Value(key any) any {
+	switch key.(type) {
+	case scopeKey, connKey:
+		return nil
+	}
+	return d.Context.Value(key)
+}
 
 func (s *scope) Value(key any) any {
 	if key == (scopeKey{}) {

@@ -5,9 +5,9 @@ import (
 	"context"
 	"errors"
 	"io"
+	"iter"
 	"net/http"
 	"os"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -71,7 +71,8 @@ func Check(ok func(*http.Request) error) AsyncOption {
 }
 
 // TaskOptions are those of the tasks, such as [tether.Timeout]. With [tether.Unique]
-// requests share a task: it goes on as long as one of their clients is there.
+// requests share a task: it goes on as long as one of their clients is there, or was
+// told where to find it. One with [tether.Hold] starts when somebody releases it.
 func TaskOptions(opts ...tether.Option) AsyncOption {
 	return asyncOption(func(a *async) { a.task = append(a.task, opts...) })
 }
@@ -92,9 +93,11 @@ func TaskOptions(opts ...tether.Option) AsyncOption {
 // for up to N seconds, but [MaxWait] at most (RFC 7240). The server's WriteTimeout and
 // ReadTimeout are put off by the wait.
 //
-// What is not admitted is not started, and never answered 202: 413 for the body, 503
-// with Retry-After for a full pool or a stopping process, 400, 409 and 422 for the key
-// of [Idempotent].
+// What is not admitted is not started, and never answered 202: 413 for the body, what
+// [Check] says, 400, 409 and 422 for the key of [Idempotent], 503 with Retry-After for
+// a stopping process or a full pool that rejects. A pool of [tether.Block] has the
+// request wait for room, and one of [tether.CallerRuns] for the end of the work,
+// however long that takes.
 //
 // The status lives in the registry's memory, in this process alone: it keeps the last
 // [tether.Config].Retain tasks that were answered 202, each for RetainFor after its
@@ -114,14 +117,11 @@ func Async[T any](r tether.Runner, name string, fn func(context.Context, *http.R
 	}
 	a.attached = make(map[*tether.Task]*attachment)
 	a.submit = func(in *http.Request, body []byte, opts []tether.Option) (*tether.Task, error) {
-		result, err := tether.Submit(in.Context(), r, name, func(ctx context.Context) (v T, err error) {
-			err = withBody(ctx, in, body, func(in *http.Request) (err error) {
+		result, err := tether.Submit(detached{in.Context()}, r, name, func(ctx context.Context) (v T, err error) {
+			err = withBody(in.WithContext(ctx), body, func(in *http.Request) (err error) {
 				v, err = fn(ctx, in)
 				return err
 			})
-			if t, ok := tether.FromContext(ctx); ok && toldToClient(err) {
-				t.Done() // it is asked for: no news for the log
-			}
 			return v, err
 		}, opts...)
 		if err != nil {
@@ -153,8 +153,10 @@ type async struct {
 type attachment struct {
 	requests int
 	made     bool // the task was made by one of them
-	told     bool // one of them was told where to find it: it is wanted, whoever goes
 }
+
+// finder starts a request's task, or finds the one that it shares.
+type finder func() (t *tether.Task, isNew bool, err error)
 
 func (a *async) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Add("Vary", "Prefer")
@@ -166,36 +168,35 @@ func (a *async) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	in := r.Clone(r.Context())
 	in.ContentLength, in.TransferEncoding = int64(len(body)), nil
 	if a.check != nil {
-		if err := withBody(in.Context(), in, body, a.check); err != nil {
+		if err := withBody(in.WithContext(in.Context()), body, a.check); err != nil {
 			answerTo(err).ServeHTTP(w, r)
 			return
 		}
 	}
-	find := func() (t *tether.Task, isNew bool, err error) {
+	var find finder = func() (t *tether.Task, isNew bool, err error) {
 		t, err = a.submit(in, body, append(a.task[:len(a.task):len(a.task)], tether.IsNew(&isNew)))
 		return t, isNew, err
 	}
-	keyed := false
+	hasKey := false
 	if a.keys != nil {
-		key, err := a.keys.read(r, body)
+		use, err := a.keys.read(r, body)
 		if err != nil {
 			answerTo(err).ServeHTTP(w, r)
 			return
 		}
-		if keyed = key != nil; keyed {
-			defer key.answered()
-			find = key.once(w, r, find)
+		if hasKey = use != nil; hasKey {
+			defer use.answered()
+			find = use.once(w, r, find)
 		}
 	}
 	// Again only if the task is one of a request before, which has cancelled it when its
 	// client went, a moment before this one could object.
-	for !a.answer(w, r, find, keyed) {
+	for !a.answer(w, r, find, hasKey) {
 	}
 }
 
-// withBody calls do with a request of its own, the body in it from the start.
-func withBody(ctx context.Context, in *http.Request, body []byte, do func(*http.Request) error) error {
-	in = in.WithContext(ctx)
+// withBody calls do with a request whose body is there from the start.
+func withBody(in *http.Request, body []byte, do func(*http.Request) error) error {
 	in.Body = io.NopCloser(bytes.NewReader(body))
 	defer func() {
 		if in.MultipartForm != nil {
@@ -212,6 +213,11 @@ func (a *async) read(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 			w.Header().Set("Connection", "close") // or the server would read on before it answers
 		}
 		return nil, &http.MaxBytesError{Limit: a.maxBody}
+	}
+	if r.MultipartForm != nil {
+		// The server removes its files when the handler returns.
+		logf(r, "tetherhttp: %s %q: the multipart form was parsed before Async could read it", r.Method, r.URL.Path)
+		return nil, &Problem{Status: http.StatusInternalServerError}
 	}
 	if r.Body == nil {
 		return nil, nil
@@ -230,74 +236,93 @@ func (a *async) read(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 // answer finds the request's task, waits for it, and writes the one answer that the
 // request gets. It reports false, and has written nothing, if the task was cancelled
 // for the sake of another request.
-func (a *async) answer(w http.ResponseWriter, r *http.Request, find func() (t *tether.Task, isNew bool, err error), keyed bool) bool {
+func (a *async) answer(w http.ResponseWriter, r *http.Request, find finder, hasKey bool) bool {
 	t, isNew, err := find()
 	if err != nil {
 		if errors.Is(err, tether.ErrInvalid) {
-			logf(r, "tetherhttp: %s %s: %v", r.Method, r.URL.Path, err) // a mistake in the program, not in the request
+			logf(r, "tetherhttp: %s %q: %v", r.Method, r.URL.Path, err) // a mistake in the program, not in the request
 		}
 		answerTo(err).ServeHTTP(w, r)
 		return true
 	}
 	wish := parsePrefer(r.Header)
 	a.attach(t, isNew)
-	info, ended, waited := a.wait(w, r, t, wish)
-	done := ended && !a.always202
-	gone := !done && !a.keep && !keyed && r.Context().Err() != nil
-	last := a.detach(t, !done && !gone)
+	info, granted := a.wait(w, r, t, wish)
+	ended := info.State.Final()
+	gone := !ended && !a.keep && !hasKey && r.Context().Err() != nil
+	tell := !gone && (!ended || a.always202)
+	if tell && !t.Keep() && ended {
+		tell = false // it is forgotten, and cannot be found where the client would be told
+	}
+	unwanted := a.detach(t)
 	switch {
-	case done && !isNew && errors.Is(info.Err, ErrClientGone) && r.Context().Err() == nil:
+	case ended && !isNew && errors.Is(info.Err, ErrClientGone) && r.Context().Err() == nil:
 		return false
-	case done:
-		applied(w, waited, false)
+	case tell:
+		a.tell(w, r, t, info, granted, wish.async)
+	case ended:
+		applied(w, granted, false)
 		outcome(t, info).ServeHTTP(w, r)
-		if last && !keyed && info.State == tether.Succeeded {
-			t.Forget() // nobody knows its id
+		if unwanted && !hasKey && info.State == tether.Succeeded {
+			t.Forget()
 		}
-	case gone:
-		if last {
+	default:
+		if unwanted {
 			t.Cancel(ErrClientGone)
 		}
 		answerTo(ErrClientGone).ServeHTTP(w, r) // somebody may be there: a time limit further out looks the same
-	default:
-		t.Keep()
-		applied(w, waited, wish.async)
-		h := w.Header()
-		h.Set("Location", a.statusAt+info.ID)
-		h.Set("Retry-After", "1")
-		h.Set("Cache-Control", "no-store")
-		writeJSON(w, r, "application/json", http.StatusAccepted, statusOf(t, info))
 	}
 	return true
 }
 
+// tell answers 202: the client finds the task at the Location.
+func (a *async) tell(w http.ResponseWriter, r *http.Request, t *tether.Task, info tether.Info, granted string, async bool) {
+	applied(w, granted, async)
+	h := w.Header()
+	h.Set("Location", a.statusAt+info.ID)
+	h.Set("Retry-After", "1")
+	h.Set("Cache-Control", "no-store")
+	writeBody(w, "application/json", http.StatusAccepted, represent(r, t, info, a.statusAt).body)
+}
+
 // wait waits for a task as long as the request wants it. It returns what the task is
-// then, and the seconds of the wait that the client has asked for, if that was granted.
-func (a *async) wait(w http.ResponseWriter, r *http.Request, t *tether.Task, wish preferences) (info tether.Info, ended bool, granted string) {
+// then, and the seconds of the wait that the client has asked for, if it got them.
+func (a *async) wait(w http.ResponseWriter, r *http.Request, t *tether.Task, wish preferences) (info tether.Info, granted string) {
 	d := a.inline
 	switch {
 	case a.always202:
 		d = 0
 	case wish.waits:
-		d = min(wish.wait, a.maxWait)
-		if d == wish.wait {
-			granted = strconv.Itoa(int(d / time.Second))
-		}
+		d, granted = wish.waitUpTo(max(a.maxWait, a.inline))
 	case wish.async:
 		d = 0
 	}
-	if d > 0 {
-		putOff(w, r, d)
-	}
+	putOff(w, r, d)
 	ctx, cancel := context.WithTimeout(r.Context(), d)
 	defer cancel()
-	for info = range t.Watch(ctx) { // to Wait would be to take a failure from the log
-		ended = info.State.Final()
+	for info = range watch(ctx, t) {
 	}
-	if info.ID == "" { // its end is being told to the observer
-		info = t.Info()
+	return info, granted
+}
+
+// watch is [tether.Task.Watch] for those who can wait a little: for longer the more has
+// changed, so that a body that says much of its progress does not keep a processor
+// busy with every one who waits for it.
+func watch(ctx context.Context, t *tether.Task) iter.Seq[tether.Info] {
+	return func(yield func(tether.Info) bool) {
+		pause := time.Duration(0)
+		for info := range t.Watch(ctx) { // to Wait would be to take a failure from the log
+			if !yield(info) {
+				return
+			}
+			if pause = min(pause+pace/20, pace); info.State == tether.Running && info.Progress != (tether.Progress{}) {
+				select {
+				case <-time.After(pause):
+				case <-ctx.Done():
+				}
+			}
+		}
 	}
-	return info, ended, granted
 }
 
 // applied says which preferences were granted.
@@ -339,16 +364,15 @@ func (a *async) attach(t *tether.Task, isNew bool) {
 	at.made = at.made || isNew
 }
 
-// detach ends a request's wait; told means that its client knows where to find the
-// task. It reports whether nobody knows the task any more whom it was made for.
-func (a *async) detach(t *tether.Task, told bool) bool {
+// detach ends a request's wait. It reports whether nobody waits for the task any more,
+// or was told where to find it, of those it was made for.
+func (a *async) detach(t *tether.Task) (unwanted bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	at := a.attached[t]
-	at.told = at.told || told
 	if at.requests--; at.requests > 0 {
 		return false
 	}
 	delete(a.attached, t)
-	return at.made && !at.told
+	return at.made && !t.Info().Kept
 }

@@ -28,7 +28,8 @@ type Idempotency struct {
 	// forgotten. 0: 10,000.
 	Most int
 	// Principal tells users apart: two of them may have the same key. nil: by the
-	// Authorization header. A service that knows its users by a cookie must set it.
+	// Authorization header. A service that knows its users by a cookie, or its tenants by
+	// the host, must set it.
 	Principal func(*http.Request) string
 }
 
@@ -60,9 +61,9 @@ func Idempotent(cfg Idempotency) AsyncOption {
 }
 
 // IdempotencyKey returns the Idempotency-Key of a request, "" if it has none, or a
-// [*Problem] (400). A key is a string in quotes, as the draft has it, or plain visible
-// ASCII without quotes and commas, as many clients have it; 1 to 255 characters, one
-// per request.
+// [*Problem] (400). A key is a string in quotes, as the draft has it (RFC 8941, 3.3.3;
+// parameters are ignored), or plain visible ASCII without quotes and commas, as many
+// clients have it; 1 to 255 characters, one per request.
 func IdempotencyKey(h http.Header) (string, error) {
 	values := h.Values("Idempotency-Key")
 	if len(values) == 0 {
@@ -77,19 +78,39 @@ func IdempotencyKey(h http.Header) (string, error) {
 }
 
 func idempotencyKey(s string) (key string, ok bool) {
+	for i := range len(s) {
+		if s[i] < ' ' || s[i] > '~' {
+			return "", false
+		}
+	}
 	if strings.HasPrefix(s, `"`) {
-		if key, s, ok = word(s); !ok || s != "" {
+		if key, s, ok = sfString(s); !ok || s != "" && s[0] != ';' {
 			return "", false
 		}
 	} else if key = s; strings.ContainsAny(key, `", `) {
 		return "", false
 	}
-	for i := range len(key) {
-		if key[i] < ' ' || key[i] > '~' {
-			return "", false
+	return key, 1 <= len(key) && len(key) <= 255
+}
+
+// sfString reads a string of RFC 8941 (4.2.5), in which only a quote and a backslash
+// can be escaped, and returns what follows.
+func sfString(s string) (value, rest string, ok bool) {
+	var b strings.Builder
+	for i := 1; i < len(s); i++ {
+		switch c := s[i]; c {
+		case '"':
+			return b.String(), s[i+1:], true
+		case '\\':
+			if i++; i == len(s) || s[i] != '"' && s[i] != '\\' {
+				return "", "", false
+			}
+			b.WriteByte(s[i])
+		default:
+			b.WriteByte(c)
 		}
 	}
-	return key, 1 <= len(key) && len(key) <= 255
+	return "", "", false
 }
 
 // keys is the memory of an Idempotent handler.
@@ -99,6 +120,7 @@ type keys struct {
 	mu    sync.Mutex
 	known map[hash]*key // guarded by mu
 	order list.List     // of *key: the oldest first, but for live ones that were passed over; guarded by mu
+	armed bool          // a timer will run sweep; guarded by mu
 }
 
 type hash [sha256.Size]byte
@@ -118,26 +140,25 @@ func hashOf(fields ...string) (sum hash) {
 
 // key is a key that has been used.
 type key struct {
-	of    *keys
 	id    hash // of principal, method, path and key
 	print hash // of what was asked for
 	came  time.Time
 	ready chan struct{} // closed when the task is admitted, or refused
 
 	task  *tether.Task  // nil if it was refused; written before ready is closed
-	told  bool          // a request with it was answered, or its client has gone; guarded by of.mu
-	place *list.Element // nil when it is forgotten; guarded by of.mu
+	told  bool          // a request with it was answered, or its client has gone; guarded by keys.mu
+	place *list.Element // nil when it is forgotten; guarded by keys.mu
 }
 
-// keyed is a request with a key.
-type keyed struct {
+// use is a request that uses a key.
+type use struct {
 	of        *keys
 	id, print hash
 	key       *key // what it has found or made
 }
 
-// read returns the request's key, nil if it has none.
-func (k *keys) read(r *http.Request, body []byte) (*keyed, error) {
+// read returns a request's use of a key, nil if it has none.
+func (k *keys) read(r *http.Request, body []byte) (*use, error) {
 	key, err := IdempotencyKey(r.Header)
 	if err != nil {
 		return nil, err
@@ -148,33 +169,34 @@ func (k *keys) read(r *http.Request, body []byte) (*keyed, error) {
 		}
 		return nil, nil
 	}
-	return &keyed{
-		of:    k,
-		id:    hashOf(k.cfg.Principal(r), r.Method, r.URL.EscapedPath(), key),
-		print: hashOf(r.URL.RawQuery, r.Header.Get("Content-Type"), string(body)),
+	return &use{
+		of: k,
+		id: hashOf(k.cfg.Principal(r), r.Method, r.URL.EscapedPath(), key),
+		// If the form has been read further out, the body is empty.
+		print: hashOf(r.URL.RawQuery, r.Header.Get("Content-Type"), string(body), r.PostForm.Encode()),
 	}, nil
 }
 
-// once returns find for a request with a key: it starts a task, or finds the one that
-// an earlier request has started.
-func (q *keyed) once(w http.ResponseWriter, r *http.Request, find func() (*tether.Task, bool, error)) func() (*tether.Task, bool, error) {
+// once returns a finder for a request with a key: it starts a task by find, or finds
+// the one that an earlier request has started.
+func (u *use) once(w http.ResponseWriter, r *http.Request, find finder) finder {
 	return func() (*tether.Task, bool, error) {
 		for {
-			first, err := q.enter()
+			first, err := u.enter()
 			if err != nil {
 				return nil, false, err
 			}
 			if first {
-				return q.start(find)
+				return u.start(find)
 			}
 			select {
-			case <-q.key.ready:
+			case <-u.key.ready:
 			case <-r.Context().Done():
 				return nil, false, ErrClientGone
 			}
-			if q.key.task != nil {
+			if u.key.task != nil {
 				w.Header().Set("Idempotency-Replayed", "true")
-				return q.key.task, false, nil
+				return u.key.task, false, nil
 			}
 			// The first one was refused. This one may fare better.
 		}
@@ -182,66 +204,109 @@ func (q *keyed) once(w http.ResponseWriter, r *http.Request, find func() (*tethe
 }
 
 // enter finds the request's key, or makes it, and reports which.
-func (q *keyed) enter() (first bool, err error) {
-	k := q.of
+func (u *use) enter() (first bool, err error) {
+	k := u.of
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	now := time.Now()
-	known := k.known[q.id]
-	if known != nil && known.expired(now) {
+	known := k.known[u.id]
+	if known != nil && k.unused(known, now) {
 		k.forget(known)
 		known = nil
 	}
 	switch {
 	case known == nil:
-		q.key = &key{of: k, id: q.id, print: q.print, came: now, ready: make(chan struct{})}
-		k.known[q.id], q.key.place = q.key, k.order.PushBack(q.key)
-		k.tidy(now)
+		u.key = k.add(u, now)
 		return true, nil
-	case known.print != q.print:
+	case known.print != u.print:
 		return false, &Problem{Status: http.StatusUnprocessableEntity, Detail: "this Idempotency-Key was used for another request; use a new key for a new request"}
 	case !known.told && !k.cfg.Join:
 		return false, &Problem{Status: http.StatusConflict, Detail: "the first request with this Idempotency-Key is being worked on", RetryAfter: time.Second}
 	}
-	q.key = known
+	u.key = known
 	return false, nil
 }
 
 // start submits the task of a key that was made for this request.
-func (q *keyed) start(find func() (*tether.Task, bool, error)) (t *tether.Task, isNew bool, err error) {
+func (u *use) start(find finder) (t *tether.Task, isNew bool, err error) {
 	defer func() { // also if an observer ends the goroutine
-		k := q.of
+		k := u.of
 		k.mu.Lock()
 		defer k.mu.Unlock()
-		if q.key.task = t; t == nil {
-			k.forget(q.key)
+		if u.key.task = t; t == nil {
+			k.forget(u.key)
 		}
-		close(q.key.ready)
+		close(u.key.ready)
 	}()
 	return find()
 }
 
 // answered notes that the request is over.
-func (q *keyed) answered() {
-	if q.key == nil {
+func (u *use) answered() {
+	if u.key == nil {
 		return
 	}
-	q.of.mu.Lock()
-	defer q.of.mu.Unlock()
-	q.key.told = true
+	u.of.mu.Lock()
+	defer u.of.mu.Unlock()
+	u.key.told = true
 }
 
 // over reports whether the key's task has ended. The caller holds the lock.
 func (k *key) over() bool { return k.task != nil && k.task.State().Final() }
 
-// expired reports whether the key may be used for something new. The caller holds the
-// lock.
-func (k *key) expired(now time.Time) bool {
-	if !k.over() {
+// unused reports whether a key may be used for something new: its time is over, or its
+// task has not done what it was for, as nobody has wanted it. The caller holds the lock.
+func (k *keys) unused(old *key, now time.Time) bool {
+	if !old.over() {
 		return false
 	}
-	info := k.task.Info()
-	return now.Sub(k.came) >= k.of.cfg.Keep || info.State == tether.Dropped || errors.Is(info.Err, ErrClientGone)
+	info := old.task.Info()
+	return now.Sub(old.came) >= k.cfg.Keep || info.State == tether.Dropped || errors.Is(info.Err, ErrClientGone)
+}
+
+// add makes a key. Beyond the most there may be, it makes room: by two, if it can, so
+// that they get fewer again. The caller holds the lock.
+func (k *keys) add(u *use, now time.Time) *key {
+	for range 2 {
+		front := k.order.Front()
+		if len(k.known) < k.cfg.Most || front == nil {
+			break
+		}
+		if oldest := front.Value.(*key); oldest.over() {
+			k.forget(oldest)
+		} else {
+			k.order.MoveToBack(front)
+		}
+	}
+	added := &key{id: u.id, print: u.print, came: now, ready: make(chan struct{})}
+	k.known[u.id], added.place = added, k.order.PushBack(added)
+	k.arm(k.cfg.Keep)
+	return added
+}
+
+// arm has sweep run, if it is not to run already. The caller holds the lock.
+func (k *keys) arm(in time.Duration) {
+	if !k.armed {
+		k.armed = true
+		time.AfterFunc(in, k.sweep)
+	}
+}
+
+// sweep forgets the keys whose time is over, and their results with them.
+func (k *keys) sweep() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	now, soonest := time.Now(), k.cfg.Keep
+	for _, old := range k.known {
+		if k.unused(old, now) {
+			k.forget(old)
+		} else if left := k.cfg.Keep - now.Sub(old.came); left > 0 { // else its task is live still
+			soonest = min(soonest, left)
+		}
+	}
+	if k.armed = false; len(k.known) > 0 {
+		k.arm(max(soonest, k.cfg.Keep/10)) // not for each of many
+	}
 }
 
 // forget removes a key. The caller holds the lock.
@@ -250,21 +315,5 @@ func (k *keys) forget(old *key) {
 		k.order.Remove(old.place)
 		old.place = nil
 		delete(k.known, old.id)
-	}
-}
-
-// tidy forgets old keys: a few at each call, more than come. The caller holds the lock.
-func (k *keys) tidy(now time.Time) {
-	for range 4 {
-		front := k.order.Front()
-		old := front.Value.(*key)
-		switch {
-		case old.expired(now), old.over() && len(k.known) > k.cfg.Most:
-			k.forget(old)
-		case len(k.known) > k.cfg.Most:
-			k.order.MoveToBack(front)
-		default:
-			return
-		}
 	}
 }

@@ -35,6 +35,15 @@ func parsePrefer(h http.Header) (p preferences) {
 	return p
 }
 
+// waitUpTo returns how long to wait for a client that wants this, and in granted the
+// seconds that it has asked for, if it gets them.
+func (p preferences) waitUpTo(most time.Duration) (wait time.Duration, granted string) {
+	if p.waits && p.wait <= most {
+		granted = strconv.Itoa(int(p.wait / time.Second))
+	}
+	return min(p.wait, most), granted
+}
+
 // listItems splits a list at its commas, but for those in quotes.
 func listItems(line string) func(yield func(string) bool) {
 	return func(yield func(string) bool) {

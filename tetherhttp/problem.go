@@ -15,8 +15,9 @@ import (
 
 // Problem is an error that a client is told: problem details, RFC 9457. A body of
 // [Async] that returns one, or an error that wraps one, decides what the answer says.
-// Of other errors a client learns the status and no more, since their text may be
-// about anything; the registry logs them.
+// So does one whose error is an [http.Handler]: it writes the answer itself. Of other
+// errors a client learns what [ProblemOf] says and no more, since their text may be
+// about anything. The registry logs all of them.
 type Problem struct {
 	Type     string `json:"type,omitempty"` // a URI that names the kind; "": nothing but the status
 	Title    string `json:"title,omitempty"`
@@ -116,19 +117,12 @@ func ProblemOf(err error) *Problem {
 	return &Problem{Status: http.StatusInternalServerError}
 }
 
-// toldToClient reports whether an error is the client's own affair, of which the
-// client learns everything: nothing for the log.
-func toldToClient(err error) bool {
-	var p *Problem
-	return errors.As(err, &p) && p != nil && p.Status >= 400 && p.Status < 500
-}
-
 // writeJSON answers with v. It is encoded first: what cannot be encoded does not
 // become half an answer.
 func writeJSON(w http.ResponseWriter, r *http.Request, contentType string, status int, v any) {
 	body, err := encode(v)
 	if err != nil {
-		logf(r, "tetherhttp: the answer to %s %s cannot be encoded: %v", r.Method, r.URL.Path, err)
+		logf(r, "tetherhttp: the answer to %s %q cannot be encoded: %v", r.Method, r.URL.Path, err)
 		(&Problem{Status: http.StatusInternalServerError}).ServeHTTP(w, r)
 		return
 	}

@@ -5,8 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -19,26 +19,45 @@ import (
 //
 // Its ResponseWriter cannot flush, hijack or set deadlines, informational (1xx)
 // answers are left out, and more than 16 MiB, or [MaxBody] if that is more, is a
-// failure. A value from Async costs less.
+// failure. [http.ErrAbortHandler] breaks the connection off, as it does without
+// AsyncHandler. At the result's URL the answer is Cache-Control: no-store. A value from
+// Async costs less.
 func AsyncHandler(r tether.Runner, name string, h http.Handler, opts ...AsyncOption) http.Handler {
 	if h == nil {
 		panic("tetherhttp: AsyncHandler needs a handler")
 	}
 	var a *async
-	a = Async(r, name, func(_ context.Context, in *http.Request) (*recording, error) {
+	a = Async(r, name, func(_ context.Context, in *http.Request) (_ *recording, err error) {
+		defer func() {
+			switch v := recover(); v {
+			case nil:
+			case http.ErrAbortHandler: // no panic to report: a ReverseProxy's upstream has gone, say
+				err = abort{}
+			default:
+				panic(v)
+			}
+		}()
 		rec := &recording{header: make(http.Header), most: max(16<<20, a.maxBody)}
 		h.ServeHTTP(rec, in)
 		rec.WriteHeader(http.StatusOK) // if it has not done so
-		if rec.tooMuch {
-			return nil, fmt.Errorf("tetherhttp: the answer is larger than %d bytes", rec.most)
-		}
-		if rec.status >= 500 {
+		switch {
+		case rec.tooMuch:
+			return nil, errTooMuch
+		case rec.status >= 500:
 			return nil, rec
 		}
 		return rec, nil
 	}, opts...).(*async)
 	return a
 }
+
+// abort is the outcome of a handler that has panicked with http.ErrAbortHandler, and
+// answers as it does.
+type abort struct{}
+
+func (abort) Error() string                                { return http.ErrAbortHandler.Error() }
+func (abort) Unwrap() error                                { return http.ErrAbortHandler }
+func (abort) ServeHTTP(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }
 
 // recording is a ResponseWriter that keeps what it is given, and writes it later as
 // often as it is asked to. One of a failure is an error.
@@ -49,6 +68,8 @@ type recording struct {
 	body    bytes.Buffer
 	most    int64
 	tooMuch bool
+
+	promised int64 // Content-Length; -1 if it was not given
 }
 
 func (rec *recording) Error() string { return "the handler has answered " + strconv.Itoa(rec.status) }
@@ -56,30 +77,52 @@ func (rec *recording) Error() string { return "the handler has answered " + strc
 func (rec *recording) Header() http.Header { return rec.header }
 
 func (rec *recording) WriteHeader(status int) {
-	if rec.status != 0 || status < 200 && status != http.StatusSwitchingProtocols {
-		return
+	if status < 100 || status > 999 {
+		panic(fmt.Sprintf("invalid WriteHeader code %v", status)) // as net/http does
 	}
-	rec.status, rec.sent = status, rec.header.Clone()
+	if rec.status == 0 && status >= 200 {
+		rec.status, rec.sent, rec.promised = status, rec.header.Clone(), -1
+		if n, err := strconv.ParseInt(rec.sent.Get("Content-Length"), 10, 64); err == nil && n >= 0 {
+			rec.promised = n
+		}
+	}
 }
 
 var errTooMuch = errors.New("tetherhttp: the answer is too large to be kept")
 
 func (rec *recording) Write(p []byte) (int, error) {
 	rec.WriteHeader(http.StatusOK)
-	if int64(rec.body.Len())+int64(len(p)) > rec.most {
+	size := int64(rec.body.Len()) + int64(len(p))
+	switch {
+	case rec.status == http.StatusNoContent || rec.status == http.StatusNotModified:
+		return 0, http.ErrBodyNotAllowed
+	case rec.promised >= 0 && size > rec.promised:
+		return 0, http.ErrContentLength
+	case size > rec.most:
 		rec.tooMuch = true
 		return 0, errTooMuch
 	}
 	return rec.body.Write(p)
 }
 
+// unstored returns the same answer, for nobody to cache.
+func (rec *recording) unstored() *recording {
+	same := *rec
+	same.sent = rec.sent.Clone()
+	same.sent.Set("Cache-Control", "no-store")
+	return &same
+}
+
 // ServeHTTP writes what was kept.
 func (rec *recording) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
-	vary := h["Vary"]
-	maps.Copy(h, rec.sent.Clone())
-	if len(vary) > 0 && len(rec.sent["Vary"]) > 0 {
-		h["Vary"] = append(vary, rec.sent["Vary"]...)
+	for name, values := range rec.sent {
+		switch name {
+		case "Vary", "Set-Cookie": // others may have added theirs
+			h[name] = append(h[name], values...)
+		default:
+			h[name] = slices.Clone(values)
+		}
 	}
 	if rec.body.Len() > 0 && h.Get("Content-Length") == "" && !rec.trailers() {
 		h.Set("Content-Length", strconv.Itoa(rec.body.Len()))

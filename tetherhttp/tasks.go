@@ -9,7 +9,6 @@ import (
 	"io"
 	"net/http"
 	"reflect"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -61,11 +60,12 @@ func AllowCancel() TasksOption {
 // [*Problem]; of others, the kind.
 //
 // An event's data is the status. A reader that is slow misses states in between, and
-// holds nothing up; there are ten a second at most. After the end, EventSource's next
-// attempt is answered 204, which ends it. Waits and streams end when the server shuts
-// down.
+// holds nothing up; in the long run there are ten a second at most. After the end,
+// EventSource's next attempt is answered 204, which ends it. Waits and streams end when
+// the server shuts down.
 //
 // The id is a key: whoever has it may see the task, unless [Authorize] says otherwise.
+// It stands in the registry's log beside failures.
 func Tasks(reg *tether.Registry, opts ...TasksOption) http.Handler {
 	if reg == nil {
 		panic("tetherhttp: Tasks needs a registry")
@@ -145,33 +145,20 @@ func accepts(r *http.Request, mediaType string) bool {
 }
 
 func (h *tasks) serveStatus(w http.ResponseWriter, r *http.Request, t *tether.Task) {
-	w.Header().Set("Vary", "Accept, Prefer")
-	wish, ctx := parsePrefer(r.Header), r.Context()
-	var wait time.Duration
-	if wish.waits {
-		if wait = min(wish.wait, h.maxWait); wait == wish.wait {
-			applied(w, strconv.Itoa(int(wait/time.Second)), false)
-		}
-	}
-	if wait > 0 {
-		putOff(w, r, wait)
-		var cancel context.CancelFunc
-		ctx, cancel = h.whileServing(r)
-		defer cancel()
-		ctx, cancel = context.WithTimeout(ctx, wait)
-		defer cancel()
-	}
+	w.Header().Add("Vary", "Accept, Prefer")
+	wait, granted := parsePrefer(r.Header).waitUpTo(h.maxWait)
 	have := r.Header.Values("If-None-Match")
-	var now *representation
-	for info := range t.Watch(ctx) {
-		now = represent(r, t, info)
-		if wait == 0 || len(have) > 0 && !now.among(have) {
-			break
+	now := represent(r, t, current(t), "")
+	if wait > 0 && !now.done && (len(have) == 0 || now.among(have)) {
+		putOff(w, r, wait)
+		serving, cancel := h.whileServing(r)
+		defer cancel()
+		now = h.await(serving, r, t, wait, have)
+		if serving.Err() != nil {
+			granted = "" // cut short
 		}
 	}
-	if now == nil { // its end is being told to the observer
-		now = represent(r, t, t.Info())
-	}
+	applied(w, granted, false)
 	if !now.done {
 		w.Header().Set("Retry-After", "1")
 	}
@@ -183,45 +170,64 @@ func (h *tasks) serveStatus(w http.ResponseWriter, r *http.Request, t *tether.Ta
 	writeBody(w, "application/json", http.StatusOK, now.body)
 }
 
+// await waits for a task's end, or, with the tags that the client has, for any change.
+func (h *tasks) await(ctx context.Context, r *http.Request, t *tether.Task, wait time.Duration, have []string) *representation {
+	ctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	var info tether.Info
+	for info = range watch(ctx, t) {
+		if len(have) > 0 && !represent(r, t, info, "").among(have) {
+			break
+		}
+	}
+	return represent(r, t, info, "")
+}
+
 func (h *tasks) serveResult(w http.ResponseWriter, r *http.Request, t *tether.Task) {
-	info := current(r.Context(), t)
+	info := current(t)
 	if !info.State.Final() {
 		(&Problem{Status: http.StatusConflict, Detail: "the task has not ended yet", RetryAfter: time.Second}).ServeHTTP(w, r)
 		return
 	}
-	outcome(t, info).ServeHTTP(w, r)
+	answer := outcome(t, info)
+	if rec, ok := answer.(*recording); ok {
+		answer = rec.unstored()
+	}
+	answer.ServeHTTP(w, r)
 }
 
 func (h *tasks) serveDelete(w http.ResponseWriter, r *http.Request, t *tether.Task) {
 	if t.Cancel(ErrCanceled) {
-		writeJSON(w, r, "application/json", http.StatusAccepted, statusOf(t, current(r.Context(), t)))
+		writeBody(w, "application/json", http.StatusAccepted, represent(r, t, current(t), "").body)
 		return
 	}
-	current(r.Context(), t) // the observer may be busy with its end still
+	for range t.Watch(r.Context()) { // the observer may be busy with its end still
+	}
 	t.Forget()
 	w.WriteHeader(http.StatusNoContent)
 }
 
-// current returns what a task is now. One that is ending it lets end.
-func current(ctx context.Context, t *tether.Task) tether.Info {
-	for info := range t.Watch(ctx) {
-		return info
+// current returns what a task is now. It is final when the outcome may be seen.
+func current(t *tether.Task) (info tether.Info) {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	for info = range t.Watch(ctx) {
 	}
-	return t.Info()
+	return info
 }
 
 const (
 	heartbeat = 15 * time.Second       // between signs of life in a stream, for proxies that close silent ones
-	pace      = 100 * time.Millisecond // at least, between events
+	pace      = 100 * time.Millisecond // between events, in the long run
 	patience  = 30 * time.Second       // with a reader that does not read
 )
 
 // serveEvents is the stream of a task's states (server-sent events, HTML Living
 // Standard 9.2). An event's id is the status's tag.
 func (h *tasks) serveEvents(w http.ResponseWriter, r *http.Request, t *tether.Task) {
-	w.Header().Set("Vary", "Accept, Prefer")
+	w.Header().Add("Vary", "Accept, Prefer")
 	last := r.Header.Get("Last-Event-ID")
-	if info := current(r.Context(), t); info.State.Final() && represent(r, t, info).tag == last {
+	if info := current(t); info.State.Final() && represent(r, t, info, "").tag == last {
 		w.WriteHeader(http.StatusNoContent) // it has seen the end: EventSource stops
 		return
 	}
@@ -240,30 +246,25 @@ func (h *tasks) serveEvents(w http.ResponseWriter, r *http.Request, t *tether.Ta
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("X-Accel-Buffering", "no") // nginx
 	w.WriteHeader(http.StatusOK)
-	if r.Method == http.MethodHead || !send("retry: 1000\n\n") {
+	if r.Method == http.MethodHead {
 		return
 	}
-	for {
-		until, stop := context.WithTimeout(ctx, heartbeat)
-		for info := range t.Watch(until) {
-			now := represent(r, t, info)
-			if now.tag == last {
+	first := "retry: 1000\n\n"
+	for goOn := true; goOn; goOn = goOn && ctx.Err() == nil && send(":\n\n") {
+		until, cancel := context.WithTimeout(ctx, heartbeat)
+		for info := range watch(until, t) {
+			now := represent(r, t, info, "")
+			if now.tag == last && first == "" {
 				continue
 			}
 			last = now.tag
-			if !send(now.event()) || now.done {
-				stop()
-				return
+			// A writer that cannot flush sends this one when the handler returns.
+			if goOn = send(first+now.event()) && !now.done; !goOn {
+				break
 			}
-			select {
-			case <-time.After(pace):
-			case <-ctx.Done():
-			}
+			first = ""
 		}
-		stop()
-		if ctx.Err() != nil || !send(":\n\n") {
-			return
-		}
+		cancel()
 	}
 }
 
@@ -302,7 +303,7 @@ type status struct {
 	Name      string    `json:"name"`
 	State     string    `json:"state"`
 	Done      bool      `json:"done"`
-	Submitted time.Time `json:"submitted"`
+	Submitted time.Time `json:"submitted,omitzero"` // not known before the start of a task that starts at once
 	Started   time.Time `json:"started,omitzero"`
 	Finished  time.Time `json:"finished,omitzero"`
 	Attempt   int       `json:"attempt,omitempty"`
@@ -318,16 +319,13 @@ type progress struct {
 	Message string `json:"message,omitempty"`
 }
 
-func statusOf(t *tether.Task, info tether.Info) *status {
+// statusOf returns the status of a task, for a response whose URL has base in front of
+// the status's own.
+func statusOf(t *tether.Task, info tether.Info, base string) *status {
 	s := &status{
 		ID: info.ID, Name: info.Name, State: info.State.String(), Done: info.State.Final(),
-		Submitted: info.Submitted.UTC(), Attempt: info.Attempt,
-	}
-	if !info.Started.IsZero() {
-		s.Started = info.Started.UTC()
-	}
-	if !info.Finished.IsZero() {
-		s.Finished = info.Finished.UTC()
+		Submitted: info.Submitted.UTC(), Started: info.Started.UTC(), Finished: info.Finished.UTC(),
+		Attempt: info.Attempt,
 	}
 	if p := info.Progress; p != (tether.Progress{}) {
 		s.Progress = &progress{p.Done, p.Total, p.Message}
@@ -335,7 +333,7 @@ func statusOf(t *tether.Task, info tether.Info) *status {
 	if !s.Done {
 		return s
 	}
-	s.ResultURL = info.ID + "/result"
+	s.ResultURL = base + info.ID + "/result"
 	if info.State != tether.Succeeded {
 		p, known := answerTo(info.Err).(*Problem)
 		if !known { // it writes itself, at result_url
@@ -379,8 +377,8 @@ type representation struct {
 	done bool
 }
 
-func represent(r *http.Request, t *tether.Task, info tether.Info) *representation {
-	s := statusOf(t, info)
+func represent(r *http.Request, t *tether.Task, info tether.Info, base string) *representation {
+	s := statusOf(t, info, base)
 	body, err := encode(s)
 	if err != nil {
 		logf(r, "tetherhttp: the result of a task %q cannot be encoded: %v", info.Name, err)
@@ -394,11 +392,9 @@ func represent(r *http.Request, t *tether.Task, info tether.Info) *representatio
 // among reports whether an If-None-Match lists the representation.
 func (p *representation) among(lines []string) bool {
 	for _, line := range lines {
-		for item := range listItems(line) {
-			item = strings.TrimPrefix(strings.Trim(item, " \t"), "W/")
-			if item == p.tag || item == "*" {
-				return true
-			}
+		// No other tag can have this one in it, quotes and all.
+		if strings.Contains(line, p.tag) || strings.Trim(line, " \t") == "*" {
+			return true
 		}
 	}
 	return false
