@@ -432,8 +432,10 @@ func (s *scope) discard(cause error) {
 		cause = ErrDiscarded
 	}
 	s.mu.Lock()
-	tasks := s.tasks
-	s.tasks = nil
+	var tasks []*tether.Task
+	if !s.closed { // else the handler has returned, and they are on their way
+		tasks, s.tasks = s.tasks, nil
+	}
 	s.mu.Unlock()
 	for _, t := range tasks {
 		t.Cancel(cause)
@@ -488,13 +490,12 @@ func (s *scope) afterStream(w http.ResponseWriter) {
 	// An http.CloseNotifier: deprecated, but nothing else tells of the end of a stream;
 	// a request's context ends before the response is written. Not that of a wrapper,
 	// which may fake it.
-	raw, ok := unwrapped(w).(interface{ CloseNotify() <-chan bool })
-	if !ok {
+	closed, end := closeNotify(unwrapped(w)), Frame
+	switch {
+	case closed == nil:
 		s.release(Unknown)
 		return
-	}
-	closed, end := raw.CloseNotify(), Frame
-	if s.Err() != nil {
+	case s.Err() != nil:
 		end = Closed
 	}
 	go func() {
@@ -508,6 +509,20 @@ func (s *scope) afterStream(w http.ResponseWriter) {
 		}
 		s.release(end)
 	}()
+}
+
+// closeNotify returns nil if w does not tell, or not any more: the server has taken it
+// back from a handler that has outlived a time limit further out.
+func closeNotify(w http.ResponseWriter) (closed <-chan bool) {
+	defer func() {
+		if recover() != nil {
+			closed = nil
+		}
+	}()
+	if n, ok := w.(interface{ CloseNotify() <-chan bool }); ok {
+		closed = n.CloseNotify()
+	}
+	return closed
 }
 
 func unwrapped(w http.ResponseWriter) http.ResponseWriter {
