@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"reflect"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -353,6 +354,8 @@ type scope struct {
 	conn *connection // nil if no hook will tell of this response
 	next *scope      // another one of the same request; written under conn.mu before it is shared
 	http int         // the protocol's major version
+	head bool        // of a HEAD, whose stream may end, and with it its context, before its handler
+	h2c  bool        // the client has asked for HTTP/2 in the place of HTTP/1
 
 	mu       sync.Mutex
 	tasks    []*tether.Task // held; guarded by mu
@@ -388,6 +391,11 @@ func scopeOf(ctx context.Context) *scope {
 		return nil
 	}
 	s, _ := ctx.Value(scopeKey{}).(*scope)
+	if s != nil && s.h2c && s.conn != nil && s.conn.isHijacked() {
+		// The connection has gone over to HTTP/2, and its context is that of the request
+		// that asked for it. Those of all its streams are derived from it.
+		return nil
+	}
 	return s
 }
 
@@ -495,7 +503,7 @@ func (s *scope) afterStream(w http.ResponseWriter) {
 	case closed == nil:
 		s.release(Unknown)
 		return
-	case s.Err() != nil:
+	case s.Err() != nil && !s.head:
 		end = Closed
 	}
 	go func() {
@@ -591,7 +599,10 @@ func (s *scope) guard(next http.Handler, w http.ResponseWriter, r *http.Request)
 }
 
 func (b *Background) serve(next http.Handler, w http.ResponseWriter, r *http.Request) {
-	s := &scope{Context: r.Context(), bg: b, http: r.ProtoMajor}
+	s := &scope{
+		Context: r.Context(), bg: b, http: r.ProtoMajor, head: r.Method == http.MethodHead,
+		h2c: r.ProtoMajor == 1 && strings.EqualFold(r.Header.Get("Upgrade"), "h2c"),
+	}
 	if s.http == 1 {
 		if c := b.connection(s.Context); c != nil && c.adopt(s) {
 			s.conn = c
@@ -653,6 +664,18 @@ func (w *statusWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	c, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
 	w.hijacked = w.hijacked || err == nil
 	return c, rw, err
+}
+
+// WriteString spares a copy, and cuts the body as the bare writer does: net/http buffers
+// a string otherwise than bytes.
+func (w *statusWriter) WriteString(s string) (int, error) { return io.WriteString(w.ResponseWriter, s) }
+
+// CloseNotify is what gin's Stream takes for granted.
+func (w *statusWriter) CloseNotify() <-chan bool {
+	if n, ok := unwrapped(w).(interface{ CloseNotify() <-chan bool }); ok {
+		return n.CloseNotify()
+	}
+	return nil // there is nothing to be told
 }
 
 func (w *statusWriter) ReadFrom(r io.Reader) (int64, error) { return io.Copy(w.ResponseWriter, r) }
