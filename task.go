@@ -392,10 +392,10 @@ type Info struct {
 
 	Attempt  int // 1 in the first; 0 before
 	Progress Progress
+	Unique   string // the key, if it was submitted with one
 	Labels   map[string]string
 	Err      error // set once State is final
 	Waited   bool  // somebody waits for the outcome, or has seen it: by Wait, Done, Err, Value or Result
-	Kept     bool  // see Task.Keep
 }
 
 // Progress is what a body says of how far it is.
@@ -418,7 +418,7 @@ func (t *Task) Info() Info {
 		defer m.mu.Unlock()
 	}
 	info.State = State(s & stateMask)
-	info.Waited, info.Kept = t.attended(), s&kept != 0
+	info.Waited = t.attended()
 	since := t.lane.reg.time
 	if t.submitted != 0 {
 		info.Submitted = since(t.submitted)
@@ -443,7 +443,7 @@ func (t *Task) Info() Info {
 		info.Parent = m.parent.lane.id(m.parent.num)
 	}
 	if o := m.opts; o != nil {
-		info.Labels = o.copyLabels()
+		info.Unique, info.Labels = o.unique, o.copyLabels()
 		if s&begun != 0 {
 			info.Attempt = int(o.retries.Load()) + 1
 		}

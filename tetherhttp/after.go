@@ -289,8 +289,8 @@ type connection struct {
 // turn is the ConnState hook. It runs on the connection's goroutine, which must not
 // be kept: a task's start is a push into a queue.
 func (b *Background) turn(nc net.Conn, state http.ConnState) {
-	if !reflect.ValueOf(nc).Comparable() {
-		return // a listener of the user's: no key for a map
+	if !hashable(nc) {
+		return
 	}
 	switch state {
 	case http.StateNew:
@@ -325,6 +325,12 @@ func (b *Background) turn(nc net.Conn, state http.ConnState) {
 	}
 }
 
+// hashable reports whether a connection can be the key of a map. One of a user's
+// listener may not.
+func hashable(nc net.Conn) bool {
+	return reflect.TypeOf(nc).Kind() == reflect.Pointer || reflect.ValueOf(nc).Comparable()
+}
+
 // connection returns what is known of the connection of a request, nil if nothing is.
 func (b *Background) connection(ctx context.Context) *connection {
 	cc, ok := ctx.Value(connKey{b}).(*connContext)
@@ -334,7 +340,7 @@ func (b *Background) connection(ctx context.Context) *connection {
 	if c := cc.rec.Load(); c != nil {
 		return c
 	}
-	if !reflect.ValueOf(cc.conn).Comparable() {
+	if !hashable(cc.conn) {
 		return nil
 	}
 	v, ok := b.conns.Load(cc.conn)
@@ -407,9 +413,13 @@ func (s *scope) submit(ctx context.Context, r tether.Runner, name string, fn tet
 	if r == nil {
 		return nil, fmt.Errorf("%w: nil Runner", tether.ErrInvalid)
 	}
-	var isNew bool
-	t, err := r.Go(ctx, name, fn, append(opts[:len(opts):len(opts)], tether.Hold(), tether.IsNew(&isNew))...)
-	if err != nil || !isNew {
+	all, isNew := append(opts[:len(opts):len(opts)], tether.Hold()), (*bool)(nil)
+	if len(opts) > 0 { // else it cannot be Unique
+		isNew = new(bool)
+		all = append(all, tether.IsNew(isNew))
+	}
+	t, err := r.Go(ctx, name, fn, all...)
+	if err != nil || isNew != nil && !*isNew {
 		return t, err
 	}
 	if !s.add(t) {

@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"os"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/seed-2e639f12/tether"
@@ -70,9 +69,9 @@ func Check(ok func(*http.Request) error) AsyncOption {
 	return asyncOption(func(a *async) { a.check = ok })
 }
 
-// TaskOptions are those of the tasks, such as [tether.Timeout]. With [tether.Unique]
-// requests share a task: it goes on as long as one of their clients is there, or was
-// told where to find it. One with [tether.Hold] starts when somebody releases it.
+// TaskOptions are those of the tasks, such as [tether.Timeout]. A task with
+// [tether.Unique] may be that of several requests, and goes on whoever of their clients
+// goes. One with [tether.Hold] starts when somebody releases it.
 func TaskOptions(opts ...tether.Option) AsyncOption {
 	return asyncOption(func(a *async) { a.task = append(a.task, opts...) })
 }
@@ -115,7 +114,6 @@ func Async[T any](r tether.Runner, name string, fn func(context.Context, *http.R
 			opt.applyAsync(a)
 		}
 	}
-	a.attached = make(map[*tether.Task]*attachment)
 	a.submit = func(in *http.Request, body []byte, opts []tether.Option) (*tether.Task, error) {
 		result, err := tether.Submit(detached{in.Context()}, r, name, func(ctx context.Context) (v T, err error) {
 			err = withBody(in.WithContext(ctx), body, func(in *http.Request) (err error) {
@@ -144,15 +142,6 @@ type async struct {
 	check     func(*http.Request) error // may be nil
 	task      []tether.Option
 	keys      *keys // nil without Idempotent
-
-	mu       sync.Mutex
-	attached map[*tether.Task]*attachment // guarded by mu
-}
-
-// attachment is the requests that wait for a task.
-type attachment struct {
-	requests int
-	made     bool // the task was made by one of them
 }
 
 // finder starts a request's task, or finds the one that it shares.
@@ -168,7 +157,7 @@ func (a *async) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	in := r.Clone(r.Context())
 	in.ContentLength, in.TransferEncoding = int64(len(body)), nil
 	if a.check != nil {
-		if err := withBody(in.WithContext(in.Context()), body, a.check); err != nil {
+		if err := withBody(in.WithContext(in.Context()), body, a.check); err != nil { // on a copy: it may parse the form
 			answerTo(err).ServeHTTP(w, r)
 			return
 		}
@@ -189,10 +178,7 @@ func (a *async) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			find = use.once(w, r, find)
 		}
 	}
-	// Again only if the task is one of a request before, which has cancelled it when its
-	// client went, a moment before this one could object.
-	for !a.answer(w, r, find, hasKey) {
-	}
+	a.answer(w, r, find, hasKey)
 }
 
 // withBody calls do with a request whose body is there from the start.
@@ -234,45 +220,41 @@ func (a *async) read(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 }
 
 // answer finds the request's task, waits for it, and writes the one answer that the
-// request gets. It reports false, and has written nothing, if the task was cancelled
-// for the sake of another request.
-func (a *async) answer(w http.ResponseWriter, r *http.Request, find finder, hasKey bool) bool {
+// request gets.
+func (a *async) answer(w http.ResponseWriter, r *http.Request, find finder, hasKey bool) {
+	limit := putOff(w, r)
 	t, isNew, err := find()
 	if err != nil {
 		if errors.Is(err, tether.ErrInvalid) {
 			logf(r, "tetherhttp: %s %q: %v", r.Method, r.URL.Path, err) // a mistake in the program, not in the request
 		}
+		limit()
 		answerTo(err).ServeHTTP(w, r)
-		return true
+		return
 	}
 	wish := parsePrefer(r.Header)
-	a.attach(t, isNew)
-	info, granted := a.wait(w, r, t, wish)
+	info, granted := a.wait(r, t, wish)
+	limit()
 	ended := info.State.Final()
-	gone := !ended && !a.keep && !hasKey && r.Context().Err() != nil
+	ours := isNew && !hasKey && info.Unique == "" // nobody else can have been given the task
+	gone := !ended && r.Context().Err() != nil && ours && !a.keep
 	tell := !gone && (!ended || a.always202)
 	if tell && !t.Keep() && ended {
-		tell = false // it is forgotten, and cannot be found where the client would be told
+		tell = false // it is forgotten: there would be nothing at the Location
 	}
-	unwanted := a.detach(t)
 	switch {
-	case ended && !isNew && errors.Is(info.Err, ErrClientGone) && r.Context().Err() == nil:
-		return false
 	case tell:
 		a.tell(w, r, t, info, granted, wish.async)
 	case ended:
 		applied(w, granted, false)
 		outcome(t, info).ServeHTTP(w, r)
-		if unwanted && !hasKey && info.State == tether.Succeeded {
+		if ours && info.State == tether.Succeeded {
 			t.Forget()
 		}
 	default:
-		if unwanted {
-			t.Cancel(ErrClientGone)
-		}
+		t.Cancel(ErrClientGone)
 		answerTo(ErrClientGone).ServeHTTP(w, r) // somebody may be there: a time limit further out looks the same
 	}
-	return true
 }
 
 // tell answers 202: the client finds the task at the Location.
@@ -287,7 +269,7 @@ func (a *async) tell(w http.ResponseWriter, r *http.Request, t *tether.Task, inf
 
 // wait waits for a task as long as the request wants it. It returns what the task is
 // then, and the seconds of the wait that the client has asked for, if it got them.
-func (a *async) wait(w http.ResponseWriter, r *http.Request, t *tether.Task, wish preferences) (info tether.Info, granted string) {
+func (a *async) wait(r *http.Request, t *tether.Task, wish preferences) (info tether.Info, granted string) {
 	d := a.inline
 	switch {
 	case a.always202:
@@ -297,7 +279,6 @@ func (a *async) wait(w http.ResponseWriter, r *http.Request, t *tether.Task, wis
 	case wish.async:
 		d = 0
 	}
-	putOff(w, r, d)
 	ctx, cancel := context.WithTimeout(r.Context(), d)
 	defer cancel()
 	for info = range watch(ctx, t) {
@@ -335,44 +316,23 @@ func applied(w http.ResponseWriter, wait string, async bool) {
 	}
 }
 
-// putOff makes room for a wait in the server's time limits. A WriteTimeout would cut
-// the answer off, and a ReadTimeout would look as if the client had gone.
-func putOff(w http.ResponseWriter, r *http.Request, wait time.Duration) {
+// putOff suspends the server's time limits for a wait: a WriteTimeout would cut the
+// answer off, and a ReadTimeout would look as if the client had gone. limit has the
+// WriteTimeout begin anew, for the answer.
+func putOff(w http.ResponseWriter, r *http.Request) (limit func()) {
+	limit = func() {}
 	srv := serverOf(r)
 	if srv == nil {
-		return
+		return limit
 	}
 	// Not supported by all that can stand around w: then the limits hold.
 	control := http.NewResponseController(w)
-	if srv.WriteTimeout > 0 {
-		_ = control.SetWriteDeadline(time.Now().Add(wait + srv.WriteTimeout))
-	}
 	if srv.ReadTimeout > 0 {
 		_ = control.SetReadDeadline(time.Time{}) // the server sets it again for the next request
 	}
-}
-
-func (a *async) attach(t *tether.Task, isNew bool) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	at := a.attached[t]
-	if at == nil {
-		at = new(attachment)
-		a.attached[t] = at
+	if srv.WriteTimeout > 0 {
+		_ = control.SetWriteDeadline(time.Time{})
+		limit = func() { _ = control.SetWriteDeadline(time.Now().Add(srv.WriteTimeout)) }
 	}
-	at.requests++
-	at.made = at.made || isNew
-}
-
-// detach ends a request's wait. It reports whether nobody waits for the task any more,
-// or was told where to find it, of those it was made for.
-func (a *async) detach(t *tether.Task) (unwanted bool) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	at := a.attached[t]
-	if at.requests--; at.requests > 0 {
-		return false
-	}
-	delete(a.attached, t)
-	return at.made && !t.Info().Kept
+	return limit
 }

@@ -4,7 +4,6 @@ import (
 	"container/list"
 	"crypto/sha256"
 	"encoding/binary"
-	"errors"
 	"net/http"
 	"strings"
 	"sync"
@@ -255,13 +254,9 @@ func (u *use) answered() {
 func (k *key) over() bool { return k.task != nil && k.task.State().Final() }
 
 // unused reports whether a key may be used for something new: its time is over, or its
-// task has not done what it was for, as nobody has wanted it. The caller holds the lock.
+// task has never run. The caller holds the lock.
 func (k *keys) unused(old *key, now time.Time) bool {
-	if !old.over() {
-		return false
-	}
-	info := old.task.Info()
-	return now.Sub(old.came) >= k.cfg.Keep || info.State == tether.Dropped || errors.Is(info.Err, ErrClientGone)
+	return old.over() && (now.Sub(old.came) >= k.cfg.Keep || old.task.State() == tether.Dropped)
 }
 
 // add makes a key. Beyond the most there may be, it makes room: by two, if it can, so

@@ -150,10 +150,11 @@ func (h *tasks) serveStatus(w http.ResponseWriter, r *http.Request, t *tether.Ta
 	have := r.Header.Values("If-None-Match")
 	now := represent(r, t, current(t), "")
 	if wait > 0 && !now.done && (len(have) == 0 || now.among(have)) {
-		putOff(w, r, wait)
+		limit := putOff(w, r)
 		serving, cancel := h.whileServing(r)
 		defer cancel()
 		now = h.await(serving, r, t, wait, have)
+		limit()
 		if serving.Err() != nil {
 			granted = "" // cut short
 		}
@@ -233,10 +234,8 @@ func (h *tasks) serveEvents(w http.ResponseWriter, r *http.Request, t *tether.Ta
 	}
 	ctx, cancel := h.whileServing(r)
 	defer cancel()
+	putOff(w, r)
 	control := http.NewResponseController(w)
-	if srv := serverOf(r); srv != nil && srv.ReadTimeout > 0 {
-		_ = control.SetReadDeadline(time.Time{}) // see putOff
-	}
 	send := func(text string) bool {
 		// Not supported by all that can stand around w: a limit, and no more.
 		_ = control.SetWriteDeadline(time.Now().Add(patience))
