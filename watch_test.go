@@ -3,6 +3,7 @@ package tether_test
 import (
 	"context"
 	"fmt"
+	"iter"
 	"slices"
 	"sync"
 	"testing"
@@ -164,6 +165,75 @@ func TestWatch(t *testing.T) {
 			assert.Equal(t, 7, <-got)
 		})
 	})
+	t.Run("whose ctx ends while the observer is told of the end: what the task was before", func(t *testing.T) {
+		// It cannot be final, since the outcome cannot be seen, nor may it be nothing.
+		ended, cancel := context.WithCancel(context.Background())
+		cancel()
+		for name, c := range map[string]struct {
+			body tether.Func
+			drop bool
+			want tether.State
+		}{
+			"of a success":               {succeed, false, tether.Running},
+			"of a failure":               {fail, false, tether.Running},
+			"of a task that has not run": {succeed, true, tether.Queued},
+		} {
+			t.Run(name, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					observing := make(chan struct{})
+					letGo := sync.OnceFunc(func() { close(observing) })
+					defer letGo()
+					r := newRegistry(t, tether.Config{Observer: slowEnd{until: observing}})
+					task := start(t, r, "t", c.body, tether.Hold())
+					if c.drop {
+						go task.Cancel(errTest) // the observer is told by whoever cancels
+					} else {
+						task.Release()
+					}
+					synctest.Wait()
+					watch := func(ctx context.Context) (seen []tether.Info) {
+						for info := range task.Watch(ctx) {
+							seen = append(seen, info)
+						}
+						return seen
+					}
+					later, cancel := context.WithTimeout(t.Context(), time.Second)
+					defer cancel()
+					for _, ctx := range []context.Context{ended, later} {
+						seen := watch(ctx)
+						require.Len(t, seen, 1)
+						assert.Equal(t, c.want, seen[0].State)
+						assert.NoError(t, seen[0].Err)
+						assert.Zero(t, seen[0].Finished)
+						assert.Equal(t, task.ID(), seen[0].ID)
+						assert.Equal(t, !c.drop, !seen[0].Started.IsZero())
+					}
+					letGo()
+					<-task.Done()
+					seen := watch(ended)
+					require.Len(t, seen, 1, "it can be seen")
+					assert.True(t, seen[0].State.Final())
+					assert.Equal(t, task.Err(), seen[0].Err)
+				})
+			})
+		}
+	})
+	t.Run("what has ended changes no more, whatever a goroutine of the body's reports", func(t *testing.T) {
+		r := newRegistry(t, tether.Config{})
+		var left context.Context
+		task := start(t, r, "t", func(ctx context.Context) error {
+			left = ctx
+			tether.ReportProgress(ctx, tether.Progress{Done: 1})
+			return nil
+		})
+		require.NoError(t, wait(task))
+		before := task.Info()
+		tether.ReportProgress(left, tether.Progress{Done: 2})
+		assert.Equal(t, before, task.Info())
+		for info := range task.Watch(t.Context()) {
+			assert.Equal(t, before, info)
+		}
+	})
 	t.Run("T8 does not count as asking for the outcome", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			logger, book := newLogger()
@@ -216,6 +286,14 @@ func (o slowEnd) TaskEnded(context.Context, *tether.Task) { <-o.until }
 func infoOf(ctx context.Context) tether.Info {
 	t, _ := tether.FromContext(ctx)
 	return t.Info()
+}
+
+// ids returns the ids of tasks.
+func ids(tasks iter.Seq[*tether.Task]) (list []string) {
+	for task := range tasks {
+		list = append(list, task.ID())
+	}
+	return list
 }
 
 func TestForget(t *testing.T) {
@@ -313,6 +391,65 @@ func TestKeep(t *testing.T) {
 			_, err = r.Find(kept[retain].ID())
 			assert.ErrorIs(t, err, tether.ErrExpired)
 			assert.False(t, kept[retain].Keep())
+		})
+	})
+	t.Run("what is kept is not pushed out by what is forgotten at once", func(t *testing.T) {
+		r := newRegistry(t, tether.Config{Retain: retain})
+		kept := start(t, r, "kept", func(ctx context.Context) error {
+			task, _ := tether.FromContext(ctx)
+			assert.True(t, task.Keep(), "by its own body")
+			return nil
+		})
+		require.NoError(t, wait(kept))
+		for range 3 * retain {
+			task := start(t, r, "t", succeed)
+			require.NoError(t, wait(task))
+			require.True(t, task.Forget())
+		}
+		assert.Equal(t, []string{kept.ID()}, ids(r.Finished()))
+	})
+	t.Run("those that are kept push out one another, and nothing else", func(t *testing.T) {
+		r := newRegistry(t, tether.Config{Retain: retain})
+		other := start(t, r, "other", succeed)
+		require.NoError(t, wait(other))
+		newest := []string{other.ID()}
+		for range retain + 2 {
+			task := start(t, r, "t", succeed, tether.Hold())
+			require.True(t, task.Keep(), "before its end it takes no place among the others")
+			task.Release()
+			require.NoError(t, wait(task))
+			newest = slices.Insert(newest, 0, task.ID())
+		}
+		assert.Equal(t, append(newest[:retain], other.ID()), ids(r.Finished()))
+	})
+	t.Run("while the observer is told of the end", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			observing := make(chan struct{})
+			r := newRegistry(t, tether.Config{Retain: retain, Observer: slowEnd{until: observing}})
+			task := start(t, r, "t", succeed)
+			synctest.Wait()
+			assert.True(t, task.Keep())
+			close(observing)
+			require.NoError(t, wait(task))
+			fill(t, r)
+			_, err := r.Find(task.ID())
+			assert.NoError(t, err)
+		})
+	})
+	t.Run("the newest come first, in whatever order they were kept", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRegistry(t, tether.Config{Retain: retain})
+			var tasks []*tether.Task
+			for range 4 {
+				task := start(t, r, "t", succeed)
+				require.NoError(t, wait(task))
+				tasks = append(tasks, task)
+				time.Sleep(time.Second)
+			}
+			require.True(t, tasks[2].Keep())
+			require.True(t, tasks[0].Keep())
+			slices.Reverse(tasks)
+			assert.Equal(t, ids(slices.Values(tasks)), ids(r.Finished()))
 		})
 	})
 	t.Run("nothing is where nothing is retained", func(t *testing.T) {

@@ -32,7 +32,7 @@ func (f asyncOption) applyAsync(a *async)   { f(a) }
 func (d MaxWaitOption) applyAsync(a *async) { a.maxWait = time.Duration(d) }
 
 // Inline is how long a request waits for its work before it is answered 202: 500 ms
-// without it. 0: not at all.
+// without it. 0: not at all; work that has ended by then is answered even so.
 func Inline(d time.Duration) AsyncOption {
 	return asyncOption(func(a *async) { a.inline = max(d, 0) })
 }

@@ -33,8 +33,9 @@ type Idempotency struct {
 }
 
 // Idempotent has requests with the same Idempotency-Key be one task, however often
-// they are sent: the key of the same principal, method and path, with the same query, content
-// type and body.
+// they are sent: the key of the same principal, method and path, with the same query,
+// content type and body, byte for byte. (A multipart form that a browser encodes again has another
+// boundary, and is another body.)
 //
 // A repetition is answered as the first request was or would be now, with
 // Idempotency-Replayed: true: the final answer, or 202 with the same Location. While
