@@ -146,7 +146,7 @@ func (d Delivery) String() string {
 // DeliveryOf tells a task of [After] how the response of its request went. ctx is
 // the body's, or one derived from it.
 func DeliveryOf(ctx context.Context) Delivery {
-	s := scopeOf(ctx)
+	s := scopeIn(ctx)
 	if s == nil {
 		return Unknown
 	}
@@ -392,16 +392,22 @@ func (s *scope) Value(key any) any {
 	return s.Context.Value(key)
 }
 
+// scopeOf returns the scope of the request that ctx belongs to, nil if there is none.
 func scopeOf(ctx context.Context) *scope {
-	if ctx == nil {
-		return nil
-	}
-	s, _ := ctx.Value(scopeKey{}).(*scope)
+	s := scopeIn(ctx)
 	if s != nil && s.h2c && s.conn != nil && s.conn.isHijacked() {
 		// The connection has gone over to HTTP/2, and its context is that of the request
 		// that asked for it. Those of all its streams are derived from it.
 		return nil
 	}
+	return s
+}
+
+func scopeIn(ctx context.Context) *scope {
+	if ctx == nil {
+		return nil
+	}
+	s, _ := ctx.Value(scopeKey{}).(*scope)
 	return s
 }
 
