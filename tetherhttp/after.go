@@ -462,6 +462,7 @@ func (s *scope) discard(cause error) {
 	}
 	s.mu.Unlock()
 	for _, t := range tasks {
+		t.Done() // it is asked for: the handler's own decision is no news for the log
 		t.Cancel(cause)
 	}
 }
