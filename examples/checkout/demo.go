@@ -1,8 +1,10 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -23,10 +25,13 @@ type customer struct {
 	base   string
 	client *http.Client
 	out    io.Writer
+
+	accepted []string // the URLs of the orders, imports and images that were answered 202
+	sold     int64    // orders, as a report has said
 }
 
-// playCustomer orders, imports and uploads, then has the process told to stop while
-// work is going on. Its error says what was not as it should be.
+// playCustomer orders, imports, uploads and asks for reports, then has the process
+// told to stop while work is going on. Its error says what was not as it should be.
 func playCustomer(ctx context.Context, base string, out io.Writer) error {
 	c := &customer{base: base, client: &http.Client{Timeout: 10 * time.Second}, out: out}
 	defer c.client.CloseIdleConnections()
@@ -35,7 +40,9 @@ func playCustomer(ctx context.Context, base string, out io.Writer) error {
 
 	var err error
 	for _, scene := range []func(context.Context) error{
-		c.orders, c.clicksTwice, c.ordersTheImpossible, c.writesNonsense, c.importsStock, c.uploadsPicture, c.ordersUntilTheEnd,
+		c.orders, c.clicksTwice, c.ordersWithKey, c.ordersTheImpossible, c.writesNonsense, c.importsStock, c.uploadsPicture,
+		c.ordersForMany, c.readsReports, c.followsReport, c.cancelsReport, c.readsAuditLog,
+		c.ordersUntilTheEnd,
 	} {
 		if err = scene(ctx); err != nil {
 			break
@@ -78,22 +85,46 @@ func (c *customer) orders(ctx context.Context) error {
 func (c *customer) clicksTwice(ctx context.Context) error {
 	var (
 		wg        sync.WaitGroup
+		clicks    [2]customer
 		locations [2]string
 		errs      [2]error
 	)
-	for i := range 2 {
+	for i := range clicks {
+		clicks[i] = customer{base: c.base, client: c.client, out: c.out}
 		wg.Go(func() {
-			locations[i], errs[i] = c.post(ctx, "/orders", `{"customer":"bob@example.com","lines":[{"sku":"kettle","quantity":1}]}`)
+			locations[i], errs[i] = clicks[i].post(ctx, "/orders", `{"customer":"bob@example.com","lines":[{"sku":"kettle","quantity":1}]}`)
 		})
 	}
 	wg.Wait()
 	if err := errors.Join(errs[:]...); err != nil {
 		return err
 	}
+	c.accepted = append(c.accepted, locations[:]...)
 	if locations[0] != locations[1] {
 		return fmt.Errorf("a double click made two orders: %v", locations)
 	}
 	c.say("a double click: one order")
+	return nil
+}
+
+// ordersWithKey orders once, however often it asks, and cannot change the order that way.
+func (c *customer) ordersWithKey(ctx context.Context) error {
+	const (
+		order = `{"customer":"eve@example.com","lines":[{"sku":"coffee","quantity":1}]}`
+		other = `{"customer":"eve@example.com","lines":[{"sku":"coffee","quantity":2}]}`
+	)
+	key := "Idempotency-Key: " + rand.Text()
+	if _, err := c.postTwice(ctx, "/orders", order, key); err != nil {
+		return err
+	}
+	res, body, err := c.do(ctx, http.MethodPost, "/orders", other, key)
+	if err != nil {
+		return err
+	}
+	c.say("POST /orders for something else, with the same key: %d %s", res.StatusCode, bytes.TrimSpace(body))
+	if res.StatusCode != http.StatusUnprocessableEntity {
+		return fmt.Errorf("POST /orders for something else: %s %s", res.Status, body)
+	}
 	return nil
 }
 
@@ -121,6 +152,7 @@ func (c *customer) writesNonsense(ctx context.Context) error {
 		{"/orders", `{"customer":"ann@example.com","lines":[]}`, http.StatusUnprocessableEntity},
 		{"/imports", "\x00\x01\x02", http.StatusUnprocessableEntity},
 		{"/images", "not a picture", http.StatusUnsupportedMediaType},
+		{"/reports?from=yesterday", "", http.StatusBadRequest},
 	} {
 		res, body, err := c.do(ctx, http.MethodPost, bad.path, bad.body)
 		if err != nil {
@@ -190,9 +222,180 @@ func (c *customer) uploadsPicture(ctx context.Context) error {
 	return nil
 }
 
-// ordersUntilTheEnd leaves with orders under way: their webhooks at least, which
-// the receiver takes a while to answer.
+// ordersForMany gives the reports something to tell.
+func (c *customer) ordersForMany(ctx context.Context) error {
+	quiet := *c
+	quiet.out = io.Discard
+	var locations []string
+	const many = 30
+	for i := range many {
+		location, err := quiet.post(ctx, "/orders", fmt.Sprintf(`{"customer":"fay%d@example.com","lines":[{"sku":"tea","quantity":%d}]}`, i, 1+i%5))
+		if err != nil {
+			return err
+		}
+		locations = append(locations, location)
+	}
+	c.accepted = quiet.accepted
+	for _, location := range locations {
+		if _, err := quiet.follow(ctx, location, func(s status) bool { return s.State == "invoiced" }); err != nil {
+			return err
+		}
+	}
+	c.say("%d more orders, invoiced", many)
+	return nil
+}
+
+// readsReports asks for reports that are quickly made: they are the answer.
+func (c *customer) readsReports(ctx context.Context) error {
+	body, err := c.report(ctx, "/reports", "application/json")
+	if err != nil {
+		return err
+	}
+	var report salesReport
+	if err := json.Unmarshal(body, &report); err != nil {
+		return fmt.Errorf("/reports: %w", err)
+	}
+	if c.sold = report.Orders; c.sold == 0 {
+		return errors.New("/reports: nothing was sold")
+	}
+	_, err = c.report(ctx, "/reports?format=csv", "text/csv; charset=utf-8")
+	return err
+}
+
+func (c *customer) report(ctx context.Context, path, contentType string) ([]byte, error) {
+	start := time.Now()
+	// It would be quick enough without Prefer, but on a machine that is very busy.
+	res, body, err := c.do(ctx, http.MethodPost, path, "", "Prefer: wait=10")
+	if err != nil {
+		return nil, err
+	}
+	if got := res.Header.Get("Content-Type"); res.StatusCode != http.StatusOK || got != contentType {
+		return nil, fmt.Errorf("POST %s: %s, %s: %s", path, res.Status, got, body)
+	}
+	c.say("POST %s: 200 in %.1f ms, %s:\n%s", path, milliseconds(start), contentType, bytes.TrimSpace(body))
+	return body, nil
+}
+
+// followsReport asks for a report that takes longer, loses the answer, asks again,
+// and watches the one task that this has made.
+func (c *customer) followsReport(ctx context.Context) error {
+	// One and a half seconds' worth of orders.
+	path := fmt.Sprintf("/reports?rate=%d", max(1, c.sold*2/3))
+	location, err := c.postTwice(ctx, path, "", "Idempotency-Key: "+rand.Text())
+	if err != nil {
+		return err
+	}
+	if err := c.watch(ctx, location); err != nil {
+		return err
+	}
+	report, err := c.get(ctx, location+"/result")
+	if err != nil {
+		return err
+	}
+	c.say("GET %s/result: %d bytes", location, len(report))
+	return nil
+}
+
+// watch shows a task's events until its end, which must be a good one.
+func (c *customer) watch(ctx context.Context, location string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base+location, nil)
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Accept", "text/event-stream")
+	res, err := c.client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = res.Body.Close() }() // it was only read
+	var last status
+	events := bufio.NewScanner(res.Body)
+	events.Buffer(nil, 4<<20) // the last one has the report in it
+	for events.Scan() && !last.Done {
+		data, ok := strings.CutPrefix(events.Text(), "data: ")
+		if !ok {
+			continue
+		}
+		if err := json.Unmarshal([]byte(data), &last); err != nil {
+			return fmt.Errorf("%s: %w", location, err)
+		}
+		c.say("event: %s %d/%d", last.State, last.Progress.Done, last.Progress.Total)
+	}
+	if last.State != "succeeded" {
+		return fmt.Errorf("%s: the events end with %q: %w", location, last.State, events.Err())
+	}
+	return nil
+}
+
+// cancelsReport asks for a report that would take half a minute, not to be kept
+// waiting, and thinks better of it.
+func (c *customer) cancelsReport(ctx context.Context) error {
+	location, err := c.post(ctx, "/reports?rate=1", "", "Prefer: respond-async")
+	if err != nil {
+		return err
+	}
+	for _, step := range []struct {
+		method, path, header string
+		status               int
+	}{
+		{http.MethodDelete, location, "", http.StatusAccepted},
+		{http.MethodGet, location, "Prefer: wait=10", http.StatusOK}, // until it has heard
+		{http.MethodGet, location + "/result", "", http.StatusGone},
+		{http.MethodDelete, location, "", http.StatusNoContent},
+		{http.MethodGet, location, "", http.StatusGone},
+	} {
+		res, body, err := c.do(ctx, step.method, step.path, "", step.header)
+		if err != nil {
+			return err
+		}
+		c.say("%s %s: %d %s", step.method, step.path, res.StatusCode, bytes.TrimSpace(body))
+		if res.StatusCode != step.status {
+			return fmt.Errorf("%s %s: %s instead of %d", step.method, step.path, res.Status, step.status)
+		}
+	}
+	return nil
+}
+
+// readsAuditLog finds a line for each 202. They are written after the answers, so
+// the last may take a moment.
+func (c *customer) readsAuditLog(ctx context.Context) error {
+	var lines []json.RawMessage
+	err := poll(ctx, func() (bool, error) {
+		body, err := c.get(ctx, "/audit")
+		if err != nil {
+			return false, err
+		}
+		var log struct{ Lines []json.RawMessage }
+		if err := json.Unmarshal(body, &log); err != nil {
+			return false, err
+		}
+		lines = log.Lines
+		missing := slices.Clone(c.accepted)
+		for _, text := range lines {
+			var line auditLine
+			if err := json.Unmarshal(text, &line); err != nil {
+				return false, err
+			}
+			if i := slices.Index(missing, line.URL); i >= 0 {
+				missing = slices.Delete(missing, i, i+1)
+			}
+		}
+		return len(missing) == 0, nil
+	})
+	if err != nil {
+		return fmt.Errorf("the audit log has not a line for each 202: %w", err)
+	}
+	c.say("GET /audit: a line for each of %d answers, such as", len(c.accepted))
+	c.say("  %s", lines[len(lines)-1])
+	return nil
+}
+
+// ordersUntilTheEnd leaves with work under way: a report, and orders, their webhooks
+// at least, which the receiver takes a while to answer.
 func (c *customer) ordersUntilTheEnd(ctx context.Context) error {
+	if _, err := c.post(ctx, "/reports?rate=1", "", "Prefer: respond-async"); err != nil {
+		return err
+	}
 	var last string
 	for i := range 20 {
 		location, err := c.post(ctx, "/orders", fmt.Sprintf(`{"customer":"dot%d@example.com","lines":[{"sku":"honey","quantity":1}]}`, i))
@@ -239,37 +442,52 @@ func (s status) String() string {
 
 // follow shows each change of a resource's state until it is as wanted.
 func (c *customer) follow(ctx context.Context, location string, wanted func(status) bool) (status, error) {
-	const often = 10 * time.Millisecond
-	tick := time.NewTicker(often)
-	defer tick.Stop()
-	for shown := ""; ; {
+	var (
+		got   status
+		shown string
+	)
+	err := poll(ctx, func() (bool, error) {
 		body, err := c.get(ctx, location)
 		if err != nil {
-			return status{}, err
+			return false, err
 		}
-		var got status
+		got = status{}
 		if err := json.Unmarshal(body, &got); err != nil {
-			return got, fmt.Errorf("%s: %w", location, err)
+			return false, err
 		}
 		if text := got.String(); text != shown {
 			c.say("GET %s: %s", location, text)
 			shown = text
 		}
-		if wanted(got) {
-			return got, nil
+		return wanted(got), nil
+	})
+	if err != nil {
+		return got, fmt.Errorf("%s stays %s: %w", location, got, err)
+	}
+	return got, nil
+}
+
+// poll looks again and again until it sees what it looks for.
+func poll(ctx context.Context, look func() (found bool, err error)) error {
+	const often = 10 * time.Millisecond
+	tick := time.NewTicker(often)
+	defer tick.Stop()
+	for {
+		if found, err := look(); found || err != nil {
+			return err
 		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return got, fmt.Errorf("%s stays %s: %w", location, got, context.Cause(ctx))
+			return context.Cause(ctx)
 		}
 	}
 }
 
 // post sends a body that must be accepted and returns where its state is shown.
-func (c *customer) post(ctx context.Context, path, body string) (location string, err error) {
+func (c *customer) post(ctx context.Context, path, body string, headers ...string) (location string, err error) {
 	start := time.Now()
-	res, answer, err := c.do(ctx, http.MethodPost, path, body)
+	res, answer, err := c.do(ctx, http.MethodPost, path, body, headers...)
 	if err != nil {
 		return "", err
 	}
@@ -277,9 +495,30 @@ func (c *customer) post(ctx context.Context, path, body string) (location string
 	if res.StatusCode != http.StatusAccepted || location == "" {
 		return "", fmt.Errorf("POST %s: %s %s", path, res.Status, answer)
 	}
-	c.say("POST %s: 202 in %.1f ms, Location: %s", path, float64(time.Since(start).Microseconds())/1000, location)
+	if !strings.HasPrefix(path, "/reports") {
+		c.accepted = append(c.accepted, location)
+	}
+	note := ""
+	if res.Header.Get("Idempotency-Replayed") == "true" {
+		note = ", Idempotency-Replayed: true"
+	}
+	c.say("POST %s: 202 in %.1f ms, Location: %s%s", path, milliseconds(start), location, note)
 	return location, nil
 }
+
+// postTwice does what a client does that has lost the first answer.
+func (c *customer) postTwice(ctx context.Context, path, body, key string) (location string, err error) {
+	if location, err = c.post(ctx, path, body, key); err != nil {
+		return "", err
+	}
+	again, err := c.post(ctx, path, body, key)
+	if err == nil && again != location {
+		err = fmt.Errorf("POST %s twice with one key: %s and %s", path, location, again)
+	}
+	return location, err
+}
+
+func milliseconds(since time.Time) float64 { return float64(time.Since(since).Microseconds()) / 1000 }
 
 func (c *customer) get(ctx context.Context, path string) ([]byte, error) {
 	res, body, err := c.do(ctx, http.MethodGet, path, "")
@@ -292,10 +531,16 @@ func (c *customer) get(ctx context.Context, path string) ([]byte, error) {
 	return body, nil
 }
 
-func (c *customer) do(ctx context.Context, method, path, body string) (*http.Response, []byte, error) {
+// do sends a request with headers such as "Prefer: wait=10".
+func (c *customer) do(ctx context.Context, method, path, body string, headers ...string) (*http.Response, []byte, error) {
 	req, err := http.NewRequestWithContext(ctx, method, c.base+path, strings.NewReader(body))
 	if err != nil {
 		return nil, nil, err
+	}
+	for _, header := range headers {
+		if name, value, ok := strings.Cut(header, ": "); ok {
+			req.Header.Set(name, value)
+		}
 	}
 	res, err := c.client.Do(req)
 	if err != nil {

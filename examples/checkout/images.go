@@ -37,7 +37,7 @@ const (
 // postImage takes a JPEG or PNG and resizes it in the background, to ?width= pixels.
 func (s *shop) postImage(w http.ResponseWriter, r *http.Request) error {
 	if r.ContentLength > imageBytes {
-		return tooLarge(imageBytes)
+		return &http.MaxBytesError{Limit: imageBytes}
 	}
 	u := &upload{Kind: anImage, Width: defaultWidth}
 	if text := r.URL.Query().Get("width"); text != "" {
@@ -167,7 +167,7 @@ func (s *shop) getImage(w http.ResponseWriter, r *http.Request) error {
 		view.Picture = uploadURL(u) + "/picture"
 	}
 	w.Header().Set("Cache-Control", "no-store") // it changes
-	writeJSON(w, "application/json", http.StatusOK, view)
+	writeJSON(w, http.StatusOK, view)
 	return nil
 }
 

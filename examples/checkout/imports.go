@@ -40,7 +40,7 @@ var importColumns = []string{"sku", "name", "quantity", "price_cents"}
 // imported in the background.
 func (s *shop) postImport(w http.ResponseWriter, r *http.Request) error {
 	if r.ContentLength > s.cfg.maxImport {
-		return tooLarge(s.cfg.maxImport)
+		return &http.MaxBytesError{Limit: s.cfg.maxImport}
 	}
 	body := s.patient(w, r)
 	if _, _, err := readHeader(body.src); err != nil {
@@ -73,7 +73,7 @@ func (s *shop) getImport(w http.ResponseWriter, r *http.Request) error {
 		view.BadRows[i] = row{b.line, b.reason}
 	}
 	w.Header().Set("Cache-Control", "no-store") // it changes
-	writeJSON(w, "application/json", http.StatusOK, view)
+	writeJSON(w, http.StatusOK, view)
 	return nil
 }
 

@@ -6,16 +6,26 @@
 // It needs nothing but Go: the orders are in a SQLite file, the webhooks' receiver
 // is built in. See -help for the flags; -demo plays a customer and exits.
 //
-//	POST /orders                  an order as JSON; 202 with its URL
+//	POST /orders                  an order as JSON; 202 with its URL; Idempotency-Key
 //	GET  /orders/{id}             its state: pending, then invoiced, or failed with a reason
 //	GET  /orders/{id}/invoice.pdf the invoice; 404 before
 //	POST /imports                 a stock list as CSV: sku,name,quantity,price_cents; 202
 //	GET  /imports/{id}            progress, rows, bad rows with their line numbers
 //	POST /images?width=640        a JPEG or PNG to be made smaller; 202
 //	GET  /images/{id}             progress, and the URL of the picture
+//	POST /reports                 what was sold: 200 if that is known in half a second, else 202
+//	                              with the URL of a task; ?from= and to= (days), format=csv,
+//	                              rate= (orders a second, to leave the disk to others);
+//	                              Idempotency-Key, Prefer: respond-async, Prefer: wait=N
+//	GET  /tasks/{id}              the task of a report, its progress; a stream of events for
+//	                              Accept: text/event-stream; Prefer: wait=N
+//	GET  /tasks/{id}/result       the report
+//	DELETE /tasks/{id}            cancels a report, or forgets one that has ended
+//	GET  /audit                   the last 100 lines of the audit log
 //	GET  /webhook-receiver        what the built-in receiver has received
 //	GET  /sample.png              a picture to try POST /images with
-//	GET  /ready                   the readiness probe
+//	GET  /ready                   the readiness probe: 503 from SIGTERM on
+//	GET  /healthz                 the liveness probe
 //
 // # What it promises
 //
@@ -25,6 +35,13 @@
 // start with the same -data.
 //
 // What there is no room for is answered 503 with Retry-After, and leaves no trace.
+//
+// What was answered 202 has a line in the audit log, audit.jsonl in the -data
+// folder, written after the answer. The drain writes those that are left. (The lines
+// of the last answers before a kill -9 may be missing, and the orders are not.)
+//
+// A report that was answered 202 is finished in the drain, and then it is gone with
+// the process: it can be asked for again.
 //
 // An order that has its invoice is invoiced. Its webhook is shown apart: it may be
 // delivered later, by the next process too, or fail for good, with a reason.
@@ -187,7 +204,11 @@ func greet(out io.Writer, s *shop, base string) {
   curl -i %[1]s/orders -d '{"customer":"ann@example.com","lines":[{"sku":"tea","quantity":2}]}'
   printf 'sku,name,quantity,price_cents\ncup,Cup,10,450\nsaucer,Saucer,many,250\n' | curl -i --data-binary @- %[1]s/imports
   curl -s %[1]s/sample.png | curl -i --data-binary @- '%[1]s/images?width=200'
-and then the Location of the answer. Ctrl-C drains and prints the report.
+  curl -i -X POST %[1]s/reports
+  curl -i -X POST '%[1]s/reports?format=csv&rate=1' -H 'Prefer: respond-async'
+  curl -s %[1]s/audit
+and then the Location of the answer; that of a report with -H 'Accept: text/event-stream'.
+Ctrl-C drains and prints the report.
 `, base)
 }
 
@@ -203,6 +224,9 @@ func (s *shop) sum(ctx context.Context, out io.Writer) (tally, error) {
 	}
 	fmt.Fprintf(out, "checkout: %d orders accepted since the start; in all %d invoiced, %d failed, %d pending; %d uploads and %d webhooks pending\n",
 		s.accepted.Load(), t.Invoiced, t.Failed, t.Pending, len(uploads), t.Undelivered)
+	audit, reports := s.audit.pool.Stats(), s.reports.Stats()
+	fmt.Fprintf(out, "checkout: %d answers noted in the audit log, %d not; %d reports made, %d cancelled\n",
+		audit.Succeeded, audit.Failed+audit.Panicked, reports.Succeeded, reports.Canceled+reports.Dropped)
 	if t.Pending+len(uploads)+t.Undelivered > 0 {
 		fmt.Fprintf(out, "checkout: what is pending is safe in %[1]s: start with -data %[1]s to go on with it\n", s.cfg.data)
 	}

@@ -16,6 +16,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
+
+	"github.com/seed-2e639f12/tether/tetherhttp"
 )
 
 // TestMain is the program itself when a test starts it as a process of its own.
@@ -34,7 +36,7 @@ type testShop struct {
 	web *httptest.Server
 	end func()
 
-	arrived atomic.Int64 // requests
+	arrived, gone atomic.Int64 // requests, and those of them that have ended
 }
 
 // openShop opens a shop in a folder of its own; it is drained and closed when the
@@ -53,10 +55,13 @@ func openShop(t *testing.T, change ...func(*config)) *testShop {
 	require.NoError(t, err)
 	ts := &testShop{shop: s, t: t}
 	routes := s.handler()
-	ts.web = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	ts.web = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ts.arrived.Add(1)
+		context.AfterFunc(r.Context(), func() { ts.gone.Add(1) })
 		routes.ServeHTTP(w, r)
 	}))
+	tetherhttp.Attach(ts.web.Config, s.reg)
+	ts.web.Start()
 	ended := false
 	ts.end = func() {
 		if ended {
@@ -91,16 +96,15 @@ type answer struct {
 
 func (a answer) String() string { return fmt.Sprintf("%s %s", a.Status, a.body) }
 
-func (a answer) problem(t *testing.T, status int) problem {
+func (a answer) problem(t *testing.T, status int) tetherhttp.Problem {
 	t.Helper()
 	require.Equal(t, status, a.StatusCode, a)
 	require.Equal(t, "application/problem+json", a.Header.Get("Content-Type"), a)
-	var p problem
+	var p tetherhttp.Problem
 	require.NoError(t, json.Unmarshal(a.body, &p))
 	require.Equal(t, status, p.Status)
 	require.NotEmpty(t, p.Title)
-	require.NotEmpty(t, p.Type)
-	require.NotEmpty(t, p.Detail)
+	require.Equal(t, status == http.StatusInternalServerError, p.Detail == "", "what is wrong with us is not the client's business")
 	return p
 }
 

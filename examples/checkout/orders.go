@@ -18,6 +18,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/seed-2e639f12/tether"
+	"github.com/seed-2e639f12/tether/tetherhttp"
 )
 
 // order is what a customer wants, and what has become of it.
@@ -76,15 +77,15 @@ const (
 	doubleClick = 5 * time.Second
 )
 
-// postOrder accepts an order: when it answers 202 the order is on the disk and its
-// background work has been admitted.
+// postOrder accepts an order: when it answers 202 the order is on the disk, its
+// background work has been admitted, and so has its line in the audit log.
 //
 // Every click becomes a task that accepts the order, and Unique makes the clicks
 // of one order share that task while it lives, and its outcome, whatever it is. A
 // click that comes later finds the order in the store.
 func (s *shop) postOrder(w http.ResponseWriter, r *http.Request) error {
 	if r.ContentLength > orderBytes {
-		return tooLarge(orderBytes)
+		return &http.MaxBytesError{Limit: orderBytes}
 	}
 	o, err := decodeOrder(http.MaxBytesReader(w, r.Body, orderBytes))
 	if err != nil {
@@ -93,13 +94,19 @@ func (s *shop) postOrder(w http.ResponseWriter, r *http.Request) error {
 	if o.click, err = click(r.Header, o.fingerprint); err != nil {
 		return err
 	}
+	line, err := s.audit.note(r, o.Customer)
+	if err != nil {
+		return err
+	}
 	accepting, err := tether.Submit(r.Context(), s.reg, "accept-order",
 		func(ctx context.Context) (*order, error) { return s.accept(ctx, o) },
 		tether.Unique(o.click), tether.Timeout(30*time.Second))
 	if err != nil {
 		return err
 	}
-	placed, err := accepting.Value(r.Context())
+	// Waited for even if the client goes: the order may be placed all the same, and the
+	// audit log must know. The task's Timeout bounds it.
+	placed, err := accepting.Value(context.WithoutCancel(r.Context()))
 	if err != nil {
 		return err
 	}
@@ -109,7 +116,11 @@ func (s *shop) postOrder(w http.ResponseWriter, r *http.Request) error {
 	}
 	location := "/orders/" + placed.ID
 	w.Header().Set("Location", location)
-	writeJSON(w, "application/json", http.StatusAccepted, struct {
+	if placed.ID != o.ID {
+		w.Header().Set("Idempotency-Replayed", "true")
+	}
+	line.URL, line.Replayed = location, placed.ID != o.ID
+	writeJSON(w, http.StatusAccepted, struct {
 		ID    string     `json:"id"`
 		State orderState `json:"state"`
 		URL   string     `json:"url"`
@@ -247,17 +258,18 @@ func fingerprint(o *order) string {
 
 const clientKey = "key:" // a click that the client named itself
 
-// click names what makes two requests one order. (Idempotency-Key is still an IETF
-// draft, not an RFC; what it says about keys is what is done here.)
+// click names what makes two requests one order. It is stored with the order: a key
+// holds for ever, in the next process too. (tetherhttp.Idempotent would do for a
+// while and in memory, which is enough for a report.)
 func click(h http.Header, fingerprint string) (string, error) {
-	keys := h.Values("Idempotency-Key")
-	if len(keys) == 0 {
+	key, err := tetherhttp.IdempotencyKey(h)
+	switch {
+	case err != nil:
+		return "", err
+	case key == "":
 		return "sum:" + fingerprint, nil
 	}
-	if len(keys) > 1 || keys[0] == "" || !printable(keys[0], 255) {
-		return "", problemf(http.StatusBadRequest, "Idempotency-Key: give one key of 1 to 255 printable characters")
-	}
-	return clientKey + keys[0], nil
+	return clientKey + key, nil
 }
 
 // getOrder shows an order and what has become of it.
@@ -281,7 +293,7 @@ func (s *shop) getOrder(w http.ResponseWriter, r *http.Request) error {
 		view.Invoice = "/orders/" + o.ID + "/invoice.pdf"
 	}
 	w.Header().Set("Cache-Control", "no-store") // it changes
-	writeJSON(w, "application/json", http.StatusOK, view)
+	writeJSON(w, http.StatusOK, view)
 	return nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -127,6 +128,7 @@ func fates(t *testing.T, dir string, locations []string) map[orderState]int {
 
 // SIGTERM under load: all that was answered 202 is done when the process has ended.
 func TestTerminatedUnderLoad(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	p := start(t, "-addr", "127.0.0.1:0", "-data", dir, "-queue", "100", "-webhook-delay", "50ms", "-budget", "60s")
 	accepted, enough := p.orderUntil(8, 200)
@@ -136,15 +138,87 @@ func TestTerminatedUnderLoad(t *testing.T) {
 	require.NoError(t, p.wait(), p.said())
 	require.Equal(t, map[orderState]int{invoiced: len(locations)}, fates(t, dir, locations))
 	require.Contains(t, p.said(), "drained in")
+
+	noted := map[string]int{}
+	for _, line := range auditLines(t, dir) {
+		noted[line.URL]++
+	}
+	for _, location := range locations {
+		require.Equal(t, 1, noted[location], location)
+	}
+	require.Contains(t, p.said(), fmt.Sprintf("%d orders accepted", len(noted)), "nor is there a line of anything else")
+	require.Contains(t, p.said(), fmt.Sprintf("%d answers noted in the audit log, 0 not", len(noted)))
+}
+
+// SIGTERM with a report under way that was answered 202, and an order half sent: the
+// one is finished, the other is answered, invoiced and noted.
+func TestTerminatedInTheMiddle(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	// A report of the orders takes more than the budget, if it keeps to its rate.
+	const orders, budget = 60, "20s"
+	p := start(t, "-addr", "127.0.0.1:0", "-data", dir, "-budget", budget)
+	c := &customer{base: p.base, client: new(http.Client), out: io.Discard}
+	defer c.client.CloseIdleConnections()
+	for i := range orders {
+		_, err := c.post(t.Context(), "/orders", orderBy(fmt.Sprint("ann", i)))
+		require.NoError(t, err)
+	}
+	for _, location := range c.accepted {
+		_, err := c.follow(t.Context(), location, func(s status) bool { return s.State == "invoiced" })
+		require.NoError(t, err)
+	}
+	report, err := c.post(t.Context(), "/reports?rate=1", "", "Prefer: respond-async")
+	require.NoError(t, err)
+	_, err = c.follow(t.Context(), report, func(s status) bool { return s.Progress.Done > 0 })
+	require.NoError(t, err)
+
+	conn, err := net.Dial("tcp", strings.TrimPrefix(p.base, "http://"))
+	require.NoError(t, err)
+	defer func() { _ = conn.Close() }()
+	answers, order := bufio.NewReader(conn), orderBy("bob")
+	_, err = fmt.Fprintf(conn, "POST /orders HTTP/1.1\r\nHost: shop\r\nContent-Length: %d\r\nExpect: 100-continue\r\n\r\n", len(order))
+	require.NoError(t, err)
+	res, err := http.ReadResponse(answers, nil)
+	require.NoError(t, err)
+	require.Equal(t, http.StatusContinue, res.StatusCode, "the handler reads")
+	require.NoError(t, p.cmd.Process.Signal(syscall.SIGTERM))
+	for { // until the drain has begun
+		res, err := c.client.Get(p.base + "/ready")
+		if err != nil {
+			break
+		}
+		_ = res.Body.Close()
+		if res.StatusCode == http.StatusServiceUnavailable {
+			break
+		}
+	}
+	_, err = io.WriteString(conn, order)
+	require.NoError(t, err)
+	res, err = http.ReadResponse(answers, nil)
+	require.NoError(t, err)
+	_ = res.Body.Close()
+	require.Equal(t, http.StatusAccepted, res.StatusCode)
+	location := res.Header.Get("Location")
+
+	require.NoError(t, p.wait(), p.said())
+	require.Equal(t, map[orderState]int{invoiced: 1}, fates(t, dir, []string{location}))
+	lines := auditLines(t, dir)
+	require.Len(t, lines, orders+1)
+	require.Equal(t, location, lines[orders].URL)
+	require.Contains(t, p.said(), "1 reports made, 0 cancelled")
+	require.Contains(t, p.said(), " 0 canceled, 0 handed over, 0 never started, 0 abandoned")
 }
 
 // A drain that has no time, and kill -9: the next start does the rest.
 func TestCutShortUnderLoad(t *testing.T) {
+	t.Parallel()
 	for name, end := range map[string]func(*os.Process) error{
 		"no time to drain": func(p *os.Process) error { return p.Signal(syscall.SIGTERM) },
 		"kill -9":          func(p *os.Process) error { return p.Kill() },
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			dir := t.TempDir()
 			p := start(t, "-addr", "127.0.0.1:0", "-data", dir, "-queue", "1000", "-budget", "10ms")
 			accepted, enough := p.orderUntil(8, 200)
@@ -167,11 +241,15 @@ func TestCutShortUnderLoad(t *testing.T) {
 }
 
 func TestDemo(t *testing.T) {
+	t.Parallel()
 	p := start(t, "-demo")
 	require.NoError(t, p.wait(), p.said())
 	for _, seen := range []string{
 		"pending", "invoiced", "bytes of PDF", "a double click: one order", "failed: out of stock",
-		"line 3: a quote is opened and not closed", "320 x 180", "SIGTERM", " 0 pending; 0 uploads and 0 webhooks pending", "drained in",
+		"line 3: a quote is opened and not closed", "320 x 180",
+		"Idempotency-Replayed: true", "422 {", "application/json:\n{\"orders\":33,", "text/csv; charset=utf-8:\nday,sku,",
+		"event: running ", "event: succeeded 33/33", `"state":"canceled"`, "410 {", "a line for each of 38 answers",
+		"SIGTERM", " 0 pending; 0 uploads and 0 webhooks pending", "drained in", "58 answers noted in the audit log, 0 not; 4 reports made, 1 cancelled",
 	} {
 		require.Contains(t, p.said(), seen)
 	}

@@ -87,7 +87,7 @@ func (r *receiver) receive(w http.ResponseWriter, req *http.Request) error {
 
 // counts shows what was received so far.
 func (r *receiver) counts(w http.ResponseWriter, _ *http.Request) error {
-	writeJSON(w, "application/json", http.StatusOK, map[string]int64{
+	writeJSON(w, http.StatusOK, map[string]int64{
 		"received": r.received.Load(), "refused": r.refused.Load(), "failed": r.failed.Load(),
 	})
 	return nil

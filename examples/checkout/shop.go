@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/seed-2e639f12/tether"
+	"github.com/seed-2e639f12/tether/tetherhttp"
 )
 
 // shop is the program: the store, the pools in which its background work runs, and
@@ -22,6 +23,7 @@ type shop struct {
 	invoices invoices
 	pictures pictures
 	spool    spool
+	audit    auditLog
 	webhooks webhooks
 	receiver *receiver // nil: the webhooks go to -webhook
 
@@ -30,6 +32,7 @@ type shop struct {
 	hooks   *tether.Pool // webhooks: they wait for others, orders must not wait for them
 	imports *tether.Pool
 	images  *tether.Pool
+	reports *tether.Pool
 
 	accepted atomic.Int64 // orders of this process
 }
@@ -66,6 +69,9 @@ func newShop(cfg config) (s *shop, err error) {
 	if err := s.tidy(context.Background()); err != nil {
 		return nil, err
 	}
+	if s.audit, err = openAuditLog(filepath.Join(cfg.data, "audit.jsonl")); err != nil {
+		return nil, err
+	}
 	url := cfg.webhook
 	if url == "" {
 		s.receiver = &receiver{signer: sign, delay: cfg.webhookDelay, failEvery: cfg.webhookFail}
@@ -77,11 +83,17 @@ func newShop(cfg config) (s *shop, err error) {
 	s.webhooks = newWebhooks(url, sign, cfg.webhookAttempts, cfg.webhookBackoff)
 
 	// Limit bounds what the pools do not: the clicks that are being accepted.
-	s.reg = tether.New(tether.Config{Limit: cfg.queue + 4096})
+	// Of the tasks that have ended only the reports are asked for.
+	s.reg = tether.New(tether.Config{
+		Limit:  cfg.queue + auditQueue + 4096,
+		Retain: reportsKept, RetainFor: reportsKeptFor,
+	})
 	s.orders = s.reg.NewPool("orders", tether.PoolConfig{Workers: cfg.workers, Queue: cfg.queue, Overflow: tether.Reject})
 	s.hooks = s.reg.NewPool("webhooks", tether.PoolConfig{Workers: webhookWorkers, Queue: 64, Overflow: tether.Reject})
 	s.imports = s.reg.NewPool("imports", tether.PoolConfig{Workers: 1, Queue: 7, Overflow: tether.Reject})
 	s.images = s.reg.NewPool("images", tether.PoolConfig{Queue: 100, Capacity: imageMemory, Overflow: tether.Reject})
+	s.reports = s.reg.NewPool("reports", tether.PoolConfig{Workers: 2, Queue: 8, Overflow: tether.Reject}) // the store has 4 readers
+	s.audit.pool = s.reg.NewPool("audit", tether.PoolConfig{Workers: 1, Queue: auditQueue, Overflow: tether.Reject})
 	return s, nil
 }
 
@@ -94,40 +106,48 @@ func (s *shop) close(ctx context.Context) error {
 	if s.webhooks.client != nil {
 		s.webhooks.client.CloseIdleConnections()
 	}
-	return errors.Join(err, s.store.close(ctx))
+	return errors.Join(err, s.audit.close(), s.store.close(ctx))
 }
 
 // handler routes the requests.
 func (s *shop) handler() http.Handler {
+	const (
+		short = 30 * time.Second
+		long  = 5 * time.Minute // for what a client waits for, or watches
+	)
 	mux := http.NewServeMux()
-	const quick = 30 * time.Second
-	mux.Handle("POST /orders", within(quick, s.postOrder))
-	mux.Handle("GET /orders/{id}", within(quick, s.getOrder))
-	mux.Handle("GET /orders/{id}/invoice.pdf", within(quick, s.getInvoice))
+	quick := func(pattern string, h handler) { mux.Handle(pattern, within(short, h)) }
+	quick("POST /orders", s.postOrder)
+	quick("GET /orders/{id}", s.getOrder)
+	quick("GET /orders/{id}/invoice.pdf", s.getInvoice)
 	mux.Handle("POST /imports", unhurried(s.postImport))
-	mux.Handle("GET /imports/{id}", within(quick, s.getImport))
+	quick("GET /imports/{id}", s.getImport)
 	mux.Handle("POST /images", unhurried(s.postImage))
-	mux.Handle("GET /images/{id}", within(quick, s.getImage))
-	mux.Handle("GET /images/{id}/picture", within(quick, s.getPicture))
-	mux.Handle("GET /sample.png", within(quick, s.getSample))
-	mux.Handle("GET /ready", within(quick, s.ready))
+	quick("GET /images/{id}", s.getImage)
+	quick("GET /images/{id}/picture", s.getPicture)
+	quick("GET /sample.png", s.getSample)
+	mux.Handle("POST /reports", within(long, s.salesReports()))
+	mux.Handle("/tasks/", within(long, s.reportTasks()))
+	quick("GET /audit", s.getAudit)
+	mux.Handle("GET /ready", within(short, tetherhttp.Readiness(s.reg)))
+	mux.Handle("GET /healthz", within(short, tetherhttp.Liveness()))
 	if s.receiver != nil {
-		mux.Handle("POST /webhook-receiver", within(quick, s.receiver.receive))
-		mux.Handle("GET /webhook-receiver", within(quick, s.receiver.counts))
+		quick("POST /webhook-receiver", s.receiver.receive)
+		quick("GET /webhook-receiver", s.receiver.counts)
 	}
 	return problems(mux)
 }
 
 // within bounds how long a request of a route may take to arrive and its answer to
 // leave. The server itself has no such limits, because uploads must not have them.
-func within(d time.Duration, h handler) http.Handler {
-	return handler(func(w http.ResponseWriter, r *http.Request) error {
+func within(d time.Duration, h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		control := http.NewResponseController(w)
 		deadline := time.Now().Add(d)
 		// Not supported by a recorder in a test, where nobody is slow.
 		_ = control.SetReadDeadline(deadline)
 		_ = control.SetWriteDeadline(deadline)
-		return h(w, r)
+		h.ServeHTTP(w, r)
 	})
 }
 
@@ -146,16 +166,6 @@ func unhurried(h handler) http.Handler {
 	})
 }
 
-// ready is the readiness probe: a load balancer sends no more requests once the
-// drain has begun.
-func (s *shop) ready(w http.ResponseWriter, _ *http.Request) error {
-	if !s.reg.Ready() {
-		return problemf(http.StatusServiceUnavailable, "the shop is restarting")
-	}
-	w.WriteHeader(http.StatusNoContent)
-	return nil
-}
-
 // serve serves until ctx ends or the process is told to stop; then it drains.
 // summary is called when the drain is over and the store still open.
 func (s *shop) serve(ctx context.Context, listener net.Listener, summary func(context.Context) error) error {
@@ -168,7 +178,7 @@ func (s *shop) serve(ctx context.Context, listener net.Listener, summary func(co
 	if _, err := s.reg.Go(ctx, "resume", s.resume); err != nil {
 		return errors.Join(fmt.Errorf("resume: %w", err), listener.Close(), s.close(ctx))
 	}
-	return s.reg.Run(ctx, tether.RunConfig{
+	return tetherhttp.ListenAndServe(ctx, srv, s.reg, tether.RunConfig{
 		Serve: func() error { return srv.Serve(listener) },
 		Stop: func(ctx context.Context) error {
 			// A client that is slow to read its answer may use up a part of the budget,

@@ -208,7 +208,7 @@ CREATE TABLE IF NOT EXISTS orders (
 );
 CREATE INDEX IF NOT EXISTS orders_pending ON orders (seq) WHERE state = 'pending';
 CREATE INDEX IF NOT EXISTS orders_outbox ON orders (seq) WHERE webhook = 'pending';
-CREATE INDEX IF NOT EXISTS orders_state ON orders (state);
+CREATE INDEX IF NOT EXISTS orders_in_time ON orders (state, created, seq);
 
 CREATE TABLE IF NOT EXISTS uploads (
 	id       TEXT PRIMARY KEY,

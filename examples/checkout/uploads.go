@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/seed-2e639f12/tether"
+	"github.com/seed-2e639f12/tether/tetherhttp"
 )
 
 // upload is a file that was sent to us and is worked on in the background: an
@@ -64,9 +65,8 @@ func (s spool) path(id string) string { return filepath.Join(s.dir, id) }
 const patience = 20 * time.Second
 
 // errInterrupted ends an upload when the shop is told to stop.
-var errInterrupted = &problem{
-	Type: "about:blank", Title: http.StatusText(http.StatusServiceUnavailable), Status: http.StatusServiceUnavailable,
-	Detail: "the shop is restarting; send the file again", retryAfter: busyRetry,
+var errInterrupted = &tetherhttp.Problem{
+	Status: http.StatusServiceUnavailable, Detail: "the shop is restarting; send the file again", RetryAfter: 5 * time.Second,
 }
 
 // receive streams the rest of a body into the spool and returns its size. Only as
@@ -92,7 +92,7 @@ func (s spool) receive(id string, body *patientBody, most int64) (size int64, er
 		return 0, body.blame(err)
 	}
 	if size > most {
-		return 0, tooLarge(most)
+		return 0, &http.MaxBytesError{Limit: most}
 	}
 	return size, nil
 }
@@ -101,10 +101,6 @@ func (s spool) remove(id string) {
 	if err := os.Remove(s.path(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		slog.Error("spool not tidied", "err", err)
 	}
-}
-
-func tooLarge(most int64) *problem {
-	return problemf(http.StatusRequestEntityTooLarge, "the body is larger than the %d bytes allowed here", most)
 }
 
 // patientBody reads a request's body for as long as something comes, and as long
@@ -143,7 +139,7 @@ func (d *deadlineReader) Read(p []byte) (int, error) {
 
 // blame says whose fault a failed read was.
 func (b *patientBody) blame(err error) error {
-	var p *problem
+	var p *tetherhttp.Problem
 	if errors.As(err, &p) {
 		return p
 	}
@@ -155,11 +151,15 @@ func (b *patientBody) blame(err error) error {
 
 // take receives an upload and submits its work.
 //
-// The place in the pool comes first, as a held task: a client must not send 500 MB
-// only to hear that there is no room. Then the file, then its row in the store;
-// then the task is released and the client has its 202.
+// The places come first, in the audit log and, as a held task, in the pool: a client
+// must not send 500 MB only to hear that there is no room. Then the file, then its
+// row in the store; then the task is released and the client has its 202.
 func (s *shop) take(w http.ResponseWriter, r *http.Request, pool *tether.Pool, u *upload, body *patientBody, most int64) error {
 	u.ID, u.State, u.Created = rand.Text(), uploadPending, time.Now()
+	line, err := s.audit.note(r, addressOf(r))
+	if err != nil {
+		return err
+	}
 	task, err := pool.Go(r.Context(), string(u.Kind), s.work(u.ID, u.Kind), append(s.workOptions(u), tether.Hold())...)
 	if err != nil {
 		return err
@@ -176,8 +176,9 @@ func (s *shop) take(w http.ResponseWriter, r *http.Request, pool *tether.Pool, u
 	}
 	task.Release()
 	location := uploadURL(u)
+	line.URL = location
 	w.Header().Set("Location", location)
-	writeJSON(w, "application/json", http.StatusAccepted, struct {
+	writeJSON(w, http.StatusAccepted, struct {
 		ID    string      `json:"id"`
 		State uploadState `json:"state"`
 		URL   string      `json:"url"`
@@ -218,7 +219,7 @@ func (s *shop) work(id string, kind uploadKind) tether.Func {
 		} else {
 			err = s.resizeImage(u)
 		}
-		var no *problem
+		var no *tetherhttp.Problem
 		switch {
 		case err == nil:
 			s.endUpload(ctx, u, uploadDone, "")

@@ -1,0 +1,149 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/seed-2e639f12/tether"
+	"github.com/seed-2e639f12/tether/tetherhttp"
+)
+
+// auditLog is a file of JSON lines: who has ordered or uploaded what, and when. One
+// line for each POST that was answered 202, also if its client was gone by then.
+//
+// A line is written when the answer has been sent, so nobody waits for it. But its
+// place is taken before anything is accepted: what could not be noted is refused.
+//
+// The drain writes the lines that are left. A kill -9 may cost the last few; what
+// they tell of is in the store.
+type auditLog struct {
+	pool *tether.Pool // of one worker: it alone writes
+	file *os.File
+	torn bool // the file may end in the middle of a line; used by the writer alone
+}
+
+// auditLine is one line, filled in by the handler until it returns.
+type auditLine struct {
+	At       time.Time `json:"at"`
+	Who      string    `json:"who"` // the customer of an order, the address of an upload
+	What     string    `json:"what"`
+	URL      string    `json:"url"`                // of what was accepted
+	Replayed bool      `json:"replayed,omitempty"` // it had been accepted before
+	Answer   string    `json:"answer"`             // what became of the 202: see tetherhttp.Delivery
+}
+
+const (
+	// auditQueue is how many lines may wait for their request's answer, or for the disk.
+	auditQueue = 4096
+	auditShown = 100
+	auditBytes = 2048 // of a line; an address of 254 bytes may need six times that, escaped
+)
+
+// openAuditLog opens, or makes, the file. It is appended to and never shortened.
+func openAuditLog(path string) (auditLog, error) {
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o600)
+	if err != nil {
+		return auditLog{}, fmt.Errorf("audit log: %w", err)
+	}
+	torn, err := endsTorn(file)
+	if err != nil {
+		return auditLog{}, fmt.Errorf("audit log: %w", errors.Join(err, file.Close()))
+	}
+	return auditLog{file: file, torn: torn}, nil
+}
+
+// endsTorn reports whether a file ends in the middle of a line, as a power cut leaves it.
+func endsTorn(file *os.File) (bool, error) {
+	info, err := file.Stat()
+	if err != nil || info.Size() == 0 {
+		return false, err
+	}
+	var last [1]byte
+	_, err = file.ReadAt(last[:], info.Size()-1)
+	return last[0] != '\n', err
+}
+
+func (a *auditLog) close() error {
+	if a.file == nil {
+		return nil // it was never opened
+	}
+	return errors.Join(a.file.Sync(), a.file.Close())
+}
+
+// note takes a place for the line of a request. The handler must do so before it
+// accepts anything. If it returns an error then, the line is discarded (see handler).
+func (a *auditLog) note(r *http.Request, who string) (*auditLine, error) {
+	line := &auditLine{At: time.Now().UTC(), Who: who, What: r.Method + " " + r.URL.Path}
+	_, err := tetherhttp.AfterOn(r.Context(), a.pool, "audit", func(ctx context.Context) error {
+		line.Answer = tetherhttp.DeliveryOf(ctx).String()
+		return a.write(line)
+	}, tether.Retry(tether.RetryPolicy{Attempts: 5, Backoff: tether.Exponential(100*time.Millisecond, 2*time.Second)}))
+	return line, err
+}
+
+// write appends a line. After a failure, a full disk say, the next one begins with a
+// line break, so that half a line spoils no other.
+func (a *auditLog) write(line *auditLine) error {
+	var text bytes.Buffer
+	if a.torn {
+		text.WriteByte('\n')
+	}
+	if err := json.NewEncoder(&text).Encode(line); err != nil {
+		return fmt.Errorf("audit log: %w", err)
+	}
+	_, err := a.file.Write(text.Bytes())
+	if a.torn = err != nil; err != nil {
+		return fmt.Errorf("audit log: %w", err)
+	}
+	return nil
+}
+
+// last returns the last n lines, oldest first.
+func (a *auditLog) last(n int) ([]json.RawMessage, error) {
+	info, err := a.file.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("audit log: %w", err)
+	}
+	from := max(0, info.Size()-int64(n)*auditBytes)
+	tail := make([]byte, info.Size()-from)
+	if _, err := a.file.ReadAt(tail, from); err != nil {
+		return nil, fmt.Errorf("audit log: %w", err)
+	}
+	lines := []json.RawMessage{}
+	for line := range bytes.Lines(tail) {
+		// Not the first if its start is cut off, nor the last if it is being written.
+		if whole := bytes.HasSuffix(line, []byte("\n")) && json.Valid(line); whole {
+			lines = append(lines, bytes.TrimSpace(line))
+		}
+	}
+	return lines[max(0, len(lines)-n):], nil
+}
+
+// getAudit shows the last lines. It tells of all customers: a shop on the internet
+// would ask who wants to know.
+func (s *shop) getAudit(w http.ResponseWriter, _ *http.Request) error {
+	lines, err := s.audit.last(auditShown)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Cache-Control", "no-store") // it grows
+	writeJSON(w, http.StatusOK, struct {
+		Lines []json.RawMessage `json:"lines"`
+	}{lines})
+	return nil
+}
+
+// addressOf is who sent a request that names nobody.
+func addressOf(r *http.Request) string {
+	if host, _, err := net.SplitHostPort(r.RemoteAddr); err == nil {
+		return host
+	}
+	return r.RemoteAddr
+}
