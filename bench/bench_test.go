@@ -1,111 +1,43 @@
 package bench
 
 import (
-	"context"
-	"log/slog"
-	"runtime"
-	"strconv"
-	"sync"
+	"errors"
 	"testing"
 
-	"github.com/seed-2e639f12/tether"
+	"go.uber.org/goleak"
+
+	"github.com/seed-2e639f12/tether/bench/workload"
 )
 
-// candidate runs the empty task. For each batch it is given what the task has to
-// call, once, and returns how one is submitted: no candidate pays for closures.
-type candidate struct {
-	name  string
-	setUp func() (batch func(done func()) (submit func()), stop func())
-}
+// ants starts a pool of its own when it is imported, which is never ended.
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, goleak.IgnoreCurrent()) }
 
-func raw() (func(func()) func(), func()) {
-	return func(done func()) func() { return func() { go done() } }, func() {}
-}
-
-func registry() (func(func()) func(), func()) {
-	reg := newRegistry()
-	return submitTo(reg), drain(reg)
-}
-
-func pool(workers, queue int) func() (func(func()) func(), func()) {
-	return func() (func(func()) func(), func()) {
-		reg := newRegistry()
-		p := reg.NewPool("pool", tether.PoolConfig{Workers: workers, Queue: queue})
-		return submitTo(p), drain(reg)
-	}
-}
-
-func newRegistry() *tether.Registry {
-	return tether.New(tether.Config{Logger: slog.New(slog.DiscardHandler)}) // the drain's lines are not the benchmark's
-}
-
-func submitTo(r tether.Runner) func(func()) func() {
-	ctx := context.Background()
-	return func(done func()) func() {
-		body := func(context.Context) error { done(); return nil }
-		return func() {
-			if _, err := r.Go(ctx, "empty", body); err != nil {
-				panic(err)
-			}
-		}
-	}
-}
-
-func drain(reg *tether.Registry) func() {
-	return func() {
-		if err := reg.Shutdown(context.Background()); err != nil {
-			panic(err)
-		}
-	}
-}
-
-// submitAll has producers submit b.N empty tasks in batches, and waits for each batch.
-func submitAll(b *testing.B, c candidate, producers int) {
-	forBatch, stop := c.setUp()
-	b.ReportAllocs()
-	b.ResetTimer()
-	for left := b.N; left > 0; {
-		batch := min(left, max(10_000, 100*producers))
-		left -= batch
-		var done, submitted sync.WaitGroup
-		done.Add(batch)
-		submit := forBatch(done.Done)
-		for i := range producers {
-			share := batch / producers
-			if i < batch%producers {
-				share++
-			}
-			if producers == 1 {
-				for range share {
-					submit()
+// Benchmark has one benchmark for each workload and candidate, by name:
+//
+//	go test -run '^$' -bench 'W1/.*/(go|tether)$' -count 10 ./bench
+func Benchmark(b *testing.B) {
+	for _, f := range workload.All() {
+		b.Run(f.ID, func(b *testing.B) {
+			for _, w := range f.Workloads {
+				if !w.Long {
+					b.Run(w.Name, func(b *testing.B) { candidates(b, w) })
 				}
-				break
 			}
-			submitted.Go(func() {
-				for range share {
-					submit()
-				}
-			})
-		}
-		submitted.Wait()
-		done.Wait()
+		})
 	}
-	b.StopTimer()
-	stop()
 }
 
-// BenchmarkEmpty is an empty task, by how many submit at once.
-func BenchmarkEmpty(b *testing.B) {
-	for _, producers := range []int{1, runtime.GOMAXPROCS(0), 1000} {
-		b.Run("producers="+strconv.Itoa(producers), func(b *testing.B) {
-			for _, c := range []candidate{
-				{"go", raw},
-				{"registry", registry},
-				{"pool=2", pool(2, tether.Unbounded)},
-				{"pool=1000", pool(1000, tether.Unbounded)},
-				{"pool=1000,queue=1024", pool(1000, 1024)},
-			} {
-				b.Run(c.name, func(b *testing.B) { submitAll(b, c, producers) })
+func candidates(b *testing.B, w workload.Workload) {
+	for _, c := range w.Who() {
+		b.Run(c.Name, func(b *testing.B) {
+			b.ReportAllocs()
+			b.StopTimer()
+			b.ResetTimer()
+			switch err := w.Run(b, c, b.N); {
+			case errors.Is(err, workload.ErrLacks):
+				b.Skip(err)
+			case err != nil:
+				b.Fatal(err)
 			}
 		})
 	}

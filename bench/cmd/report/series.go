@@ -1,0 +1,164 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/seed-2e639f12/tether/bench/peers"
+	"github.com/seed-2e639f12/tether/bench/workload"
+)
+
+// patience is how long one run may take. A candidate that loses a task would
+// never end; there is no way to stop it but to stop the process that it runs in.
+const patience = 3 * time.Minute
+
+// plan says what to run.
+type plan struct {
+	workloads  []string // prefixes of "W2/limit=2"; none: all that are not long
+	candidates []string // names; none: all. The baselines are always there
+	reps       int
+	quick      bool
+	long       bool
+	log        io.Writer
+	stuck      func(what string)
+}
+
+// result is the series of one workload.
+type result struct {
+	family     workload.Family
+	workload   workload.Workload
+	candidates []peers.Candidate
+	samples    map[string][]sample // by candidate, one for each repetition; none if it lacks something
+	n, reps    int
+}
+
+func (r result) id() string { return r.family.ID + "/" + r.workload.Name }
+
+// chosen returns the workloads of the plan, by family.
+func (p plan) chosen() []workload.Family {
+	var families []workload.Family
+	for _, f := range workload.All() {
+		f.Workloads = slices.DeleteFunc(f.Workloads, func(w workload.Workload) bool { return !p.wants(f.ID, w) })
+		if len(f.Workloads) > 0 {
+			families = append(families, f)
+		}
+	}
+	return families
+}
+
+func (p plan) wants(family string, w workload.Workload) bool {
+	if len(p.workloads) == 0 {
+		return p.long || !w.Long
+	}
+	id := family + "/" + w.Name
+	return slices.ContainsFunc(p.workloads, func(prefix string) bool {
+		if id == prefix {
+			return true
+		}
+		return strings.HasPrefix(id, strings.TrimSuffix(prefix, "/")+"/") && (p.long || !w.Long)
+	})
+}
+
+func (p plan) field(w workload.Workload) []peers.Candidate {
+	return slices.DeleteFunc(w.Who(), func(c peers.Candidate) bool {
+		return len(p.candidates) > 0 && c.Name != w.Baseline && !slices.Contains(p.candidates, c.Name)
+	})
+}
+
+// run runs one workload: in each repetition every candidate once, in another order.
+func (p plan) run(f workload.Family, w workload.Workload) result {
+	r := result{family: f, workload: w, candidates: p.field(w), samples: map[string][]sample{}, n: w.N, reps: p.reps}
+	if w.Reps > 0 {
+		r.reps = min(r.reps, w.Reps)
+	}
+	if p.quick {
+		r.n, r.reps = w.Quick, 1
+	}
+	able := slices.Clone(r.candidates)
+	if !p.quick && !w.Isolated {
+		able, _ = p.repetition(r.id(), w, able, max(r.n/10, 1)) // to warm up, and thrown away
+	}
+	for range r.reps {
+		var samples map[string]sample
+		able, samples = p.repetition(r.id(), w, able, r.n)
+		for _, c := range able {
+			r.samples[c.Name] = append(r.samples[c.Name], samples[c.Name])
+		}
+	}
+	for _, c := range r.candidates {
+		if !slices.ContainsFunc(able, func(a peers.Candidate) bool { return a.Name == c.Name }) {
+			delete(r.samples, c.Name) // it has failed on the way: a dash, not a time
+		}
+	}
+	return r
+}
+
+// repetition returns those that could, and what they measured.
+func (p plan) repetition(id string, w workload.Workload, candidates []peers.Candidate, n int) ([]peers.Candidate, map[string]sample) {
+	samples := map[string]sample{}
+	for _, i := range rand.Perm(len(candidates)) {
+		c := candidates[i]
+		s, err := p.once(id, w, c, n)
+		switch {
+		case errors.Is(err, workload.ErrLacks):
+		case err != nil:
+			fmt.Fprintf(p.log, "%s: %s is out: %v\n", id, c.Name, err)
+		default:
+			samples[c.Name] = s
+		}
+	}
+	able := slices.DeleteFunc(slices.Clone(candidates), func(c peers.Candidate) bool { return samples[c.Name] == nil })
+	return able, samples
+}
+
+func (p plan) once(id string, w workload.Workload, c peers.Candidate, n int) (sample, error) {
+	if w.Isolated {
+		return measureApart(id, c, n)
+	}
+	watch := time.AfterFunc(patience, func() { p.stuck(id + " of " + c.Name) })
+	defer watch.Stop()
+	return measure(w, c, n)
+}
+
+// values are a metric's, one for each repetition; NaN where there is none.
+func (r result) values(candidate, metric string) []float64 {
+	var values []float64
+	for _, s := range r.samples[candidate] {
+		v, ok := s[metric]
+		if !ok {
+			v = math.NaN()
+		}
+		values = append(values, v)
+	}
+	return values
+}
+
+func (r result) metric(candidate, metric string) spread { return spreadOf(r.values(candidate, metric)) }
+
+// against is the workload's metric of a candidate set against another's.
+func (r result) against(candidate, other string) spread {
+	compare := quotient
+	if r.workload.Compare == workload.Difference {
+		compare = difference
+	}
+	m := r.workload.Metric
+	return spreadOf(paired(r.values(candidate, m), r.values(other, m), compare))
+}
+
+// bestPeer is the library with the lowest median against the baseline; "" if there
+// is none.
+func (r result) bestPeer() (name string) {
+	best := math.Inf(1)
+	for _, c := range r.candidates {
+		if m := r.against(c.Name, r.workload.Baseline).median; c.Kind == peers.Peer && m < best {
+			name, best = c.Name, m
+		}
+	}
+	return name
+}

@@ -1,0 +1,119 @@
+package peers
+
+import (
+	"context"
+	"log/slog"
+
+	"github.com/seed-2e639f12/tether"
+)
+
+// Tether is the library itself with its defaults: every task has a name, an id, a
+// state, a context, is found and listed, its panic is held, and the last 1024 are
+// retained. Only its log is discarded, as nobody else writes one. The queue is
+// unbounded where those of the peers are.
+func Tether() Candidate {
+	return Candidate{
+		Name: "tether", Kind: Ours, Setting: "`Registry.Go`; `Pool{Workers: limit, Queue: Unbounded}`; `Reject`; `Submit`", Queues: true,
+		Unlimited: func() (*System, error) {
+			reg := newRegistry(tether.Config{})
+			return tetherSystem(reg, reg), nil
+		},
+		Limited: func(limit int) (*System, error) { return tetherPool(limit, tether.Unbounded), nil },
+		Rejecting: func(limit, queue int) (*Rejecting, error) {
+			reg := newRegistry(tether.Config{})
+			p := reg.NewPool("pool", tether.PoolConfig{Workers: limit, Queue: queue, Overflow: tether.Reject})
+			ctx := context.Background()
+			return &Rejecting{
+				Queues: true,
+				Task: func(body func()) func() bool {
+					task := func(context.Context) error { body(); return nil }
+					return func() bool { _, err := p.Go(ctx, "task", task); return err == nil }
+				},
+				Close: drain(reg),
+			}, nil
+		},
+		Results:     tetherResults,
+		Contexts:    func() (*Contexts, error) { return tetherContexts(context.Background(), func() {}) },
+		OwnContexts: func() (*Contexts, error) { return tetherContexts(requestContext()) },
+	}
+}
+
+// TetherQueue is a pool with a queue of 1024 in front, at which submitters wait:
+// the setting to recommend, measured beside those without bounds.
+func TetherQueue() Candidate {
+	return Candidate{
+		Name: "tether bounded", Kind: Ours, Setting: "`Pool{Workers: limit, Queue: 1024, Overflow: Block}`",
+		Limited: func(limit int) (*System, error) { return tetherPool(limit, 1024), nil },
+	}
+}
+
+func newRegistry(cfg tether.Config) *tether.Registry {
+	cfg.Logger = slog.New(slog.DiscardHandler)
+	return tether.New(cfg)
+}
+
+func drain(reg *tether.Registry) func() error {
+	return func() error { return reg.Shutdown(context.Background()) }
+}
+
+func tetherPool(workers, queue int) *System {
+	reg := newRegistry(tether.Config{})
+	return tetherSystem(reg, reg.NewPool("pool", tether.PoolConfig{Workers: workers, Queue: queue}))
+}
+
+func tetherSystem(reg *tether.Registry, r tether.Runner) *System {
+	ctx := context.Background()
+	return &System{
+		Task: func(body func()) func() error {
+			task := func(context.Context) error { body(); return nil }
+			return func() error { _, err := r.Go(ctx, "task", task); return err }
+		},
+		Close: drain(reg),
+	}
+}
+
+func tetherResults() (*Results, error) {
+	reg := newRegistry(tether.Config{})
+	ctx := context.Background()
+	task := func(context.Context) (int, error) { return Answer, nil }
+	var handles []*tether.Result[int]
+	return &Results{
+		Sum: func(n int) (sum int, err error) {
+			handles = handles[:0]
+			for range n {
+				handle, err := tether.Submit(ctx, reg, "task", task)
+				if err != nil {
+					return 0, err
+				}
+				handles = append(handles, handle)
+			}
+			for _, handle := range handles {
+				value, err := handle.Value(ctx)
+				if err != nil {
+					return 0, err
+				}
+				sum += value
+			}
+			return sum, nil
+		},
+		Close: drain(reg),
+	}, nil
+}
+
+// tetherContexts cancels task by task, as an operator would: Shutdown itself waits
+// for its deadline before it cancels.
+func tetherContexts(submitter context.Context, answered func()) (*Contexts, error) {
+	reg := newRegistry(tether.Config{})
+	return &Contexts{
+		Task: func(body func(context.Context)) func() error {
+			task := func(ctx context.Context) error { body(ctx); return nil }
+			return func() error { _, err := reg.Go(submitter, "task", task); return err }
+		},
+		Cancel: func() {
+			for task := range reg.Tasks() {
+				task.Cancel(nil)
+			}
+		},
+		Close: func() error { defer answered(); return drain(reg)() },
+	}, nil
+}

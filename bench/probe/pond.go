@@ -1,0 +1,108 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"time"
+
+	"github.com/alitto/pond/v2"
+)
+
+// pond with its defaults (an unbounded queue, panics recovered) and a context,
+// as its README shows for a pool that can be cancelled. Go is for tasks that
+// nobody waits for, Submit for the others. A deadline for the drain is not in
+// the library, but Stop returns a Task, whose Done a select can bound.
+func pondPool() candidate {
+	first := setting{
+		New:            func(workers int, _ func(any)) *system { return pondSystem(workers) },
+		ContainsPanics: true,
+		WaitName:       "Task.Wait", DrainName: "StopAndWait",
+	}
+
+	noRecovery := first
+	noRecovery.Name, noRecovery.Probes = "WithoutPanicRecovery", []string{"panic"}
+	noRecovery.New = func(workers int, _ func(any)) *system { return pondSystem(workers, pond.WithoutPanicRecovery()) }
+	noRecovery.ContainsPanics = false
+
+	group := first
+	group.Name, group.Probes = "a task group (NewGroupContext)", []string{"goexit", "early"}
+	group.WaitName = "TaskGroup.Wait"
+	group.New = func(workers int, _ func(any)) *system {
+		s, p, ctx := pondParts(workers)
+		s.GoWait = func(_ string, fn body) (func() error, error) {
+			g := p.NewGroupContext(ctx)
+			g.Submit(func() { fn(ctx) })
+			return g.Wait, nil
+		}
+		return s
+	}
+
+	// A sub-pool has no goroutines of its own: its first worker is a task that it
+	// submits to its parent. It ignores the parent's refusal, and has answered its
+	// caller with nil. Minimal:
+	//
+	//	parent := pond.NewPool(1, pond.WithQueueSize(1), pond.WithNonBlocking(true))
+	//	sub := parent.NewSubpool(1)
+	//	parent.Go(block)      // runs
+	//	parent.Go(block)      // queued: the parent is full
+	//	err := sub.Go(task)   // nil, and task never runs
+	//	sub.StopAndWait()     // never returns
+	//
+	// Here the pool's own traffic, half of the submissions, fills the parent.
+	sub := first
+	sub.Name, sub.Probes = "a sub-pool (NewSubpool) of a non-blocking pool with a bounded queue", []string{"lost"}
+	sub.New = func(workers int, _ func(any)) *system {
+		parent := pond.NewPool(workers, pond.WithQueueSize(1), pond.WithNonBlocking(true))
+		pool := parent.NewSubpool(workers)
+		var n atomic.Int64
+		return &system{
+			Go: func(_ string, fn body) error {
+				if n.Add(1)%2 == 0 {
+					return parent.Go(func() { fn(context.Background()) })
+				}
+				return pool.Go(func() { fn(context.Background()) })
+			},
+			Drain: func(context.Context) error {
+				pool.StopAndWait()
+				parent.StopAndWait()
+				return nil
+			},
+		}
+	}
+	return candidate{
+		Name: "pond", Module: "github.com/alitto/pond/v2",
+		Settings: []setting{first, noRecovery, group, sub},
+	}
+}
+
+func pondSystem(workers int, opts ...pond.Option) *system {
+	s, _, _ := pondParts(workers, opts...)
+	return s
+}
+
+func pondParts(workers int, opts ...pond.Option) (*system, pond.Pool, context.Context) {
+	ctx, cancel := context.WithCancel(context.Background())
+	p := pond.NewPool(workers, append(opts, pond.WithContext(ctx))...)
+	return &system{
+		Go: func(_ string, fn body) error { return p.Go(func() { fn(ctx) }) },
+		GoWait: func(_ string, fn body) (func() error, error) {
+			return p.Submit(func() { fn(ctx) }).Wait, nil
+		},
+		Cancel: cancel,
+		Drain:  func(context.Context) error { p.StopAndWait(); return nil },
+		Closes: true,
+		DrainWithin: func(d time.Duration) error {
+			stopped := p.Stop()
+			select {
+			case <-stopped.Done():
+				return stopped.Wait()
+			case <-time.After(d):
+				return errDeadline
+			}
+		},
+		ByHand: true,
+	}, p, ctx
+}
+
+var errDeadline = errors.New("the deadline has passed")

@@ -1,0 +1,110 @@
+package main
+
+import (
+	"fmt"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"strings"
+)
+
+// table renders the verdicts: a row for each candidate, and notes for what does not
+// fit into a cell, among it what the other settings do differently.
+func table(rows []candidate, all results, how effort) string {
+	var b strings.Builder
+	b.WriteString("# When tasks go wrong and processes stop\n\n")
+	fmt.Fprintf(&b, "Written by `go run ./bench/probe`. Each cell is what was seen when it was tried, in a process of its own, "+
+		"with the library as its documentation recommends it: `bench/probe/probes.go` says what was done and what counts. "+
+		"**Bold** is what one would not want; a dash is what the library does not have. (n/m) is n of m runs; 0 of them says that it was not seen, not that it cannot be. "+
+		"What has not happened within %v is said to hang.\n\n", how.Patience)
+	fmt.Fprintf(&b, "%s, %s/%s, GOMAXPROCS %d. Versions: %s.\n\n", runtime.Version(), runtime.GOOS, runtime.GOARCH,
+		runtime.GOMAXPROCS(0), strings.Join(versions(rows), ", "))
+
+	b.WriteString("| |")
+	for _, p := range probes {
+		b.WriteString(" " + p.Question + " |")
+	}
+	b.WriteString("\n|---|" + strings.Repeat("---|", len(probes)) + "\n")
+	var notes []string
+	for c, row := range rows {
+		b.WriteString("| " + row.Name + " |")
+		for _, p := range probes {
+			b.WriteString(" " + cell(row, func(setting int) (verdict, bool) {
+				v, ok := all[job{p, c, setting}.key()]
+				return v, ok
+			}, &notes) + " |")
+		}
+		b.WriteString("\n")
+	}
+	b.WriteString("\n")
+	var calls []string
+	for _, row := range rows {
+		if set := row.Settings[0]; set.DrainName != "" {
+			names := set.DrainName
+			if set.WaitName != "" {
+				names = set.WaitName + " and " + names
+			}
+			calls = append(calls, row.Name+": "+names)
+		}
+	}
+	fmt.Fprintf(&b, "Wait and stop are the calls that there are, even if one call is both: %s.\n\n", strings.Join(calls, "; "))
+	for i, note := range notes {
+		fmt.Fprintf(&b, "%d. %s\n", i+1, note)
+	}
+	return b.String()
+}
+
+// cell renders the verdict on the first setting, and adds a note to notes if there
+// is more to say.
+func cell(row candidate, of func(setting int) (verdict, bool), notes *[]string) string {
+	v, ok := of(0)
+	if !ok {
+		return ""
+	}
+	text := v.Text
+	if v.Bad {
+		text = "**" + text + "**"
+	}
+	more := v.Notes
+	for i, set := range row.Settings[1:] {
+		other, ok := of(i + 1)
+		if !ok || other.Text == v.Text && slices.Equal(other.Notes, v.Notes) {
+			continue
+		}
+		more = append(more, strings.TrimSpace(fmt.Sprintf("With %s: %s. %s", set.Name, other.Text, strings.Join(other.Notes, " "))))
+	}
+	if len(more) == 0 {
+		return text
+	}
+	note := strings.Join(more, " ")
+	i := slices.Index(*notes, note)
+	if i < 0 {
+		i = len(*notes)
+		*notes = append(*notes, note)
+	}
+	return fmt.Sprintf("%s <sup>%d</sup>", text, i+1)
+}
+
+// versions are those of the candidates' modules, as they were built in.
+func versions(rows []candidate) []string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return []string{"unknown"}
+	}
+	var found []string
+	for _, row := range rows {
+		for _, m := range info.Deps {
+			if m.Path != row.Module {
+				continue
+			}
+			version := m.Version
+			if m.Replace != nil || version == "" || version == "(devel)" {
+				version = "(this tree)"
+			}
+			if text := m.Path + " " + version; !slices.Contains(found, text) {
+				found = append(found, text)
+			}
+		}
+	}
+	return found
+}

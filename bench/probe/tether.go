@@ -1,0 +1,123 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/seed-2e639f12/tether"
+)
+
+// The registry: no bound on what runs at once. The zero Config is the
+// recommended one; the logger is left with errors alone, which are panics and
+// failed drains, since tasks are dropped and fail by the thousand here.
+func tetherRegistry() candidate {
+	on := func(cfg tether.Config) func(int, func(any)) *system {
+		return func(_ int, onPanic func(any)) *system {
+			r := newRegistry(cfg, onPanic)
+			return tetherSystem(r, r)
+		}
+	}
+	return candidate{
+		Name: "**tether** registry", Module: "github.com/seed-2e639f12/tether",
+		Settings: tetherSettings(on),
+	}
+}
+
+// A pool with a bounded queue whose submitters wait for room, as those of most
+// of the peers do.
+func tetherPool() candidate {
+	on := func(cfg tether.Config) func(int, func(any)) *system {
+		return func(workers int, onPanic func(any)) *system {
+			r := newRegistry(cfg, onPanic)
+			return tetherSystem(r, r.NewPool("probe", tether.PoolConfig{Workers: workers, Queue: 1024, Overflow: tether.Block}))
+		}
+	}
+	return candidate{
+		Name: "**tether** pool", Module: "github.com/seed-2e639f12/tether",
+		Settings: tetherSettings(on),
+	}
+}
+
+func tetherSettings(on func(tether.Config) func(int, func(any)) *system) []setting {
+	first := setting{
+		New: on(tether.Config{}), ContainsPanics: true, HandlesPanics: true,
+		WaitName: "Task.Wait", DrainName: "Shutdown",
+	}
+	crash := first
+	crash.Name, crash.Probes = "Config.OnPanic: Crash", []string{"panic"}
+	crash.New, crash.ContainsPanics = on(tether.Config{OnPanic: tether.Crash}), false
+
+	// The task's own context tells Shutdown who calls. Any other does not.
+	stranger := first
+	stranger.Name, stranger.Probes = "a context that is not the task's and never ends", []string{"inside"}
+	stranger.New = func(workers int, onPanic func(any)) *system {
+		s := first.New(workers, onPanic)
+		drain := s.Drain
+		s.Drain = func(context.Context) error { return drain(context.Background()) }
+		s.DrainWithin = nil
+		return s
+	}
+	return []setting{first, crash, stranger}
+}
+
+func newRegistry(cfg tether.Config, onPanic func(any)) *tether.Registry {
+	cfg.Logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))
+	if onPanic != nil {
+		cfg.Observer = panicObserver{onPanic: onPanic}
+	}
+	return tether.New(cfg)
+}
+
+// A panicObserver is the nearest to a panic handler: it is told of the end of
+// a task that has panicked.
+type panicObserver struct {
+	tether.NopObserver
+	onPanic func(any)
+}
+
+func (o panicObserver) TaskEnded(_ context.Context, t *tether.Task) {
+	if t.State() == tether.Panicked {
+		o.onPanic(t)
+	}
+}
+
+func tetherSystem(r *tether.Registry, on tether.Runner) *system {
+	submit := func(name string, fn body) (*tether.Task, error) {
+		return on.Go(context.Background(), name, func(ctx context.Context) error { fn(ctx); return nil })
+	}
+	return &system{
+		Go: func(name string, fn body) error {
+			_, err := submit(name, fn)
+			return err
+		},
+		GoWait: func(name string, fn body) (func() error, error) {
+			t, err := submit(name, fn)
+			if err != nil {
+				return nil, err
+			}
+			return func() error { return t.Wait(context.Background()) }, nil
+		},
+		Cancel: func() {
+			for t := range r.Tasks() {
+				t.Cancel(nil)
+			}
+		},
+		Drain:  r.Shutdown,
+		Closes: true,
+		DrainWithin: func(d time.Duration) error {
+			ctx, cancel := context.WithTimeout(context.Background(), d)
+			defer cancel()
+			return r.Shutdown(ctx)
+		},
+		Left: func(err error) string {
+			var e *tether.DrainError
+			if errors.As(err, &e) {
+				return e.Report.String()
+			}
+			return err.Error()
+		},
+	}
+}

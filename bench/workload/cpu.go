@@ -1,0 +1,78 @@
+package workload
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/seed-2e639f12/tether/bench/peers"
+)
+
+func cpu() Family {
+	f := Family{
+		ID: "W3", Title: "A task that computes",
+		About: "How much of a short computation the overhead is. `inline` calls the body, on one core.",
+	}
+	for _, v := range []struct {
+		work     time.Duration
+		n, batch int
+	}{
+		{time.Microsecond, 30_000, 10_000},
+		{10 * time.Microsecond, 4_000, 1_000},
+	} {
+		for _, place := range []struct {
+			name string
+			sys  system
+		}{
+			{"no-limit", unlimited},
+			{"limit=16", limited(16)},
+		} {
+			f.Workloads = append(f.Workloads, Workload{
+				Name: v.work.String() + "/" + place.name,
+				N:    v.n, Quick: 500,
+				Metric: NsPerOp, Baseline: goStatement,
+				Candidates: func() []peers.Candidate { return append(peers.All(), peers.Inline()) },
+				Run: tasks(place.sys, 1, v.batch, func(done func()) func() {
+					loops := loopsFor(v.work)
+					return func() { spin(loops); done() }
+				}),
+			})
+		}
+	}
+	return f
+}
+
+// spin computes. It has a result, so that the compiler cannot leave it out, which
+// nobody wants.
+//
+//go:noinline
+func spin(loops int) {
+	x := uint64(88172645463325252)
+	for range loops {
+		x ^= x << 13
+		x ^= x >> 7
+		x ^= x << 17
+	}
+	if x == 0 { // never
+		unwanted.Store(x)
+	}
+}
+
+var unwanted atomic.Uint64
+
+// perMillisecond is how many loops of spin take a millisecond on this machine when
+// nothing disturbs it: the fastest of 50 rounds.
+var perMillisecond = sync.OnceValue(func() int {
+	const loops = 100_000
+	fastest := time.Duration(1<<63 - 1)
+	for range 50 {
+		began := time.Now()
+		spin(loops)
+		fastest = min(fastest, time.Since(began))
+	}
+	return int(loops * int64(time.Millisecond) / int64(max(fastest, 1)))
+})
+
+func loopsFor(d time.Duration) int {
+	return int(int64(perMillisecond()) * int64(d) / int64(time.Millisecond))
+}

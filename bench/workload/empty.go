@@ -1,0 +1,44 @@
+package workload
+
+import (
+	"runtime"
+	"strconv"
+)
+
+const batch = 10_000
+
+// batchOf returns how many tasks are submitted before all are waited for.
+func batchOf(producers int) int { return max(batch, 100*producers) }
+
+func empty() Family {
+	f := Family{
+		ID: "W1", Title: "An empty task, no limit",
+		About: "What it costs to have a task run and to know that it has. Batches of 10 000 (1000 producers: 100 000).",
+	}
+	for _, producers := range []int{1, runtime.GOMAXPROCS(0), 1000} {
+		f.Workloads = append(f.Workloads, Workload{
+			Name: "producers=" + strconv.Itoa(producers),
+			N:    100_000, Quick: 2000,
+			Metric: NsPerOp, Baseline: goStatement,
+			Run: tasks(unlimited, producers, batchOf(producers), noWork),
+		})
+	}
+	return f
+}
+
+func pools() Family {
+	f := Family{
+		ID: "W2", Title: "An empty task, a limit",
+		About: "`go` has no limit here; it is what the ratios are to. Some queue, some have the submitter wait.",
+	}
+	p := runtime.GOMAXPROCS(0)
+	for _, shape := range []struct{ limit, producers int }{{2, 1}, {2, p}, {1000, 1}, {1000, p}, {1000, 1000}} {
+		f.Workloads = append(f.Workloads, Workload{
+			Name: "limit=" + strconv.Itoa(shape.limit) + "/producers=" + strconv.Itoa(shape.producers),
+			N:    max(50_000, batchOf(shape.producers)), Quick: 2000,
+			Metric: NsPerOp, Baseline: goStatement,
+			Run: tasks(limited(shape.limit), shape.producers, batchOf(shape.producers), noWork),
+		})
+	}
+	return f
+}
