@@ -1,6 +1,7 @@
 package tether
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"runtime/pprof"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -536,12 +538,10 @@ func (r *Registry) Finished() iter.Seq[*Task] {
 		if r.finished == nil {
 			return
 		}
-		next, stop := iter.Pull(visible(r.kept))
-		defer stop()
-		kept, more := next()
+		kept := slices.SortedFunc(visible(r.kept), func(a, b *Task) int { return cmp.Compare(b.ended, a.ended) }) // Keep may come late
 		for t := range visible(r.finished) {
-			for ; more && kept.ended > t.ended; kept, more = next() {
-				if !yield(kept) {
+			for ; len(kept) > 0 && kept[0].ended > t.ended; kept = kept[1:] {
+				if !yield(kept[0]) {
 					return
 				}
 			}
@@ -549,8 +549,8 @@ func (r *Registry) Finished() iter.Seq[*Task] {
 				return
 			}
 		}
-		for ; more; kept, more = next() {
-			if !yield(kept) {
+		for _, t := range kept {
+			if !yield(t) {
 				return
 			}
 		}

@@ -225,6 +225,39 @@ func TestAfterWithinAnotherProtocol(t *testing.T) {
 	require.NoError(t, outer.Wait(context.Background()))
 }
 
+// A handler that has taken its connection over may add still, and hand it to somebody
+// else: the tasks start when it has returned.
+func TestAfterHijack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var returned time.Time
+		deliveries := make(chan tetherhttp.Delivery, 1)
+		s := serveMem(t, func(w http.ResponseWriter, r *http.Request) {
+			c, _, err := http.NewResponseController(w).Hijack()
+			if !assert.NoError(t, err) {
+				return
+			}
+			go func() {
+				time.Sleep(time.Hour)
+				_, _ = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\n\r\n")
+				_ = c.Close()
+			}()
+			_, err = tetherhttp.After(r.Context(), "task", func(ctx context.Context) error {
+				assert.Equal(t, returned, time.Now())
+				deliveries <- tetherhttp.DeliveryOf(ctx)
+				return nil
+			})
+			assert.NoError(t, err)
+			time.Sleep(time.Second)
+			returned = time.Now()
+		})
+		c := s.rawClient(t, false)
+		go c.send("GET / HTTP/1.1\r\nHost: test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+		require.Contains(t, c.response(http.MethodGet, nil), "101 Switching Protocols")
+		assert.Equal(t, tetherhttp.Hijacked, <-deliveries)
+		s.drained(t, 1)
+	})
+}
+
 // A connection that an HTTP/1 request has turned over to HTTP/2 goes on with the context
 // of that request: it is no longer theirs.
 func TestAfterUpgrade(t *testing.T) {

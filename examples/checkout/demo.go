@@ -32,10 +32,10 @@ type customer struct {
 
 // playCustomer orders, imports, uploads and asks for reports, then has the process
 // told to stop while work is going on. Its error says what was not as it should be.
-func playCustomer(ctx context.Context, base string, out io.Writer) error {
+func playCustomer(serving context.Context, base string, out io.Writer) error {
 	c := &customer{base: base, client: &http.Client{Timeout: 10 * time.Second}, out: out}
 	defer c.client.CloseIdleConnections()
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(serving, time.Minute)
 	defer cancel()
 
 	var err error
@@ -48,8 +48,8 @@ func playCustomer(ctx context.Context, base string, out io.Writer) error {
 			break
 		}
 	}
-	if ctx.Err() != nil {
-		return errors.Join(err, context.Cause(ctx)) // the server has ended by itself: nobody to signal
+	if serving.Err() != nil {
+		return errors.Join(err, context.Cause(serving)) // the server has ended by itself: nobody to signal
 	}
 	c.say("SIGTERM")
 	self, findErr := os.FindProcess(os.Getpid())
@@ -404,7 +404,7 @@ func (c *customer) ordersUntilTheEnd(ctx context.Context) error {
 		}
 		last = location
 	}
-	_, err := c.follow(ctx, last, func(s status) bool { return s.Webhook.State == string(webhookSending) || s.Webhook.State == "pending" })
+	_, err := c.follow(ctx, last, func(s status) bool { return s.Webhook.State != string(webhookNone) })
 	return err
 }
 
