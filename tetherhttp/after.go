@@ -161,7 +161,8 @@ func DeliveryOf(ctx context.Context) Delivery {
 //
 //   - HTTP/1: when the server has handed the last byte to the kernel, and the connection
 //     is idle or closed: [http.Server.ConnState] says so, on the connection's own
-//     goroutine. This is exact.
+//     goroutine. This is exact, by what net/http does; it documents less, and tests hold it
+//     to that.
 //   - HTTP/2: when the response's last frame was handed to the connection's writer, and
 //     1 ms has passed. No public hook says that the frame was written; the writer does
 //     that next, and nothing the task does can hold it back. (The signal is
