@@ -360,15 +360,15 @@ type scope struct {
 	bg   *Background
 	conn *connection // nil if no hook will tell of this response
 	next *scope      // another one of the same request; written under conn.mu before it is shared
-	http int         // the protocol's major version
+	http uint8       // the protocol's major version
 	head bool        // of a HEAD, whose stream may end, and with it its context, before its handler
 	h2c  bool        // the client has asked for HTTP/2 in the place of HTTP/1
 
+	closed   bool     // no more tasks; guarded by mu
+	released bool     // guarded by mu
+	delivery Delivery // guarded by mu
 	mu       sync.Mutex
 	tasks    []*tether.Task // held; guarded by mu
-	closed   bool           // no more tasks; guarded by mu
-	released bool           // guarded by mu
-	delivery Delivery       // guarded by mu
 	watchdog *time.Timer    // guarded by mu
 }
 
@@ -597,7 +597,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case r.Method == "PRI": // the preface of HTTP/2, for a handler that takes the connection over
 		h.next.ServeHTTP(w, r)
-	case outer != nil && outer.bg == h.bg && outer.http == r.ProtoMajor:
+	case outer != nil && outer.bg == h.bg && int(outer.http) == r.ProtoMajor:
 		outer.guard(h.next, w, r)
 	default:
 		h.bg.serve(h.next, w, r)
@@ -617,9 +617,9 @@ func (s *scope) guard(next http.Handler, w http.ResponseWriter, r *http.Request)
 }
 
 func (b *Background) serve(next http.Handler, w http.ResponseWriter, r *http.Request) {
-	s := &scope{
-		Context: r.Context(), bg: b, http: r.ProtoMajor, head: r.Method == http.MethodHead,
-		h2c: r.ProtoMajor == 1 && strings.EqualFold(r.Header.Get("Upgrade"), "h2c"),
+	s := &scope{Context: r.Context(), bg: b, http: uint8(r.ProtoMajor), head: r.Method == http.MethodHead}
+	if up := r.Header["Upgrade"]; len(up) > 0 {
+		s.h2c = s.http == 1 && strings.EqualFold(up[0], "h2c")
 	}
 	if s.http == 1 {
 		if c := b.connection(s.Context); c != nil && c.adopt(s) {
