@@ -89,8 +89,8 @@ func TaskOptions(opts ...tether.Option) AsyncOption {
 // uses again (chi.URLParam, gin.Context) are not.
 //
 // A client can choose the wait: Prefer: respond-async for 202 at once, Prefer: wait=N
-// for up to N seconds, but [MaxWait] at most (RFC 7240). The server's WriteTimeout and
-// ReadTimeout are put off by the wait.
+// for up to N seconds, but [MaxWait] at most (RFC 7240). The server's WriteTimeout
+// begins when the wait is over.
 //
 // What is not admitted is not started, and never answered 202: 413 for the body, what
 // [Check] says, 400, 409 and 422 for the key of [Idempotent], 503 with Retry-After for
@@ -316,23 +316,16 @@ func applied(w http.ResponseWriter, wait string, async bool) {
 	}
 }
 
-// putOff suspends the server's time limits for a wait: a WriteTimeout would cut the
-// answer off, and a ReadTimeout would look as if the client had gone. limit has the
-// WriteTimeout begin anew, for the answer.
+// putOff suspends the server's WriteTimeout for a wait, after which it would cut the
+// answer off. limit has it begin anew, for the answer. A ReadTimeout does no harm: the
+// server itself lifts it when the body has been read.
 func putOff(w http.ResponseWriter, r *http.Request) (limit func()) {
-	limit = func() {}
 	srv := serverOf(r)
-	if srv == nil {
-		return limit
+	if srv == nil || srv.WriteTimeout <= 0 {
+		return func() {}
 	}
-	// Not supported by all that can stand around w: then the limits hold.
+	// Not supported by all that can stand around w: then the limit holds.
 	control := http.NewResponseController(w)
-	if srv.ReadTimeout > 0 {
-		_ = control.SetReadDeadline(time.Time{}) // the server sets it again for the next request
-	}
-	if srv.WriteTimeout > 0 {
-		_ = control.SetWriteDeadline(time.Time{})
-		limit = func() { _ = control.SetWriteDeadline(time.Now().Add(srv.WriteTimeout)) }
-	}
-	return limit
+	_ = control.SetWriteDeadline(time.Time{})
+	return func() { _ = control.SetWriteDeadline(time.Now().Add(srv.WriteTimeout)) }
 }

@@ -298,6 +298,12 @@ func TestAsync(t *testing.T) {
 		assert.Equal(t, report{7}, task.Result())
 		assert.Equal(t, []*tether.Task{task}, slices.Collect(reg.Finished()), "somebody was told of it")
 	})
+	bubble(t, "work that says nothing of its progress is answered when it is done", func(t *testing.T) {
+		reg := newRegistry(t, tether.Config{})
+		began := time.Now()
+		ask(t, tetherhttp.Async(reg, "report", takes(time.Microsecond)), request("POST", "/", ""))
+		assert.Equal(t, time.Microsecond, time.Since(began))
+	})
 	bubble(t, "StatusAt says where to look", func(t *testing.T) {
 		for prefix, want := range map[string]string{
 			"/tasks/":             "/tasks/",
@@ -361,7 +367,7 @@ func TestAsync(t *testing.T) {
 	bubble(t, "what a 202 has promised stays, whatever else comes and goes", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{Retain: 10})
 		promised := accepted(t, reg, ask(t, tetherhttp.Async(reg, "report", takes(1), tetherhttp.Inline(0)), request("POST", "/", "")))
-		synctest.Wait()
+		require.NoError(t, promised.Wait(t.Context()))
 		for range 100 {
 			start(t, reg, succeed)
 		}
@@ -680,6 +686,45 @@ func TestAsyncServerTimeouts(t *testing.T) {
 		assert.Equal(t, time.Second, time.Since(began))
 		_ = res.Body.Close()
 	})
+}
+
+// A client that reads nothing of its answer is cut off by the WriteTimeout, whatever
+// the answer is.
+func TestAsyncReaderThatDoesNotRead(t *testing.T) {
+	for name, handler := range map[string]func(*tether.Registry) http.Handler{
+		"of a result": func(reg *tether.Registry) http.Handler { return tetherhttp.Async(reg, "report", takes(0)) },
+		"of a promise": func(reg *tether.Registry) http.Handler {
+			return tetherhttp.Async(reg, "report", takes(1), tetherhttp.Inline(0))
+		},
+		"of a refusal": func(*tether.Registry) http.Handler {
+			return tetherhttp.Async(refusing{tether.ErrFull}, "report", takes(0))
+		},
+	} {
+		bubble(t, name, func(t *testing.T) {
+			reg := newRegistry(t, tether.Config{})
+			n := newMemNet(0)
+			srv := n.server(handler(reg))
+			srv.WriteTimeout = time.Second
+			began := time.Now()
+			closed := make(chan time.Duration, 1)
+			srv.ConnState = func(_ net.Conn, state http.ConnState) {
+				if state == http.StateClosed {
+					closed <- time.Since(began)
+				}
+			}
+			n.serve(t, srv, false)
+			conn, err := n.dial(t.Context(), "", "")
+			require.NoError(t, err)
+			_, err = io.WriteString(conn, "POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 0\r\n\r\n")
+			require.NoError(t, err)
+			time.Sleep(time.Hour)
+			synctest.Wait()
+			if assert.Len(t, closed, 1) {
+				assert.Equal(t, time.Second, <-closed)
+			}
+			require.NoError(t, conn.Close())
+		})
+	}
 }
 
 func TestAsyncBody(t *testing.T) {
@@ -1241,6 +1286,7 @@ func TestAsyncOutcomes(t *testing.T) {
 		"a problem in an unknown error":  {body: returns(nil, fmt.Errorf("%s: %w", secret, conflict)), status: 409, detail: "none left", logged: 1},
 		"a problem of ours":              {body: returns(nil, &tetherhttp.Problem{Status: 502, Detail: "upstream"}), status: 502, detail: "upstream", logged: 1},
 		"a problem with a bad status":    {body: returns(nil, &tetherhttp.Problem{Status: 200, Detail: "odd"}), status: 500, detail: "odd", logged: 1},
+		"a problem that is nil":          {body: returns(nil, (*tetherhttp.Problem)(nil)), status: 500, logged: 1},
 		"an error that writes itself":    {body: returns(nil, ownError{teapot{"short"}}), status: 418, answer: "short", logged: 1},
 		"a panic":                        {body: func(context.Context, *http.Request) (any, error) { panic(secret) }, status: 500, logged: 1},
 		"a panic with an error":          {body: func(context.Context, *http.Request) (any, error) { panic(errors.New(secret)) }, status: 500, logged: 1},
@@ -1276,6 +1322,8 @@ func TestAsyncOutcomes(t *testing.T) {
 			check(t, ask(t, h, server.of(request("POST", "/reports", ""))))
 			assert.Len(t, book.about("task=report"), test.logged, "T8: a failure that was answered is logged once all the same")
 			assert.Len(t, server.about(`POST "/reports"`), test.server)
+			kept := test.logged // failures stay for those who look for them
+			assert.Len(t, slices.Collect(reg.Finished()), kept)
 		})
 		bubble(t, name+", at the status resource", func(t *testing.T) {
 			var book, server logbook
@@ -1312,6 +1360,17 @@ func TestAsyncOutcomes(t *testing.T) {
 			assert.NotContains(t, events.Body.String(), secret)
 		})
 	}
+	bubble(t, "a server without a log of its own, and no server at all", func(t *testing.T) {
+		var book logbook
+		log.SetOutput(&book)
+		t.Cleanup(func() { log.SetOutput(os.Stderr) })
+		reg := newRegistry(t, tether.Config{})
+		h := tetherhttp.Async(reg, "report", returns(make(chan int), nil))
+		for i, ctx := range []context.Context{t.Context(), context.WithValue(t.Context(), http.ServerContextKey, new(http.Server))} {
+			assert.Equal(t, http.StatusInternalServerError, ask(t, h, request("POST", "/reports", "").WithContext(ctx)).Code)
+			assert.Len(t, book.about(`POST "/reports"`), i+1)
+		}
+	})
 	bubble(t, "what the status says of an error that writes itself", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		h := tetherhttp.Async(reg, "report", returns(nil, ownError{teapot{"short"}}), tetherhttp.Always202())

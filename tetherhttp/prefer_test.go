@@ -42,6 +42,7 @@ func TestPrefer(t *testing.T) {
 		{[]string{"respond-async; a=b, wait=10; c"}, both},
 		{[]string{"respond-async;;a = \"x;y\" ;"}, async},
 		{[]string{`foo; bar, wait=10`}, wait(10)},
+		{[]string{"wait=10 ; a=b"}, wait(10)},
 		{[]string{`foo; bar="a, wait=5, b", wait=10`}, wait(10)},
 		{[]string{`foo="a\", wait=5", wait=10`}, wait(10)},
 		{[]string{`handling=lenient, wait=10, respond-async`}, both},

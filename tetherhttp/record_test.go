@@ -82,7 +82,11 @@ func TestAsyncHandler(t *testing.T) {
 		}},
 		"HEAD":                       {"HEAD", writes(100)},
 		"HEAD with a content length": {"HEAD", func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Content-Length", "12345") }},
-		"204":                        {"DELETE", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }},
+		"HEAD with a content length and a beginning": {"HEAD", func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Length", "100")
+			_, _ = io.WriteString(w, "begin")
+		}},
+		"204": {"DELETE", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }},
 		"204 with a body": {"DELETE", func(w http.ResponseWriter, _ *http.Request) {
 			w.WriteHeader(http.StatusNoContent)
 			_, _ = io.WriteString(w, "body")
@@ -107,6 +111,10 @@ func TestAsyncHandler(t *testing.T) {
 		}},
 		"trailers that are not declared": {"GET", func(w http.ResponseWriter, _ *http.Request) {
 			_, _ = io.WriteString(w, "body")
+			w.Header().Set(http.TrailerPrefix+"Sum", "123")
+		}},
+		"trailers that are not declared, after 1 MB": {"GET", func(w http.ResponseWriter, _ *http.Request) {
+			writePieces(w, large)
 			w.Header().Set(http.TrailerPrefix+"Sum", "123")
 		}},
 		"an informational answer first": {"GET", func(w http.ResponseWriter, _ *http.Request) {
@@ -321,6 +329,28 @@ func TestAsyncHandler(t *testing.T) {
 				assert.NoError(t, err)
 			})
 			assert.Equal(t, "hello", w.Body.String())
+		}
+	})
+	bubble(t, "what one reader's middleware does to the answer is not seen by others", func(t *testing.T) {
+		reg := newRegistry(t, tether.Config{})
+		async := tetherhttp.AsyncHandler(reg, "handler", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Value", "original")
+			w.Header().Set("Cache-Control", "max-age=60")
+			writePieces(w, large)
+		}), tetherhttp.Idempotent(tetherhttp.Idempotency{}))
+		for i := range 3 {
+			w := ask(t, async, request("GET", "/", "", "Idempotency-Key", "k"))
+			assert.Equal(t, i > 0, replayed(t, w))
+			assert.Equal(t, "original", w.Header().Get("Value"))
+			assert.Equal(t, "max-age=60", w.Header().Get("Cache-Control"))
+			assert.Equal(t, fmt.Sprint(large), w.Header().Get("Content-Length"))
+			w.Header()["Value"][0] = "changed"
+			for task := range reg.Finished() {
+				w := ask(t, tetherhttp.Tasks(reg), request("GET", at(task)+"/result", ""))
+				assert.Equal(t, "original", w.Header().Get("Value"))
+				assert.Equal(t, "no-store", w.Header().Get("Cache-Control"))
+				w.Header()["Value"][0] = "changed"
+			}
 		}
 	})
 	bubble(t, "http.ErrAbortHandler breaks off, each time", func(t *testing.T) {

@@ -234,7 +234,6 @@ func (h *tasks) serveEvents(w http.ResponseWriter, r *http.Request, t *tether.Ta
 	}
 	ctx, cancel := h.whileServing(r)
 	defer cancel()
-	putOff(w, r)
 	control := http.NewResponseController(w)
 	send := func(text string) bool {
 		// Not supported by all that can stand around w: a limit, and no more.
