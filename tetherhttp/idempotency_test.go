@@ -255,6 +255,19 @@ func TestIdempotent(t *testing.T) {
 		assert.True(t, replayed(t, ask(t, h, same)))
 		assert.EqualValues(t, 1, runs.Load())
 	})
+	bubble(t, "also if a middleware has read the form", func(t *testing.T) {
+		reg := newRegistry(t, tether.Config{})
+		var runs atomic.Int32
+		h := tetherhttp.Async(reg, "order", counting(&runs, 0), tetherhttp.Idempotent(tetherhttp.Idempotency{}))
+		send := func(form string) *asked {
+			r := request("POST", "/orders", form, "Idempotency-Key", "k", "Content-Type", "application/x-www-form-urlencoded")
+			require.NoError(t, r.ParseForm())
+			return ask(t, h, r)
+		}
+		assert.False(t, replayed(t, send("book=1")))
+		assert.True(t, replayed(t, send("book=1")))
+		assert.Equal(t, http.StatusUnprocessableEntity, send("book=2").Code)
+	})
 	bubble(t, "each principal, method and path has keys of its own", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		var runs atomic.Int32
