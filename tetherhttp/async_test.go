@@ -688,6 +688,28 @@ func TestAsyncServerTimeouts(t *testing.T) {
 	})
 }
 
+// cutOff sends a request without a body, reads nothing of the answer, and returns
+// when the server closes the connection.
+func (n *memNet) cutOff(t *testing.T, srv *http.Server, request string) time.Duration {
+	t.Helper()
+	began := time.Now()
+	closed := make(chan time.Duration, 1)
+	srv.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateClosed {
+			closed <- time.Since(began)
+		}
+	}
+	n.serve(t, srv, false)
+	conn, err := n.dial(t.Context(), "", "")
+	require.NoError(t, err)
+	_, err = io.WriteString(conn, request)
+	require.NoError(t, err)
+	time.Sleep(time.Hour)
+	require.Len(t, closed, 1)
+	require.NoError(t, conn.Close())
+	return <-closed
+}
+
 // A client that reads nothing of its answer is cut off by the WriteTimeout, whatever
 // the answer is.
 func TestAsyncReaderThatDoesNotRead(t *testing.T) {
@@ -701,28 +723,10 @@ func TestAsyncReaderThatDoesNotRead(t *testing.T) {
 		},
 	} {
 		bubble(t, name, func(t *testing.T) {
-			reg := newRegistry(t, tether.Config{})
 			n := newMemNet(0)
-			srv := n.server(handler(reg))
+			srv := n.server(handler(newRegistry(t, tether.Config{})))
 			srv.WriteTimeout = time.Second
-			began := time.Now()
-			closed := make(chan time.Duration, 1)
-			srv.ConnState = func(_ net.Conn, state http.ConnState) {
-				if state == http.StateClosed {
-					closed <- time.Since(began)
-				}
-			}
-			n.serve(t, srv, false)
-			conn, err := n.dial(t.Context(), "", "")
-			require.NoError(t, err)
-			_, err = io.WriteString(conn, "POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 0\r\n\r\n")
-			require.NoError(t, err)
-			time.Sleep(time.Hour)
-			synctest.Wait()
-			if assert.Len(t, closed, 1) {
-				assert.Equal(t, time.Second, <-closed)
-			}
-			require.NoError(t, conn.Close())
+			assert.Equal(t, time.Second, n.cutOff(t, srv, "POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 0\r\n\r\n"))
 		})
 	}
 }
@@ -1273,24 +1277,25 @@ func TestAsyncOutcomes(t *testing.T) {
 	}
 	conflict := &tetherhttp.Problem{Type: "https://example.com/stock", Title: "Out of stock", Status: 409, Detail: "none left", Instance: "/orders/1"}
 	for name, test := range map[string]test{
-		"a value":                        {body: returns(report{7}, nil), status: 200, answer: sevenPages},
-		"nothing":                        {body: returns(nil, nil), status: 200, answer: "null\n"},
-		"a pointer to nothing":           {body: returns((*report)(nil), nil), status: 200, answer: "null\n"},
-		"zero":                           {body: returns(0, nil), status: 200, answer: "0\n"},
-		"a value that writes itself":     {body: returns(teapot{"short"}, nil), status: 418, answer: "short"},
-		"a value that cannot be encoded": {body: returns(make(chan int), nil), status: 500, server: 1},
-		"a value with a bad MarshalJSON": {body: returns(unmarshalable{}, nil), status: 500, server: 1},
-		"an unknown error":               {body: returns(nil, errors.New(secret)), status: 500, logged: 1},
-		"an error and a value":           {body: returns(secret, errors.New(secret)), status: 500, logged: 1},
-		"a problem":                      {body: returns(nil, conflict), status: 409, detail: "none left", logged: 1},
-		"a problem in an unknown error":  {body: returns(nil, fmt.Errorf("%s: %w", secret, conflict)), status: 409, detail: "none left", logged: 1},
-		"a problem of ours":              {body: returns(nil, &tetherhttp.Problem{Status: 502, Detail: "upstream"}), status: 502, detail: "upstream", logged: 1},
-		"a problem with a bad status":    {body: returns(nil, &tetherhttp.Problem{Status: 200, Detail: "odd"}), status: 500, detail: "odd", logged: 1},
-		"a problem that is nil":          {body: returns(nil, (*tetherhttp.Problem)(nil)), status: 500, logged: 1},
-		"an error that writes itself":    {body: returns(nil, ownError{teapot{"short"}}), status: 418, answer: "short", logged: 1},
-		"a panic":                        {body: func(context.Context, *http.Request) (any, error) { panic(secret) }, status: 500, logged: 1},
-		"a panic with an error":          {body: func(context.Context, *http.Request) (any, error) { panic(errors.New(secret)) }, status: 500, logged: 1},
-		"runtime.Goexit":                 {body: func(context.Context, *http.Request) (any, error) { runtime.Goexit(); return nil, nil }, status: 500, logged: 1},
+		"a value":                         {body: returns(report{7}, nil), status: 200, answer: sevenPages},
+		"nothing":                         {body: returns(nil, nil), status: 200, answer: "null\n"},
+		"a pointer to nothing":            {body: returns((*report)(nil), nil), status: 200, answer: "null\n"},
+		"nothing that would write itself": {body: returns((*tetherhttp.Problem)(nil), nil), status: 200, answer: "null\n"},
+		"zero":                            {body: returns(0, nil), status: 200, answer: "0\n"},
+		"a value that writes itself":      {body: returns(teapot{"short"}, nil), status: 418, answer: "short"},
+		"a value that cannot be encoded":  {body: returns(make(chan int), nil), status: 500, server: 1},
+		"a value with a bad MarshalJSON":  {body: returns(unmarshalable{}, nil), status: 500, server: 1},
+		"an unknown error":                {body: returns(nil, errors.New(secret)), status: 500, logged: 1},
+		"an error and a value":            {body: returns(secret, errors.New(secret)), status: 500, logged: 1},
+		"a problem":                       {body: returns(nil, conflict), status: 409, detail: "none left", logged: 1},
+		"a problem in an unknown error":   {body: returns(nil, fmt.Errorf("%s: %w", secret, conflict)), status: 409, detail: "none left", logged: 1},
+		"a problem of ours":               {body: returns(nil, &tetherhttp.Problem{Status: 502, Detail: "upstream"}), status: 502, detail: "upstream", logged: 1},
+		"a problem with a bad status":     {body: returns(nil, &tetherhttp.Problem{Status: 200, Detail: "odd"}), status: 500, detail: "odd", logged: 1},
+		"a problem that is nil":           {body: returns(nil, (*tetherhttp.Problem)(nil)), status: 500, logged: 1},
+		"an error that writes itself":     {body: returns(nil, ownError{teapot{"short"}}), status: 418, answer: "short", logged: 1},
+		"a panic":                         {body: func(context.Context, *http.Request) (any, error) { panic(secret) }, status: 500, logged: 1},
+		"a panic with an error":           {body: func(context.Context, *http.Request) (any, error) { panic(errors.New(secret)) }, status: 500, logged: 1},
+		"runtime.Goexit":                  {body: func(context.Context, *http.Request) (any, error) { runtime.Goexit(); return nil, nil }, status: 500, logged: 1},
 		"a timeout": {body: func(ctx context.Context, _ *http.Request) (any, error) {
 			<-ctx.Done()
 			return nil, fmt.Errorf("%s: %w", secret, ctx.Err())

@@ -11,6 +11,7 @@ import (
 
 	"net/http"
 	"net/http/httptest"
+	"reflect"
 	"runtime"
 	"slices"
 	"strings"
@@ -359,6 +360,14 @@ func TestTasksWait(t *testing.T) {
 		ask(t, tetherhttp.Tasks(reg), request("GET", at(task), "", "Prefer", "wait=20").WithContext(ctx))
 		assert.Equal(t, time.Second, time.Since(began))
 	})
+	bubble(t, "no longer for a reader that does not read", func(t *testing.T) {
+		reg := newRegistry(t, tether.Config{})
+		task := start(t, reg, sleeps(20*time.Second))
+		n := newMemNet(0)
+		srv := n.server(tetherhttp.Tasks(reg))
+		srv.WriteTimeout = time.Second
+		assert.Equal(t, 11*time.Second, n.cutOff(t, srv, "GET "+at(task)+" HTTP/1.1\r\nHost: test\r\nPrefer: wait=10\r\n\r\n"))
+	})
 	overTheNetwork(t, "longer than the server's limits", func(t *testing.T, n *memNet, version int) {
 		reg := newRegistry(t, tether.Config{})
 		task := start(t, reg, sleeps(20*time.Second))
@@ -670,9 +679,15 @@ func TestTasksEvents(t *testing.T) {
 	overTheNetwork(t, "HEAD", func(t *testing.T, n *memNet, version int) {
 		reg := newRegistry(t, tether.Config{})
 		task := start(t, reg, untilCanceled)
-		n.serve(t, n.server(tetherhttp.Tasks(reg)), version == 2)
+		h, returned := tetherhttp.Tasks(reg), make(chan bool, 1)
+		n.serve(t, n.server(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			h.ServeHTTP(w, r)
+			returned <- true
+		})), version == 2)
 		began := time.Now()
 		got := look(t, clientOf(t, n, version), outbound(t.Context(), "HEAD", at(task), nil, "Accept", "text/event-stream"))
+		synctest.Wait()
+		assert.Len(t, returned, 1)
 		assert.Equal(t, 200, got.status)
 		assert.Equal(t, "text/event-stream", got.header.Get("Content-Type"))
 		assert.Empty(t, got.body)
@@ -813,6 +828,19 @@ func TestTasksShutdown(t *testing.T) {
 			require.NoError(t, <-drained)
 		})
 	}
+	bubble(t, "streams leave nothing behind at the server", func(t *testing.T) {
+		reg := newRegistry(t, tether.Config{})
+		task := start(t, reg, succeed)
+		h := tetherhttp.Tasks(reg)
+		srv := new(http.Server)
+		for range 10 {
+			h.ServeHTTP(newEventLog(), follow(task).WithContext(context.WithValue(t.Context(), http.ServerContextKey, srv)))
+		}
+		// Nothing public tells how much is registered.
+		if hooks := reflect.ValueOf(srv).Elem().FieldByName("onShutdown"); hooks.IsValid() {
+			assert.Equal(t, 1, hooks.Len())
+		}
+	})
 	bubble(t, "of one server of two", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		task := start(t, reg, untilCanceled)

@@ -1,0 +1,74 @@
+package tether_test
+
+import (
+	"context"
+	"runtime"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/seed-2e639f12/tether"
+)
+
+// The hot paths' memory, which does not depend on the machine: a task is one
+// allocation of at most 160 bytes beyond the user's closure, and a refusal its error.
+func TestAllocations(t *testing.T) {
+	ctx := context.Background()
+	var ended sync.WaitGroup
+	body := func(context.Context) error {
+		ended.Done()
+		return nil
+	}
+	// each returns the allocations and bytes of one call of submit, of which n are made
+	// before any of them is waited for.
+	each := func(submit func()) (allocs, bytes float64) {
+		const n = 10_000
+		var before, after runtime.MemStats
+		run := func() {
+			for range n {
+				submit()
+			}
+			ended.Wait()
+		}
+		run() // what is allocated once
+		runtime.GC()
+		runtime.ReadMemStats(&before)
+		run()
+		runtime.ReadMemStats(&after)
+		return float64(after.Mallocs-before.Mallocs) / n, float64(after.TotalAlloc-before.TotalAlloc) / n
+	}
+	for name, runner := range map[string]func(*tether.Registry) tether.Runner{
+		"a task of the registry": func(r *tether.Registry) tether.Runner { return r },
+		"a task of a pool": func(r *tether.Registry) tether.Runner {
+			return r.NewPool("p", tether.PoolConfig{Workers: 4, Queue: tether.Unbounded})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := runner(newRegistry(t, tether.Config{}))
+			allocs, bytes := each(func() {
+				ended.Add(1)
+				if _, err := r.Go(ctx, "task", body); err != nil {
+					panic(err)
+				}
+			})
+			assert.Less(t, allocs, 1.2) // a share of the table's chunks, and of workers, on top
+			assert.Less(t, bytes, 160.0)
+		})
+	}
+	t.Run("a refusal", func(t *testing.T) {
+		r := newRegistry(t, tether.Config{})
+		p := r.NewPool("p", tether.PoolConfig{Workers: 1, Overflow: tether.Reject})
+		release := make(chan struct{})
+		start(t, p, "fills it", until(release))
+		allocs, bytes := each(func() {
+			if _, err := p.Go(ctx, "task", body); err == nil {
+				panic("not refused")
+			}
+		})
+		require.Less(t, allocs, 1.1)
+		assert.Less(t, bytes, 64.0)
+		close(release)
+	})
+}
