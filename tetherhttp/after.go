@@ -374,6 +374,13 @@ type scope struct {
 
 type scopeKey struct{}
 
+func (s *scope) Value(key any) any {
+	if key == (scopeKey{}) {
+		return s
+	}
+	return s.Context.Value(key)
+}
+
 // detached is a request's context for work that is not its handler's: it has neither
 // the scope nor the connection, which may be at its next request already.
 type detached struct{ context.Context }
@@ -384,13 +391,6 @@ func (d detached) Value(key any) any {
 		return nil
 	}
 	return d.Context.Value(key)
-}
-
-func (s *scope) Value(key any) any {
-	if key == (scopeKey{}) {
-		return s
-	}
-	return s.Context.Value(key)
 }
 
 // scopeOf returns the scope of the request that ctx belongs to, nil if there is none.

@@ -36,21 +36,6 @@ import (
 // Promises at the edges: each of these tests is about a case that is easy to get wrong
 // and was wrong once.
 
-// virtual runs a subtest in virtual time.
-func virtual(t *testing.T, name string, f func(t *testing.T)) {
-	t.Helper()
-	t.Run(name, func(t *testing.T) { synctest.Test(t, f) })
-}
-
-// newRequest makes a request with headers, given as names and values.
-func newRequest(method, target, body string, header ...string) *http.Request {
-	r := httptest.NewRequest(method, target, strings.NewReader(body))
-	for i := 0; i < len(header); i += 2 {
-		r.Header.Add(header[i], header[i+1])
-	}
-	return r
-}
-
 // answerOf has a handler answer a request in memory.
 func answerOf(h http.Handler, r *http.Request) *httptest.ResponseRecorder {
 	w := httptest.NewRecorder()
@@ -186,25 +171,25 @@ func servePipes(t *testing.T, srv *http.Server, http2 bool, as func(net.Conn) ne
 // overHTTP runs a subtest for each version of HTTP.
 func overHTTP(t *testing.T, name string, f func(t *testing.T, http2 bool)) {
 	t.Helper()
-	virtual(t, name+", over HTTP 1", func(t *testing.T) { f(t, false) })
-	virtual(t, name+", over HTTP 2", func(t *testing.T) { f(t, true) })
+	bubble(t, name+", over HTTP 1", func(t *testing.T) { f(t, false) })
+	bubble(t, name+", over HTTP 2", func(t *testing.T) { f(t, true) })
 }
 
 // A client that was told where to find its task finds it there, whatever others do.
 func TestToldTask(t *testing.T) {
-	virtual(t, "a 202 outlives any number of inline answers", func(t *testing.T) {
+	bubble(t, "a 202 outlives any number of inline answers", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{Retain: 16})
 		told := tetherhttp.Async(reg, "told", seven, tetherhttp.Always202())
 		inline := tetherhttp.Async(reg, "inline", seven, tetherhttp.Inline(time.Minute))
-		location := answerOf(told, newRequest("POST", "/", "")).Header().Get("Location")
+		location := answerOf(told, request("POST", "/", "")).Header().Get("Location")
 		synctest.Wait()
 		for range 100 {
-			require.Equal(t, http.StatusOK, answerOf(inline, newRequest("POST", "/", "")).Code)
+			require.Equal(t, http.StatusOK, answerOf(inline, request("POST", "/", "")).Code)
 		}
-		assert.Equal(t, http.StatusOK, answerOf(tetherhttp.Tasks(reg), newRequest("GET", location, "")).Code)
+		assert.Equal(t, http.StatusOK, answerOf(tetherhttp.Tasks(reg), request("GET", location, "")).Code)
 		assert.Len(t, slices.Collect(reg.Finished()), 1, "what was sent inline is forgotten")
 	})
-	virtual(t, "a 202 outlives other tasks, more of them than are retained", func(t *testing.T) {
+	bubble(t, "a 202 outlives other tasks, more of them than are retained", func(t *testing.T) {
 		const retain = 8
 		reg := newRegistry(t, tether.Config{Retain: retain})
 		release := make(chan struct{})
@@ -214,7 +199,7 @@ func TestToldTask(t *testing.T) {
 		status := tetherhttp.Tasks(reg)
 		var locations []string
 		for _, h := range []http.Handler{running, ended, failed} {
-			w := answerOf(h, newRequest("POST", "/", ""))
+			w := answerOf(h, request("POST", "/", ""))
 			require.Equal(t, http.StatusAccepted, w.Code)
 			locations = append(locations, w.Header().Get("Location"))
 		}
@@ -226,16 +211,16 @@ func TestToldTask(t *testing.T) {
 			require.NoError(t, task.Wait(t.Context()))
 		}
 		for _, location := range locations {
-			assert.Equal(t, http.StatusOK, answerOf(status, newRequest("GET", location, "")).Code)
+			assert.Equal(t, http.StatusOK, answerOf(status, request("GET", location, "")).Code)
 		}
 		for range retain { // as many 202s as are retained push out those before them
-			require.Equal(t, http.StatusAccepted, answerOf(ended, newRequest("POST", "/", "")).Code)
+			require.Equal(t, http.StatusAccepted, answerOf(ended, request("POST", "/", "")).Code)
 		}
 		for _, location := range locations {
-			assert.Equal(t, http.StatusGone, answerOf(status, newRequest("GET", location, "")).Code)
+			assert.Equal(t, http.StatusGone, answerOf(status, request("GET", location, "")).Code)
 		}
 	})
-	virtual(t, "a 202 of a task that is done has a result_url that leads to the result", func(t *testing.T) {
+	bubble(t, "a 202 of a task that is done has a result_url that leads to the result", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		for at, want := range map[string]string{
 			"/tasks/":                      "/tasks/",
@@ -243,7 +228,7 @@ func TestToldTask(t *testing.T) {
 			"https://api.example.com/jobs": "https://api.example.com/jobs/",
 		} {
 			h := tetherhttp.Async(afterwards{reg, synctest.Wait}, "report", seven, tetherhttp.Always202(), tetherhttp.StatusAt(at))
-			w := answerOf(h, newRequest("POST", "/reports/monthly", ""))
+			w := answerOf(h, request("POST", "/reports/monthly", ""))
 			require.Equal(t, http.StatusAccepted, w.Code)
 			var s struct {
 				ID        string
@@ -261,25 +246,25 @@ func TestToldTask(t *testing.T) {
 			require.NoError(t, err)
 			result, err := post.Parse(s.ResultURL)
 			require.NoError(t, err)
-			assert.Equal(t, "7\n", answerOf(tetherhttp.Tasks(reg), newRequest("GET", result.Path, "")).Body.String())
-			require.NoError(t, json.Unmarshal(answerOf(tetherhttp.Tasks(reg), newRequest("GET", there.Path, "")).Body.Bytes(), &s))
+			assert.Equal(t, "7\n", answerOf(tetherhttp.Tasks(reg), request("GET", result.Path, "")).Body.String())
+			require.NoError(t, json.Unmarshal(answerOf(tetherhttp.Tasks(reg), request("GET", there.Path, "")).Body.Bytes(), &s))
 			again, err := there.Parse(s.ResultURL)
 			require.NoError(t, err)
 			assert.Equal(t, result.String(), again.String())
 		}
 	})
-	virtual(t, "a repetition is answered with the outcome when the status is forgotten", func(t *testing.T) {
+	bubble(t, "a repetition is answered with the outcome when the status is forgotten", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{Retain: 1})
 		h := tetherhttp.Async(reg, "order", seven, tetherhttp.Always202(), tetherhttp.Idempotent(tetherhttp.Idempotency{}))
 		post := func(key string) *httptest.ResponseRecorder {
-			w := answerOf(h, newRequest("POST", "/", "", "Idempotency-Key", key))
+			w := answerOf(h, request("POST", "/", "", "Idempotency-Key", key))
 			synctest.Wait()
 			return w
 		}
 		first := post("a").Header().Get("Location")
 		assert.Equal(t, http.StatusAccepted, post("a").Code, "its status is there")
 		post("b")
-		require.Equal(t, http.StatusGone, answerOf(tetherhttp.Tasks(reg), newRequest("GET", first, "")).Code)
+		require.Equal(t, http.StatusGone, answerOf(tetherhttp.Tasks(reg), request("GET", first, "")).Code)
 		w := post("a")
 		assert.Equal(t, http.StatusOK, w.Code)
 		assert.Equal(t, "7\n", w.Body.String())
@@ -297,17 +282,17 @@ func TestToldTaskIsShared(t *testing.T) {
 	visit := func(t *testing.T, h http.Handler) (leave context.CancelFunc, answered <-chan *httptest.ResponseRecorder) {
 		ctx, cancel := context.WithCancel(t.Context())
 		c := make(chan *httptest.ResponseRecorder, 1)
-		go func() { c <- answerOf(h, newRequest("POST", "/", "").WithContext(ctx)) }()
+		go func() { c <- answerOf(h, request("POST", "/", "").WithContext(ctx)) }()
 		synctest.Wait()
 		return cancel, c
 	}
-	virtual(t, "a 202 keeps its task when the client of another request of it goes", func(t *testing.T) {
+	bubble(t, "a 202 keeps its task when the client of another request of it goes", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		release := make(chan struct{})
 		a := tetherhttp.Async(reg, "t", sevenWhen(release), tetherhttp.Inline(time.Hour), unique)
 		b := tetherhttp.Async(reg, "t", sevenWhen(release), tetherhttp.Inline(0), unique) // another route
 		leave, gone := visit(t, a)
-		told := answerOf(b, newRequest("POST", "/", ""))
+		told := answerOf(b, request("POST", "/", ""))
 		require.Equal(t, http.StatusAccepted, told.Code)
 		leave()
 		<-gone
@@ -315,21 +300,21 @@ func TestToldTaskIsShared(t *testing.T) {
 		assert.Equal(t, 1, reg.Stats().Running)
 		close(release)
 		synctest.Wait()
-		assert.Equal(t, "7\n", answerOf(tetherhttp.Tasks(reg), newRequest("GET", told.Header().Get("Location")+"/result", "")).Body.String())
+		assert.Equal(t, "7\n", answerOf(tetherhttp.Tasks(reg), request("GET", told.Header().Get("Location")+"/result", "")).Body.String())
 	})
-	virtual(t, "a 202 keeps its task when another request of it is answered inline", func(t *testing.T) {
+	bubble(t, "a 202 keeps its task when another request of it is answered inline", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		release := make(chan struct{})
 		a := tetherhttp.Async(reg, "t", sevenWhen(release), tetherhttp.Inline(time.Hour), unique)
 		b := tetherhttp.Async(reg, "t", sevenWhen(release), tetherhttp.Inline(0), unique)
 		_, inline := visit(t, a)
-		told := answerOf(b, newRequest("POST", "/", ""))
+		told := answerOf(b, request("POST", "/", ""))
 		require.Equal(t, http.StatusAccepted, told.Code)
 		close(release)
 		assert.Equal(t, http.StatusOK, (<-inline).Code)
-		assert.Equal(t, http.StatusOK, answerOf(tetherhttp.Tasks(reg), newRequest("GET", told.Header().Get("Location"), "")).Code)
+		assert.Equal(t, http.StatusOK, answerOf(tetherhttp.Tasks(reg), request("GET", told.Header().Get("Location"), "")).Code)
 	})
-	virtual(t, "a 202 keeps its task when the request that makes it is slower to take note", func(t *testing.T) {
+	bubble(t, "a 202 keeps its task when the request that makes it is slower to take note", func(t *testing.T) {
 		// The one that makes the task is held up between that and its wait; the other one
 		// comes and goes meanwhile.
 		reg := newRegistry(t, tether.Config{})
@@ -342,7 +327,7 @@ func TestToldTaskIsShared(t *testing.T) {
 		}}
 		h := tetherhttp.Async(slow, "t", sevenWhen(release), tetherhttp.Inline(time.Hour), unique)
 		leave, gone := visit(t, h)
-		told := answerOf(h, newRequest("POST", "/", "", "Prefer", "respond-async"))
+		told := answerOf(h, request("POST", "/", "", "Prefer", "respond-async"))
 		require.Equal(t, http.StatusAccepted, told.Code)
 		close(goOn)
 		synctest.Wait()
@@ -352,9 +337,9 @@ func TestToldTaskIsShared(t *testing.T) {
 		assert.Equal(t, 1, reg.Stats().Running)
 		close(release)
 		synctest.Wait()
-		assert.Equal(t, http.StatusOK, answerOf(tetherhttp.Tasks(reg), newRequest("GET", told.Header().Get("Location"), "")).Code)
+		assert.Equal(t, http.StatusOK, answerOf(tetherhttp.Tasks(reg), request("GET", told.Header().Get("Location"), "")).Code)
 	})
-	virtual(t, "a 202 keeps its task when the request that makes it runs it", func(t *testing.T) {
+	bubble(t, "a 202 keeps its task when the request that makes it runs it", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		p := reg.NewPool("p", tether.PoolConfig{Workers: 1, Overflow: tether.CallerRuns})
 		filled, release := make(chan struct{}), make(chan struct{})
@@ -362,14 +347,14 @@ func TestToldTaskIsShared(t *testing.T) {
 		require.NoError(t, err)
 		h := tetherhttp.Async(p, "t", sevenWhen(release), unique)
 		_, inline := visit(t, h)
-		told := answerOf(h, newRequest("POST", "/", "", "Prefer", "respond-async"))
+		told := answerOf(h, request("POST", "/", "", "Prefer", "respond-async"))
 		require.Equal(t, http.StatusAccepted, told.Code)
 		close(release)
 		assert.Equal(t, http.StatusOK, (<-inline).Code)
-		assert.Equal(t, http.StatusOK, answerOf(tetherhttp.Tasks(reg), newRequest("GET", told.Header().Get("Location"), "")).Code)
+		assert.Equal(t, http.StatusOK, answerOf(tetherhttp.Tasks(reg), request("GET", told.Header().Get("Location"), "")).Code)
 		close(filled)
 	})
-	virtual(t, "no 202 for a task that another request has had forgotten meanwhile", func(t *testing.T) {
+	bubble(t, "no 202 for a task that another request has had forgotten meanwhile", func(t *testing.T) {
 		// It ends, and is sent inline to the other one, just when this one's wait is over.
 		reg := newRegistry(t, tether.Config{})
 		release := make(chan struct{})
@@ -381,10 +366,10 @@ func TestToldTaskIsShared(t *testing.T) {
 			assert.Equal(t, http.StatusOK, (<-inline).Code)
 		}
 		b := tetherhttp.Async(afterwards{reg, func() { ctx.armed.Store(true) }}, "t", sevenWhen(release), tetherhttp.Inline(0), unique)
-		w := answerOf(b, newRequest("POST", "/", "").WithContext(ctx))
+		w := answerOf(b, request("POST", "/", "").WithContext(ctx))
 		require.False(t, ctx.armed.Load(), "nobody has asked whether the client is there")
 		if w.Code == http.StatusAccepted {
-			assert.Equal(t, http.StatusOK, answerOf(tetherhttp.Tasks(reg), newRequest("GET", w.Header().Get("Location"), "")).Code)
+			assert.Equal(t, http.StatusOK, answerOf(tetherhttp.Tasks(reg), request("GET", w.Header().Get("Location"), "")).Code)
 		} else {
 			assert.Equal(t, "7\n", w.Body.String())
 		}
@@ -431,13 +416,13 @@ func TestObserverIsBusy(t *testing.T) {
 		"when the wait is over": {tetherhttp.Inline(time.Second), ""},
 		"when wait=1 is over":   {tetherhttp.Inline(0), "wait=1"},
 	} {
-		virtual(t, "a 202 says whose it is: "+name, func(t *testing.T) {
+		bubble(t, "a 202 says whose it is: "+name, func(t *testing.T) {
 			o := busyObserver{in: make(chan struct{}), out: make(chan struct{})}
 			reg := newRegistry(t, tether.Config{Observer: o})
 			letGo := sync.OnceFunc(func() { close(o.out) })
 			defer letGo()
 			h := tetherhttp.Async(afterwards{reg, func() { <-o.in }}, "t", seven, c.option)
-			w := answerOf(h, newRequest("POST", "/", "", "Prefer", c.prefer))
+			w := answerOf(h, request("POST", "/", "", "Prefer", c.prefer))
 			require.Equal(t, http.StatusAccepted, w.Code)
 			var s status
 			require.NoError(t, json.Unmarshal(w.Body.Bytes(), &s))
@@ -448,10 +433,10 @@ func TestObserverIsBusy(t *testing.T) {
 			assert.NoError(t, err)
 			letGo()
 			synctest.Wait()
-			assert.Equal(t, "7\n", answerOf(tetherhttp.Tasks(reg), newRequest("GET", w.Header().Get("Location")+"/result", "")).Body.String())
+			assert.Equal(t, "7\n", answerOf(tetherhttp.Tasks(reg), request("GET", w.Header().Get("Location")+"/result", "")).Body.String())
 		})
 	}
-	virtual(t, "a status has a body", func(t *testing.T) {
+	bubble(t, "a status has a body", func(t *testing.T) {
 		o := busyObserver{in: make(chan struct{}), out: make(chan struct{})}
 		reg := newRegistry(t, tether.Config{Observer: o})
 		task, err := reg.Go(t.Context(), "t", func(context.Context) error { return nil })
@@ -459,14 +444,14 @@ func TestObserverIsBusy(t *testing.T) {
 		<-o.in
 		defer close(o.out)
 		for _, prefer := range []string{"", "wait=1", "wait=0"} {
-			w := answerOf(tetherhttp.Tasks(reg), newRequest("GET", "/tasks/"+task.ID(), "", "Prefer", prefer))
+			w := answerOf(tetherhttp.Tasks(reg), request("GET", "/tasks/"+task.ID(), "", "Prefer", prefer))
 			assert.Equal(t, http.StatusOK, w.Code)
 			var s status
 			require.NoError(t, json.Unmarshal(w.Body.Bytes(), &s), prefer)
 			assert.Equal(t, status{task.ID(), "running", false}, s)
 			assert.Equal(t, "1", w.Header().Get("Retry-After"))
 		}
-		assert.Equal(t, http.StatusConflict, answerOf(tetherhttp.Tasks(reg), newRequest("GET", "/tasks/"+task.ID()+"/result", "")).Code)
+		assert.Equal(t, http.StatusConflict, answerOf(tetherhttp.Tasks(reg), request("GET", "/tasks/"+task.ID()+"/result", "")).Code)
 	})
 }
 
@@ -485,11 +470,11 @@ func (brokenReader) Read([]byte) (int, error) { return 0, errTest }
 // http.ErrAbortHandler is how a handler breaks off, not a mistake in the program.
 func TestBrokenOffHandler(t *testing.T) {
 	abort := http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
-	virtual(t, "a handler that aborts does so inline, as a failure and not a panic", func(t *testing.T) {
+	bubble(t, "a handler that aborts does so inline, as a failure and not a panic", func(t *testing.T) {
 		var logged clearLog
 		reg := newRegistry(t, tether.Config{OnPanic: tether.Crash, Logger: slog.New(slog.NewTextHandler(&logged, nil))})
 		h := tetherhttp.AsyncHandler(reg, "t", abort)
-		assert.PanicsWithValue(t, http.ErrAbortHandler, func() { answerOf(h, newRequest("GET", "/", "")) })
+		assert.PanicsWithValue(t, http.ErrAbortHandler, func() { answerOf(h, request("GET", "/", "")) })
 		stats := reg.Stats()
 		assert.EqualValues(t, 1, stats.Failed)
 		assert.Zero(t, stats.Panicked)
@@ -497,18 +482,18 @@ func TestBrokenOffHandler(t *testing.T) {
 		assert.Contains(t, logged.String(), "level=WARN")
 		assert.NotContains(t, logged.String(), "stack")
 	})
-	virtual(t, "its status says that it failed, its result breaks off each time", func(t *testing.T) {
+	bubble(t, "its status says that it failed, its result breaks off each time", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{OnPanic: tether.Crash})
-		w := answerOf(tetherhttp.AsyncHandler(reg, "t", abort, tetherhttp.Always202()), newRequest("GET", "/", ""))
+		w := answerOf(tetherhttp.AsyncHandler(reg, "t", abort, tetherhttp.Always202()), request("GET", "/", ""))
 		require.Equal(t, http.StatusAccepted, w.Code)
 		synctest.Wait()
-		s := answerOf(tetherhttp.Tasks(reg), newRequest("GET", w.Header().Get("Location"), ""))
+		s := answerOf(tetherhttp.Tasks(reg), request("GET", w.Header().Get("Location"), ""))
 		assert.Equal(t, http.StatusOK, s.Code)
 		assert.Contains(t, s.Body.String(), `"state":"failed"`)
 		assert.Contains(t, s.Body.String(), `"status":500`)
 		for range 2 {
 			assert.PanicsWithValue(t, http.ErrAbortHandler, func() {
-				answerOf(tetherhttp.Tasks(reg), newRequest("GET", w.Header().Get("Location")+"/result", ""))
+				answerOf(tetherhttp.Tasks(reg), request("GET", w.Header().Get("Location")+"/result", ""))
 			})
 		}
 	})
@@ -519,7 +504,7 @@ func TestBrokenOffHandler(t *testing.T) {
 		proxy := &httputil.ReverseProxy{Rewrite: func(*httputil.ProxyRequest) {}, Transport: upstream{}, ErrorLog: log.New(io.Discard, "", 0)}
 		srv := &http.Server{Handler: tetherhttp.AsyncHandler(reg, "t", proxy), ErrorLog: log.New(&logged, "", 0)}
 		do := servePipes(t, srv, http2, nil)
-		res, err := do(newRequest("GET", "/", ""))
+		res, err := do(request("GET", "/", ""))
 		if err == nil {
 			_ = res.Body.Close()
 		}
@@ -527,10 +512,10 @@ func TestBrokenOffHandler(t *testing.T) {
 		assert.Empty(t, logged.String())
 		assert.EqualValues(t, 1, reg.Stats().Failed)
 	})
-	virtual(t, "any other panic is one", func(t *testing.T) {
+	bubble(t, "any other panic is one", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		h := tetherhttp.AsyncHandler(reg, "t", http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(errTest) }))
-		assert.Equal(t, http.StatusInternalServerError, answerOf(h, newRequest("GET", "/", "")).Code)
+		assert.Equal(t, http.StatusInternalServerError, answerOf(h, request("GET", "/", "")).Code)
 		assert.EqualValues(t, 1, reg.Stats().Panicked)
 	})
 }
@@ -546,7 +531,7 @@ func TestKeptAnswer(t *testing.T) {
 				_, wrote = io.WriteString(w, "null\n")
 			})
 			for _, h := range []http.Handler{bare, tetherhttp.AsyncHandler(reg, "t", bare)} {
-				res, err := servePipes(t, &http.Server{Handler: h}, http2, nil)(newRequest("GET", "/", ""))
+				res, err := servePipes(t, &http.Server{Handler: h}, http2, nil)(request("GET", "/", ""))
 				require.NoError(t, err)
 				body, err := io.ReadAll(res.Body)
 				assert.NoError(t, err, "the protocol is broken")
@@ -559,30 +544,30 @@ func TestKeptAnswer(t *testing.T) {
 		}
 	})
 	for _, status := range []int{-1, 0, 99, 1000} {
-		virtual(t, fmt.Sprintf("status %d is a panic of the handler, and 500 whenever it is asked for", status), func(t *testing.T) {
+		bubble(t, fmt.Sprintf("status %d is a panic of the handler, and 500 whenever it is asked for", status), func(t *testing.T) {
 			reg := newRegistry(t, tether.Config{})
 			h := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) })
-			assert.Equal(t, http.StatusInternalServerError, answerOf(tetherhttp.AsyncHandler(reg, "t", h), newRequest("GET", "/", "")).Code)
+			assert.Equal(t, http.StatusInternalServerError, answerOf(tetherhttp.AsyncHandler(reg, "t", h), request("GET", "/", "")).Code)
 			assert.EqualValues(t, 1, reg.Stats().Panicked)
-			w := answerOf(tetherhttp.AsyncHandler(reg, "t", h, tetherhttp.Always202()), newRequest("GET", "/", ""))
+			w := answerOf(tetherhttp.AsyncHandler(reg, "t", h, tetherhttp.Always202()), request("GET", "/", ""))
 			require.Equal(t, http.StatusAccepted, w.Code)
 			synctest.Wait()
 			for range 2 {
-				r := newRequest("GET", w.Header().Get("Location")+"/result", "")
+				r := request("GET", w.Header().Get("Location")+"/result", "")
 				assert.Equal(t, http.StatusInternalServerError, answerOf(tetherhttp.Tasks(reg), r).Code)
 			}
 		})
 	}
-	virtual(t, "informational answers are left out, 101 too", func(t *testing.T) {
+	bubble(t, "informational answers are left out, 101 too", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		h := tetherhttp.AsyncHandler(reg, "t", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			w.WriteHeader(http.StatusSwitchingProtocols)
 			w.WriteHeader(http.StatusEarlyHints)
 			w.WriteHeader(http.StatusTeapot)
 		}))
-		assert.Equal(t, http.StatusTeapot, answerOf(h, newRequest("GET", "/", "")).Code)
+		assert.Equal(t, http.StatusTeapot, answerOf(h, request("GET", "/", "")).Code)
 	})
-	virtual(t, "cookies of a middleware stay beside the handler's", func(t *testing.T) {
+	bubble(t, "cookies of a middleware stay beside the handler's", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		h := tetherhttp.AsyncHandler(reg, "t", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			http.SetCookie(w, &http.Cookie{Name: "inner", Value: "1"})
@@ -593,12 +578,12 @@ func TestKeptAnswer(t *testing.T) {
 		http.SetCookie(w, &http.Cookie{Name: "login", Value: "1"})
 		w.Header().Set("X-Frame-Options", "SAMEORIGIN")
 		w.Header().Set("Vary", "Origin")
-		h.ServeHTTP(w, newRequest("GET", "/", ""))
+		h.ServeHTTP(w, request("GET", "/", ""))
 		assert.Equal(t, []string{"login=1", "inner=1"}, w.Header().Values("Set-Cookie"))
 		assert.Equal(t, []string{"Origin", "Prefer", "Accept"}, w.Header().Values("Vary"))
 		assert.Equal(t, []string{"DENY"}, w.Header().Values("X-Frame-Options"), "others it replaces, as without AsyncHandler")
 	})
-	virtual(t, "at the result's URL nobody may store what the handler calls public", func(t *testing.T) {
+	bubble(t, "at the result's URL nobody may store what the handler calls public", func(t *testing.T) {
 		// A shared cache would answer those whom Authorize refuses.
 		reg := newRegistry(t, tether.Config{})
 		bare := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -606,13 +591,13 @@ func TestKeptAnswer(t *testing.T) {
 			w.Header().Set("X-Own", "1")
 			_, _ = io.WriteString(w, "yours alone")
 		})
-		inline := answerOf(tetherhttp.AsyncHandler(reg, "t", bare), newRequest("GET", "/", ""))
+		inline := answerOf(tetherhttp.AsyncHandler(reg, "t", bare), request("GET", "/", ""))
 		assert.Equal(t, []string{"public, max-age=3600"}, inline.Header().Values("Cache-Control"), "where it answers itself, it decides")
-		told := answerOf(tetherhttp.AsyncHandler(reg, "t", bare, tetherhttp.Always202()), newRequest("GET", "/", ""))
+		told := answerOf(tetherhttp.AsyncHandler(reg, "t", bare, tetherhttp.Always202()), request("GET", "/", ""))
 		require.Equal(t, http.StatusAccepted, told.Code)
 		synctest.Wait()
 		for range 2 {
-			w := answerOf(tetherhttp.Tasks(reg), newRequest("GET", told.Header().Get("Location")+"/result", ""))
+			w := answerOf(tetherhttp.Tasks(reg), request("GET", told.Header().Get("Location")+"/result", ""))
 			assert.Equal(t, "yours alone", w.Body.String())
 			assert.Equal(t, []string{"no-store"}, w.Header().Values("Cache-Control"))
 			assert.Equal(t, "1", w.Header().Get("X-Own"))
@@ -631,28 +616,28 @@ type pageError struct{ page }
 func (*pageError) Error() string { return "page" }
 
 func TestNilAnswer(t *testing.T) {
-	virtual(t, "a nil pointer that could write an answer is null", func(t *testing.T) {
+	bubble(t, "a nil pointer that could write an answer is null", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		body := func(context.Context, *http.Request) (*page, error) { return nil, nil }
-		w := answerOf(tetherhttp.Async(reg, "t", body), newRequest("POST", "/", ""))
+		w := answerOf(tetherhttp.Async(reg, "t", body), request("POST", "/", ""))
 		assert.Equal(t, http.StatusOK, w.Code)
 		assert.Equal(t, "null\n", w.Body.String())
-		told := answerOf(tetherhttp.Async(reg, "t", body, tetherhttp.Always202()), newRequest("POST", "/", ""))
+		told := answerOf(tetherhttp.Async(reg, "t", body, tetherhttp.Always202()), request("POST", "/", ""))
 		synctest.Wait()
-		w = answerOf(tetherhttp.Tasks(reg), newRequest("GET", told.Header().Get("Location")+"/result", ""))
+		w = answerOf(tetherhttp.Tasks(reg), request("GET", told.Header().Get("Location")+"/result", ""))
 		assert.Equal(t, http.StatusOK, w.Code)
 		assert.Equal(t, "null\n", w.Body.String())
 	})
-	virtual(t, "a nil pointer that is an error is 500, whatever it could write", func(t *testing.T) {
+	bubble(t, "a nil pointer that is an error is 500, whatever it could write", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		for _, nothing := range []error{(*tetherhttp.Problem)(nil), (*pageError)(nil), fmt.Errorf("wrapped %w", (*pageError)(nil))} {
 			body := func(context.Context, *http.Request) (int, error) { return 0, nothing }
-			w := answerOf(tetherhttp.Async(reg, "t", body), newRequest("POST", "/", ""))
+			w := answerOf(tetherhttp.Async(reg, "t", body), request("POST", "/", ""))
 			assert.Equal(t, http.StatusInternalServerError, w.Code)
-			told := answerOf(tetherhttp.Async(reg, "t", body, tetherhttp.Always202()), newRequest("POST", "/", ""))
+			told := answerOf(tetherhttp.Async(reg, "t", body, tetherhttp.Always202()), request("POST", "/", ""))
 			synctest.Wait()
 			for _, what := range []string{"", "/result"} {
-				w := answerOf(tetherhttp.Tasks(reg), newRequest("GET", told.Header().Get("Location")+what, ""))
+				w := answerOf(tetherhttp.Tasks(reg), request("GET", told.Header().Get("Location")+what, ""))
 				assert.Contains(t, w.Body.String(), `"status":500`)
 			}
 		}
@@ -684,7 +669,7 @@ func TestAfterAtTheEdges(t *testing.T) {
 				var err error
 				task, err = tetherhttp.AfterInOrder(r.Context(), "t", fns...)
 				assert.NoError(t, err)
-			})), newRequest("GET", "/", ""))
+			})), request("GET", "/", ""))
 			<-started
 			task.Cancel(errTest)
 			<-task.Done()
@@ -699,7 +684,7 @@ func TestAfterAtTheEdges(t *testing.T) {
 		assert.Equal(t, tether.Canceled, task.State())
 		assert.Equal(t, 1, ran)
 	})
-	virtual(t, "a listener whose connections cannot be compared is served", func(t *testing.T) {
+	bubble(t, "a listener whose connections cannot be compared is served", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		ran := make(chan tetherhttp.Delivery, 1)
 		srv := &http.Server{Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
@@ -708,12 +693,12 @@ func TestAfterAtTheEdges(t *testing.T) {
 		})}
 		tetherhttp.Attach(srv, reg)
 		do := servePipes(t, srv, false, func(c net.Conn) net.Conn { return anyConn{Conn: c} })
-		res, err := do(newRequest("GET", "/", ""))
+		res, err := do(request("GET", "/", ""))
 		require.NoError(t, err)
 		_ = res.Body.Close()
 		assert.Equal(t, tetherhttp.Unknown, <-ran)
 	})
-	virtual(t, "no scope in a body of Async, however soon it asks", func(t *testing.T) {
+	bubble(t, "no scope in a body of Async, however soon it asks", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		for _, d := range []time.Duration{0, time.Second} { // while the handler waits, and after
 			got := make(chan error, 2)
@@ -725,12 +710,12 @@ func TestAfterAtTheEdges(t *testing.T) {
 				}
 				return 0, nil
 			}, tetherhttp.Inline(time.Millisecond))
-			answerOf(tetherhttp.NewBackground(reg).Handler(h), newRequest("POST", "/", ""))
+			answerOf(tetherhttp.NewBackground(reg).Handler(h), request("POST", "/", ""))
 			assert.ErrorIs(t, <-got, tetherhttp.ErrNoScope)
 			assert.ErrorIs(t, <-got, tetherhttp.ErrNoScope)
 		}
 	})
-	virtual(t, "mounted inside AsyncHandler, it takes no other request's response for its own", func(t *testing.T) {
+	bubble(t, "mounted inside AsyncHandler, it takes no other request's response for its own", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		p := reg.NewPool("p", tether.PoolConfig{Workers: 1, Queue: 1})
 		p.Pause()
@@ -751,14 +736,14 @@ func TestAfterAtTheEdges(t *testing.T) {
 		bg.Hooks(srv)
 		do := servePipes(t, srv, false, nil)
 		for path, want := range map[string]int{"/async": 202} {
-			res, err := do(newRequest("GET", path, ""))
+			res, err := do(request("GET", path, ""))
 			require.NoError(t, err)
 			assert.Equal(t, want, res.StatusCode)
 			_, _ = io.Copy(io.Discard, res.Body) // the connection is used again
 			_ = res.Body.Close()
 		}
 		began := time.Now()
-		res, err := do(newRequest("GET", "/next", ""))
+		res, err := do(request("GET", "/next", ""))
 		require.NoError(t, err)
 		_ = res.Body.Close()
 		assert.Zero(t, time.Since(began), "it has waited for something")
@@ -770,7 +755,7 @@ func TestAfterAtTheEdges(t *testing.T) {
 }
 
 func TestReusedKey(t *testing.T) {
-	virtual(t, "another form with the same key is refused though the form was parsed before", func(t *testing.T) {
+	bubble(t, "another form with the same key is refused though the form was parsed before", func(t *testing.T) {
 		// A middleware against request forgery does that; the body is empty then.
 		reg := newRegistry(t, tether.Config{})
 		inner := tetherhttp.Async(reg, "pay", func(_ context.Context, r *http.Request) (string, error) {
@@ -780,7 +765,7 @@ func TestReusedKey(t *testing.T) {
 			return answerOf(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				_ = r.FormValue("csrf_token")
 				inner.ServeHTTP(w, r)
-			}), newRequest("POST", "/", "amount="+amount, "Content-Type", "application/x-www-form-urlencoded", "Idempotency-Key", "k"))
+			}), request("POST", "/", "amount="+amount, "Content-Type", "application/x-www-form-urlencoded", "Idempotency-Key", "k"))
 		}
 		assert.Equal(t, "\"5\"\n", pay("5").Body.String())
 		assert.Equal(t, http.StatusUnprocessableEntity, pay("5000").Code)
@@ -788,7 +773,7 @@ func TestReusedKey(t *testing.T) {
 		assert.Equal(t, "\"5\"\n", w.Body.String())
 		assert.Equal(t, "true", w.Header().Get("Idempotency-Replayed"))
 	})
-	virtual(t, "a multipart form that was parsed before is the program's mistake, and refused", func(t *testing.T) {
+	bubble(t, "a multipart form that was parsed before is the program's mistake, and refused", func(t *testing.T) {
 		// Its files are gone when the handler returns, and the body is read.
 		var logged clearLog
 		reg := newRegistry(t, tether.Config{})
@@ -797,7 +782,7 @@ func TestReusedKey(t *testing.T) {
 		m := multipart.NewWriter(&form)
 		require.NoError(t, m.WriteField("amount", "5"))
 		require.NoError(t, m.Close())
-		r := newRequest("POST", "/", form.String(), "Content-Type", m.FormDataContentType())
+		r := request("POST", "/", form.String(), "Content-Type", m.FormDataContentType())
 		w := answerOf(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			assert.Equal(t, "5", r.FormValue("amount"))
 			inner.ServeHTTP(w, r)
@@ -810,7 +795,7 @@ func TestReusedKey(t *testing.T) {
 		"results go with their keys, also if nobody sends another":                false,
 		"results go with their keys, though a task of an older key has not ended": true,
 	} {
-		virtual(t, name, func(t *testing.T) {
+		bubble(t, name, func(t *testing.T) {
 			const n = 100
 			reg := newRegistry(t, tether.Config{Retain: -1})
 			var results []weak.Pointer[[]byte]
@@ -824,7 +809,7 @@ func TestReusedKey(t *testing.T) {
 				results = append(results, weak.Make(&big)) // one body at a time
 				return &big, nil
 			}, tetherhttp.Idempotent(tetherhttp.Idempotency{Keep: time.Minute}))
-			post := func(key string) int { return answerOf(h, newRequest("POST", "/", "", "Idempotency-Key", key)).Code }
+			post := func(key string) int { return answerOf(h, request("POST", "/", "", "Idempotency-Key", key)).Code }
 			// there counts the results that are in memory; a stray word on some stack may look
 			// like a pointer to one.
 			there := func() (n int) {
@@ -879,7 +864,7 @@ func TestReusedKey(t *testing.T) {
 }
 
 func TestWaitAtTheEdges(t *testing.T) {
-	virtual(t, "who asks for a longer wait does not get a shorter one than who does not ask", func(t *testing.T) {
+	bubble(t, "who asks for a longer wait does not get a shorter one than who does not ask", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		for prefer, want := range map[string]time.Duration{
 			"":        time.Second,
@@ -890,7 +875,7 @@ func TestWaitAtTheEdges(t *testing.T) {
 			release := make(chan struct{})
 			h := tetherhttp.Async(reg, "t", sevenWhen(release), tetherhttp.MaxWait(0), tetherhttp.Inline(time.Second))
 			began := time.Now()
-			assert.Equal(t, http.StatusAccepted, answerOf(h, newRequest("POST", "/", "", "Prefer", prefer)).Code)
+			assert.Equal(t, http.StatusAccepted, answerOf(h, request("POST", "/", "", "Prefer", prefer)).Code)
 			assert.Equal(t, want, time.Since(began), prefer)
 			close(release)
 		}
@@ -901,9 +886,9 @@ func TestWaitAtTheEdges(t *testing.T) {
 		task, err := reg.Go(t.Context(), "t", func(context.Context) error { <-c; return nil })
 		require.NoError(t, err)
 		srv = new(http.Server)
-		return srv, servedBy(srv, newRequest("GET", "/tasks/"+task.ID(), "", "Prefer", prefer)), sync.OnceFunc(func() { close(c) })
+		return srv, servedBy(srv, request("GET", "/tasks/"+task.ID(), "", "Prefer", prefer)), sync.OnceFunc(func() { close(c) })
 	}
-	virtual(t, "a wait that a drain cuts short was not granted", func(t *testing.T) {
+	bubble(t, "a wait that a drain cuts short was not granted", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		_, r, release := hanging(t, reg, "wait=5")
 		drained := make(chan error)
@@ -917,7 +902,7 @@ func TestWaitAtTheEdges(t *testing.T) {
 		release()
 		assert.NoError(t, <-drained)
 	})
-	virtual(t, "a wait that the server's shutdown cuts short was not granted", func(t *testing.T) {
+	bubble(t, "a wait that the server's shutdown cuts short was not granted", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		srv, r, release := hanging(t, reg, "wait=5")
 		answered := make(chan *httptest.ResponseRecorder)
@@ -931,7 +916,7 @@ func TestWaitAtTheEdges(t *testing.T) {
 		assert.Empty(t, w.Header().Values("Preference-Applied"))
 		release()
 	})
-	virtual(t, "a wait was granted if it lasted, or until the end of the task", func(t *testing.T) {
+	bubble(t, "a wait was granted if it lasted, or until the end of the task", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		_, r, release := hanging(t, reg, "wait=5")
 		assert.Equal(t, []string{"wait=5"}, answerOf(tetherhttp.Tasks(reg), r).Header().Values("Preference-Applied"))
@@ -950,7 +935,7 @@ func TestWaitAtTheEdges(t *testing.T) {
 			for range 2 { // one that waits for room, one that waits for the first one's task
 				both.Go(func() {
 					began := time.Now()
-					res, err := do(newRequest("POST", "/", "", "Prefer", prefer, "Idempotency-Key", fmt.Sprint(i)))
+					res, err := do(request("POST", "/", "", "Prefer", prefer, "Idempotency-Key", fmt.Sprint(i)))
 					if !assert.NoError(t, err, prefer) {
 						return
 					}
@@ -964,7 +949,7 @@ func TestWaitAtTheEdges(t *testing.T) {
 			both.Wait()
 		}
 	})
-	virtual(t, "a body that says much of its progress costs those who wait for its end next to nothing", func(t *testing.T) {
+	bubble(t, "a body that says much of its progress costs those who wait for its end next to nothing", func(t *testing.T) {
 		// Memory stands for work: what is shown of a task is allocated. One allocation for
 		// each report and all who wait together is far more than is needed.
 		const reports, waiting = 20_000, 10
@@ -979,7 +964,7 @@ func TestWaitAtTheEdges(t *testing.T) {
 			}, tetherhttp.Inline(0), tetherhttp.TaskOptions(tether.Unique("chatty")))
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)
-			location := answerOf(h, newRequest("POST", "/", "")).Header().Get("Location")
+			location := answerOf(h, request("POST", "/", "")).Header().Get("Location")
 			var all sync.WaitGroup
 			for range waiting {
 				all.Go(func() {
@@ -991,18 +976,18 @@ func TestWaitAtTheEdges(t *testing.T) {
 			all.Wait()
 			time.Sleep(time.Minute)
 			runtime.ReadMemStats(&after)
-			assert.Contains(t, answerOf(tetherhttp.Tasks(reg), newRequest("GET", location, "")).Body.String(), `"done":true`)
+			assert.Contains(t, answerOf(tetherhttp.Tasks(reg), request("GET", location, "")).Body.String(), `"done":true`)
 			return after.Mallocs - before.Mallocs
 		}
 		alone := cost(nil)
 		longPolls := cost(func(location string) {
-			w := answerOf(tetherhttp.Tasks(reg), newRequest("GET", location, "", "Prefer", "wait=30"))
+			w := answerOf(tetherhttp.Tasks(reg), request("GET", location, "", "Prefer", "wait=30"))
 			assert.Contains(t, w.Body.String(), `"done":true`)
 		})
 		assert.Less(t, longPolls, alone+reports, "long-polls")
 		inline := cost(func(string) {
 			again := tetherhttp.Async(reg, "chatty", seven, tetherhttp.TaskOptions(tether.Unique("chatty")))
-			assert.Equal(t, "7\n", answerOf(again, newRequest("POST", "/", "", "Prefer", "wait=30")).Body.String())
+			assert.Equal(t, "7\n", answerOf(again, request("POST", "/", "", "Prefer", "wait=30")).Body.String())
 		})
 		assert.Less(t, inline, alone+reports, "inline waits")
 	})
@@ -1015,7 +1000,7 @@ type noFlush struct{ http.ResponseWriter }
 func TestStreamAtTheEdges(t *testing.T) {
 	stream := func(reg *tether.Registry, task *tether.Task, last string) *httptest.ResponseRecorder {
 		w := httptest.NewRecorder()
-		tetherhttp.Tasks(reg).ServeHTTP(noFlush{w}, newRequest("GET", "/tasks/"+task.ID(), "", "Accept", "text/event-stream", "Last-Event-ID", last))
+		tetherhttp.Tasks(reg).ServeHTTP(noFlush{w}, request("GET", "/tasks/"+task.ID(), "", "Accept", "text/event-stream", "Last-Event-ID", last))
 		return w
 	}
 	// eventOf returns the name and the id of the only event in a stream.
@@ -1033,7 +1018,7 @@ func TestStreamAtTheEdges(t *testing.T) {
 		assert.Equal(t, 1, events)
 		return name, id
 	}
-	virtual(t, "through a writer that cannot flush it is one event for each request, to the end", func(t *testing.T) {
+	bubble(t, "through a writer that cannot flush it is one event for each request, to the end", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		release := make(chan struct{})
 		task, err := reg.Go(t.Context(), "t", func(context.Context) error { <-release; return nil })
@@ -1053,7 +1038,7 @@ func TestStreamAtTheEdges(t *testing.T) {
 		assert.Equal(t, "done", name)
 		assert.Equal(t, http.StatusNoContent, stream(reg, task, id).Code)
 	})
-	virtual(t, "the last event stays the last, though a goroutine that a body left behind says more", func(t *testing.T) {
+	bubble(t, "the last event stays the last, though a goroutine that a body left behind says more", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		var left context.Context
 		task, err := reg.Go(t.Context(), "t", func(ctx context.Context) error {
@@ -1064,7 +1049,7 @@ func TestStreamAtTheEdges(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, task.Wait(t.Context()))
 		tag := func() string {
-			return answerOf(tetherhttp.Tasks(reg), newRequest("GET", "/tasks/"+task.ID(), "")).Header().Get("ETag")
+			return answerOf(tetherhttp.Tasks(reg), request("GET", "/tasks/"+task.ID(), "")).Header().Get("ETag")
 		}
 		name, id := eventOf(t, stream(reg, task, ""))
 		assert.Equal(t, "done", name)
@@ -1082,7 +1067,7 @@ func TestHeadersAtTheEdges(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, task.Wait(t.Context()))
 		h := tetherhttp.Tasks(reg)
-		tag := answerOf(h, newRequest("GET", "/tasks/"+task.ID(), "")).Header().Get("ETag")
+		tag := answerOf(h, request("GET", "/tasks/"+task.ID(), "")).Header().Get("ETag")
 		for list, want := range map[string]int{
 			tag:                       304,
 			"W/" + tag:                304,
@@ -1095,7 +1080,7 @@ func TestHeadersAtTheEdges(t *testing.T) {
 			`"a` + tag[1:]:            200,
 			tag[:len(tag)-1] + `\a"'`: 200,
 		} {
-			assert.Equal(t, want, answerOf(h, newRequest("GET", "/tasks/"+task.ID(), "", "If-None-Match", list)).Code, list)
+			assert.Equal(t, want, answerOf(h, request("GET", "/tasks/"+task.ID(), "", "If-None-Match", list)).Code, list)
 		}
 	})
 	t.Run("what Tasks varies by is added to what others do", func(t *testing.T) {
@@ -1106,11 +1091,11 @@ func TestHeadersAtTheEdges(t *testing.T) {
 		for _, accept := range []string{"application/json", "text/event-stream"} {
 			w := httptest.NewRecorder()
 			w.Header().Set("Vary", "Origin")
-			tetherhttp.Tasks(reg).ServeHTTP(w, newRequest("GET", "/tasks/"+task.ID(), "", "Accept", accept))
+			tetherhttp.Tasks(reg).ServeHTTP(w, request("GET", "/tasks/"+task.ID(), "", "Accept", accept))
 			assert.Equal(t, []string{"Origin", "Accept, Prefer"}, w.Header().Values("Vary"), accept)
 		}
 	})
-	virtual(t, "a path cannot forge a line in the log", func(t *testing.T) {
+	bubble(t, "a path cannot forge a line in the log", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		h := map[string]http.Handler{
 			"cannot be encoded": tetherhttp.Async(reg, "t", func(context.Context, *http.Request) (any, error) { return func() {}, nil }),
@@ -1122,7 +1107,7 @@ func TestHeadersAtTheEdges(t *testing.T) {
 		}
 		for about, h := range h {
 			var logged clearLog
-			r := newRequest("POST", "/x%0A2026/01/01%20forged%1b[2K", "")
+			r := request("POST", "/x%0A2026/01/01%20forged%1b[2K", "")
 			w := answerOf(h, servedBy(&http.Server{ErrorLog: log.New(&logged, "", 0)}, r))
 			assert.Equal(t, http.StatusInternalServerError, w.Code)
 			assert.Contains(t, logged.String(), about)
@@ -1146,11 +1131,11 @@ func TestCheck(t *testing.T) {
 		body, err := io.ReadAll(r.Body)
 		return string(body), err
 	}
-	virtual(t, "what it refuses is no task, and not answered 202", func(t *testing.T) {
+	bubble(t, "what it refuses is no task, and not answered 202", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		for _, opt := range []tetherhttp.AsyncOption{nil, tetherhttp.Inline(0), tetherhttp.Always202()} {
 			for _, prefer := range []string{"", "respond-async", "wait=10"} {
-				w := answerOf(tetherhttp.Async(reg, "t", echo, check, opt), newRequest("POST", "/", "12345", "Prefer", prefer))
+				w := answerOf(tetherhttp.Async(reg, "t", echo, check, opt), request("POST", "/", "12345", "Prefer", prefer))
 				assert.Equal(t, http.StatusUnprocessableEntity, w.Code)
 				assert.Contains(t, w.Body.String(), "too long")
 				assert.Empty(t, w.Header().Get("Location"))
@@ -1159,18 +1144,18 @@ func TestCheck(t *testing.T) {
 		}
 		assert.Zero(t, reg.Stats().Submitted)
 	})
-	virtual(t, "it needs no room", func(t *testing.T) {
+	bubble(t, "it needs no room", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		p := reg.NewPool("p", tether.PoolConfig{Workers: 1, Overflow: tether.Reject})
 		release := make(chan struct{})
 		_, err := p.Go(t.Context(), "fills it", func(context.Context) error { <-release; return nil })
 		require.NoError(t, err)
 		h := tetherhttp.Async(p, "t", echo, check)
-		assert.Equal(t, http.StatusUnprocessableEntity, answerOf(h, newRequest("POST", "/", "12345")).Code)
-		assert.Equal(t, http.StatusServiceUnavailable, answerOf(h, newRequest("POST", "/", "1234")).Code)
+		assert.Equal(t, http.StatusUnprocessableEntity, answerOf(h, request("POST", "/", "12345")).Code)
+		assert.Equal(t, http.StatusServiceUnavailable, answerOf(h, request("POST", "/", "1234")).Code)
 		close(release)
 	})
-	virtual(t, "the body is there for it, and again for the task", func(t *testing.T) {
+	bubble(t, "the body is there for it, and again for the task", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		h := tetherhttp.Async(reg, "t", echo, tetherhttp.Check(func(r *http.Request) error {
 			body, err := io.ReadAll(r.Body)
@@ -1178,11 +1163,11 @@ func TestCheck(t *testing.T) {
 			assert.EqualValues(t, 4, r.ContentLength)
 			return err
 		}))
-		w := answerOf(h, newRequest("POST", "/", "1234"))
+		w := answerOf(h, request("POST", "/", "1234"))
 		assert.Equal(t, http.StatusOK, w.Code)
 		assert.Equal(t, "\"1234\"\n", w.Body.String())
 	})
-	virtual(t, "so are the forms that it parses", func(t *testing.T) {
+	bubble(t, "so are the forms that it parses", func(t *testing.T) {
 		var form bytes.Buffer
 		m := multipart.NewWriter(&form)
 		file, err := m.CreateFormFile("file", "name")
@@ -1203,17 +1188,17 @@ func TestCheck(t *testing.T) {
 			return nil
 		}))
 		for _, r := range []*http.Request{
-			newRequest("POST", "/", "amount=5", "Content-Type", "application/x-www-form-urlencoded"),
-			newRequest("POST", "/", form.String(), "Content-Type", m.FormDataContentType()),
+			request("POST", "/", "amount=5", "Content-Type", "application/x-www-form-urlencoded"),
+			request("POST", "/", form.String(), "Content-Type", m.FormDataContentType()),
 		} {
 			assert.Equal(t, "\"5\"\n", answerOf(h, r).Body.String())
 		}
 	})
-	virtual(t, "what it refuses has not used its key", func(t *testing.T) {
+	bubble(t, "what it refuses has not used its key", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		h := tetherhttp.Async(reg, "t", echo, check, tetherhttp.Idempotent(tetherhttp.Idempotency{}))
 		post := func(body string) *httptest.ResponseRecorder {
-			return answerOf(h, newRequest("POST", "/", body, "Idempotency-Key", "k"))
+			return answerOf(h, request("POST", "/", body, "Idempotency-Key", "k"))
 		}
 		assert.Contains(t, post("12345").Body.String(), "too long")
 		assert.Contains(t, post("123456").Body.String(), "too long")
@@ -1224,18 +1209,18 @@ func TestCheck(t *testing.T) {
 		assert.Equal(t, "true", post("1234").Header().Get("Idempotency-Replayed"), "the key is good still")
 		assert.EqualValues(t, 1, reg.Stats().Submitted)
 	})
-	virtual(t, "it looks at repetitions too", func(t *testing.T) {
+	bubble(t, "it looks at repetitions too", func(t *testing.T) {
 		// Whoever asks may not be allowed any more.
 		reg := newRegistry(t, tether.Config{})
 		var refuse error
 		h := tetherhttp.Async(reg, "t", echo, tetherhttp.Idempotent(tetherhttp.Idempotency{}),
 			tetherhttp.Check(func(*http.Request) error { return refuse }))
-		post := func() int { return answerOf(h, newRequest("POST", "/", "", "Idempotency-Key", "k")).Code }
+		post := func() int { return answerOf(h, request("POST", "/", "", "Idempotency-Key", "k")).Code }
 		assert.Equal(t, http.StatusOK, post())
 		refuse = &tetherhttp.Problem{Status: http.StatusForbidden}
 		assert.Equal(t, http.StatusForbidden, post())
 	})
-	virtual(t, "its errors are told as those of tasks", func(t *testing.T) {
+	bubble(t, "its errors are told as those of tasks", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		for status, err := range map[int]error{
 			http.StatusInternalServerError:   errTest,
@@ -1244,14 +1229,14 @@ func TestCheck(t *testing.T) {
 			http.StatusOK:                    &pageError{page{"it writes itself"}},
 		} {
 			h := tetherhttp.Async(reg, "t", echo, tetherhttp.Check(func(*http.Request) error { return err }))
-			w := answerOf(h, newRequest("POST", "/", ""))
+			w := answerOf(h, request("POST", "/", ""))
 			assert.Equal(t, status, w.Code)
 			assert.NotContains(t, w.Body.String(), errTest.Error())
 			assert.Equal(t, status == http.StatusOK, w.Body.String() == "it writes itself")
 		}
 		assert.Zero(t, reg.Stats().Submitted)
 	})
-	virtual(t, "it gets no body that is too large, and a client that is gone", func(t *testing.T) {
+	bubble(t, "it gets no body that is too large, and a client that is gone", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		called := false
 		ctx, cancel := context.WithCancel(t.Context())
@@ -1260,9 +1245,9 @@ func TestCheck(t *testing.T) {
 			called = true
 			return r.Context().Err()
 		}))
-		assert.Equal(t, http.StatusRequestEntityTooLarge, answerOf(h, newRequest("POST", "/", "12345")).Code)
+		assert.Equal(t, http.StatusRequestEntityTooLarge, answerOf(h, request("POST", "/", "12345")).Code)
 		assert.False(t, called)
-		assert.Equal(t, http.StatusInternalServerError, answerOf(h, newRequest("POST", "/", "").WithContext(ctx)).Code)
+		assert.Equal(t, http.StatusInternalServerError, answerOf(h, request("POST", "/", "").WithContext(ctx)).Code)
 		assert.True(t, called)
 		assert.Zero(t, reg.Stats().Submitted)
 	})
@@ -1309,7 +1294,7 @@ func TestProblemOfWhatHappens(t *testing.T) {
 		"a client has cancelled it": {func(t *testing.T, reg *tether.Registry) error {
 			task, err := reg.Go(t.Context(), "t", func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() })
 			require.NoError(t, err)
-			answerOf(tetherhttp.Tasks(reg, tetherhttp.AllowCancel()), newRequest("DELETE", "/tasks/"+task.ID(), ""))
+			answerOf(tetherhttp.Tasks(reg, tetherhttp.AllowCancel()), request("DELETE", "/tasks/"+task.ID(), ""))
 			return task.Wait(t.Context())
 		}, 410, "", true},
 		"it has read too much": {func(t *testing.T, reg *tether.Registry) error {
@@ -1330,11 +1315,11 @@ func TestProblemOfWhatHappens(t *testing.T) {
 			return ended(t, reg, func(context.Context) error { panic("secret") })
 		}, 500, "", false},
 	} {
-		virtual(t, name, func(t *testing.T) {
+		bubble(t, name, func(t *testing.T) {
 			reg := tether.New(tether.Config{Logger: slog.New(slog.DiscardHandler)})
 			err := c.err(t, reg)
 			require.Error(t, err)
-			w := answerOf(tetherhttp.ProblemOf(err), newRequest("POST", "/", ""))
+			w := answerOf(tetherhttp.ProblemOf(err), request("POST", "/", ""))
 			assert.Equal(t, c.status, w.Code)
 			assert.Equal(t, c.retryAfter, w.Header().Get("Retry-After"))
 			assert.Equal(t, c.told, strings.Contains(w.Body.String(), `"detail"`))
