@@ -684,11 +684,13 @@ func (l *lane) turn(t *Task) crew.Verdict {
 func (l *lane) start(t *Task, now int64) {
 	l.running++
 	if t.has(begun) {
+		t.options().restarted.Store(now)
 		t.state.Add(uint32(Running) - uint32(Queued))
-		return
+	} else {
+		t.started = now
+		t.state.Add(uint32(Running) - uint32(Queued) + begun)
 	}
-	t.started = now
-	t.state.Add(uint32(Running) - uint32(Queued) + begun)
+	l.reg.watch()
 }
 
 // Run runs a task that Take has started.

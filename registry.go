@@ -22,6 +22,7 @@ import (
 	"github.com/seed-2e639f12/tether/internal/retain"
 	"github.com/seed-2e639f12/tether/internal/seal"
 	"github.com/seed-2e639f12/tether/internal/spread"
+	"github.com/seed-2e639f12/tether/internal/stacks"
 	"github.com/seed-2e639f12/tether/internal/table"
 )
 
@@ -41,11 +42,18 @@ type Config struct {
 	Retain    int
 	RetainFor time.Duration
 	// Logger gets one record for each panic (Error), for each failure, timeout or
-	// drop that nobody has waited for by then (Warn), and for each phase of the
-	// drain (Info, Warn, Error). nil: slog.Default().
+	// drop that nobody has waited for by then (Warn), for each stuck task (Warn), and
+	// for each phase of the drain (Info, Warn, Error). Success is not logged. nil:
+	// slog.Default().
 	Logger *slog.Logger
 	// Observer is told of every task. nil: nobody is.
 	Observer Observer
+	// Stuck is how long an attempt may run before the task is reported with the stack
+	// of its goroutine: once, to the Logger, to a [StuckObserver], and in [Info]; at
+	// most a sixteenth of Stuck later. The task runs
+	// on. For its stack all goroutines stop for some milliseconds; in a process of more
+	// than 2000 none does, and the stacks are those of all tasks of that name. 0: never.
+	Stuck time.Duration
 	// OnPanic says what a panic of a body or of a callback does.
 	OnPanic PanicPolicy
 }
@@ -78,6 +86,77 @@ type Observer interface {
 	TaskRefused(ctx context.Context, name string, err error)
 }
 
+// StuckObserver is an [Observer] that is told of stuck tasks too, see [Config].Stuck.
+type StuckObserver interface {
+	Observer
+	// TaskStuck comes once for a task that is stuck, on a goroutine of its own: the
+	// task may end meanwhile. ctx is what TaskStarted returned.
+	TaskStuck(ctx context.Context, t *Task, stack []byte)
+}
+
+// Observers returns one that tells each of these, in their order. TaskStarted hands
+// the context of one on to the next; TaskEnded and TaskStuck give each what it
+// returned itself. It is a [StuckObserver] to those of them that are.
+func Observers(each ...Observer) Observer {
+	return observers(slices.DeleteFunc(slices.Clone(each), func(o Observer) bool { return o == nil }))
+}
+
+type observers []Observer
+
+// tell calls each of them, also if one panics.
+func (all observers) tell(call func(i int, o Observer)) {
+	for i := range all {
+		defer call(len(all)-1-i, all[len(all)-1-i]) // they run in reverse: the first one first
+	}
+}
+
+func (all observers) TaskSubmitted(ctx context.Context, t *Task) {
+	all.tell(func(_ int, o Observer) { o.TaskSubmitted(ctx, t) })
+}
+
+func (all observers) TaskRefused(ctx context.Context, name string, err error) {
+	all.tell(func(_ int, o Observer) { o.TaskRefused(ctx, name, err) })
+}
+
+func (all observers) TaskStarted(ctx context.Context, t *Task) context.Context {
+	each := make([]context.Context, len(all))
+	all.tell(func(i int, o Observer) {
+		if c := o.TaskStarted(ctx, t); c != nil {
+			ctx = c
+		}
+		each[i] = ctx
+	})
+	return context.WithValue(ctx, observedKey{}, &observed{t, each})
+}
+
+func (all observers) TaskEnded(ctx context.Context, t *Task) {
+	all.tell(func(i int, o Observer) { o.TaskEnded(all.own(ctx, t, i), t) })
+}
+
+func (all observers) TaskStuck(ctx context.Context, t *Task, stack []byte) {
+	all.tell(func(i int, o Observer) {
+		if o, ok := o.(StuckObserver); ok {
+			o.TaskStuck(all.own(ctx, t, i), t, stack)
+		}
+	})
+}
+
+// observed is what each of some observers has made of a body's context, under
+// observedKey in what they have made of it together.
+type observed struct {
+	task *Task // a child has its parent's values too
+	each []context.Context
+}
+
+type observedKey struct{}
+
+func (all observers) own(ctx context.Context, t *Task, i int) context.Context {
+	if o, ok := ctx.Value(observedKey{}).(*observed); ok && o.task == t && o.each[i] != nil {
+		return o.each[i]
+	}
+	return ctx // it has not started, or that observer panicked when it did
+}
+
 // NopObserver does nothing.
 type NopObserver struct{}
 
@@ -101,6 +180,7 @@ type Registry struct {
 	refused   atomic.Uint64
 	closed    chan struct{} // is closed: the Done of what has ended before anybody asked
 	noOptions options       // never written
+	watching  atomic.Bool   // a timer will run findStuck: true before anything that runs is older than Stuck
 
 	uniqueMu sync.Mutex
 	unique   map[string]*uniqueTask // guarded by uniqueMu
@@ -131,6 +211,7 @@ func New(cfg Config) *Registry {
 	}
 	cfg.Limit = max(cfg.Limit, 0)
 	cfg.Timeout = max(cfg.Timeout, 0)
+	cfg.Stuck = max(cfg.Stuck, 0)
 	r := &Registry{cfg: cfg, birth: time.Now().Add(-1), key: seal.NewKey(), seed: maphash.MakeSeed(), closed: make(chan struct{})}
 	close(r.closed)
 	r.unique = make(map[string]*uniqueTask)
@@ -639,10 +720,7 @@ func (r *Registry) decide(t *Task, end State, err error) {
 		t.extra().err = err
 	}
 	if r.cfg.Observer != nil {
-		ctx := context.Context((*taskContext)(t))
-		if m := t.more.Load(); m != nil && m.observed != nil {
-			ctx = m.observed
-		}
+		ctx := t.observed()
 		t.state.Add(uint32(end) - t.state.Load()&stateMask)
 		r.observe(t, t.kind.name, func() { r.cfg.Observer.TaskEnded(ctx, t) })
 	}
@@ -658,6 +736,67 @@ func (r *Registry) logFailure(t *Task, end State, err error) {
 		r.logger().LogAttrs(context.Background(), slog.LevelWarn, "task "+end.String(),
 			slog.String("task", t.kind.name), slog.String("id", t.ID()), slog.String("pool", t.lane.poolName()),
 			slog.Any("error", err))
+	}
+}
+
+// watch sees to it that a task that has started is reported if it gets stuck. It is
+// called after the state says that it runs.
+func (r *Registry) watch() {
+	if r.cfg.Stuck > 0 && !r.watching.Load() && r.watching.CompareAndSwap(false, true) {
+		time.AfterFunc(r.cfg.Stuck, r.findStuck)
+	}
+}
+
+// findStuck reports the tasks that have run for too long, and has a timer call it
+// again as long as there are others.
+func (r *Registry) findStuck() {
+	stuck, next := r.overdue()
+	if next == 0 {
+		// Who starts a task from here on sets the timer. A task that has started since
+		// it was looked for found the timer set.
+		r.watching.Store(false)
+		if _, next := r.overdue(); next != 0 {
+			r.watch()
+		}
+	} else {
+		time.AfterFunc(max(next, r.cfg.Stuck/16, time.Millisecond), r.findStuck)
+	}
+	if len(stuck) == 0 {
+		return
+	}
+	dump := stacks.Take(reflect.TypeFor[Task]().PkgPath()+".(*Task).run", labelTask)
+	for _, t := range stuck {
+		stack := dump.Of(fmt.Sprintf("%p", t), t.kind.name)
+		if stack != nil && t.stuckAt(stack) { // else it has ended meanwhile
+			r.reportStuck(t, stack)
+		}
+	}
+}
+
+// overdue returns the tasks that are stuck and not reported yet, and how long it is
+// until the next one may be; 0 if no other one runs.
+func (r *Registry) overdue() (stuck []*Task, next time.Duration) {
+	now := r.now()
+	for t := range r.Tasks() {
+		if s := t.state.Load(); State(s&stateMask) != Running || s&reported != 0 {
+			continue
+		}
+		switch left := r.cfg.Stuck - time.Duration(now-t.attemptBegan()); {
+		case left <= 0:
+			stuck = append(stuck, t)
+		case next == 0 || left < next:
+			next = left
+		}
+	}
+	return stuck, next
+}
+
+func (r *Registry) reportStuck(t *Task, stack []byte) {
+	r.log(slog.LevelWarn, "task stuck",
+		slog.String("task", t.kind.name), slog.String("id", t.ID()), slog.String("pool", t.lane.poolName()),
+		slog.Duration("running", time.Duration(r.now()-t.attemptBegan())), slog.String("stack", string(stack)))
+	if o, ok := r.cfg.Observer.(StuckObserver); ok {
+		r.observe(t, t.kind.name, func() { o.TaskStuck(t.observed(), t, stack) })
 	}
 }
 

@@ -118,6 +118,7 @@ const (
 	released                     // its outcome may be seen: Done is closed
 	kept                         // it is to be retained apart from the others
 	forgotten                    // it is retained no more; not set once kept is, but for those that were
+	reported                     // it was stuck, and that was reported
 )
 
 // more is the part of a task that most do without.
@@ -130,6 +131,7 @@ type more struct {
 	waiters   atomic.Int32                  // those in Wait
 	watch     atomic.Pointer[chan struct{}] // made by Watch, taken and closed by changed
 	progress  Progress                      // guarded by mu
+	stuck     []byte                        // the stack, if it is reported as stuck; guarded by mu
 	observed  context.Context               // what the observer has made of the body's; guarded by mu
 	err       error                         // written before the state is final
 	parent    parent                        // written before the task is published, as is opts itself
@@ -238,7 +240,7 @@ func (t *Task) Wait(ctx context.Context) error {
 }
 
 // Watch yields the task's Info as it is now, and again whenever its state, its
-// attempt or its progress has changed, until it has ended or ctx ends. The last one
+// attempt or its progress has changed, or it is stuck, until it has ended or ctx ends. The last one
 // is final, unless ctx ends before the task does. Whoever is slow misses what was in
 // between; the task does not wait for anybody.
 //
@@ -265,7 +267,8 @@ func (t *Task) Watch(ctx context.Context) iter.Seq[Info] {
 				}
 				return
 			}
-			if (first || info.State != last.State || info.Attempt != last.Attempt || info.Progress != last.Progress) && !yield(info) {
+			if (first || info.State != last.State || info.Attempt != last.Attempt || info.Progress != last.Progress ||
+				len(info.Stuck) != len(last.Stuck)) && !yield(info) {
 				return
 			}
 			last = info
@@ -394,8 +397,9 @@ type Info struct {
 	Progress Progress
 	Unique   string // the key, if it was submitted with one
 	Labels   map[string]string
-	Err      error // set once State is final
-	Waited   bool  // somebody waits for the outcome, or has seen it: by Wait, Done, Err, Value or Result
+	Err      error  // set once State is final
+	Stuck    []byte // the stack of its goroutine, if it was reported as stuck, see [Config]; not to be changed
+	Waited   bool   // somebody waits for the outcome, or has seen it: by Wait, Done, Err, Value or Result
 }
 
 // Progress is what a body says of how far it is.
@@ -435,7 +439,7 @@ func (t *Task) Info() Info {
 	if m == nil {
 		return info
 	}
-	info.Progress = m.progress
+	info.Progress, info.Stuck = m.progress, m.stuck
 	if info.State.Final() {
 		info.Err = m.err
 	}
@@ -554,6 +558,34 @@ func (t *Task) cause() error {
 	return m.cause
 }
 
+// stuckAt notes that the task is stuck, if it runs still and nobody has noted it.
+func (t *Task) stuckAt(stack []byte) bool {
+	m := t.extra()
+	m.mu.Lock()
+	first := t.State() == Running && t.state.Or(reported)&reported == 0
+	if first {
+		m.stuck = stack
+	}
+	m.mu.Unlock()
+	if first {
+		t.changed()
+	}
+	return first
+}
+
+// observed returns the body's context as the observer has made it, as long as the
+// task has not ended.
+func (t *Task) observed() context.Context {
+	if m := t.more.Load(); m != nil {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if m.observed != nil {
+			return m.observed
+		}
+	}
+	return (*taskContext)(t)
+}
+
 // handsOver tells whether the task has a HandOver still.
 func (t *Task) handsOver() bool {
 	m := t.more.Load()
@@ -564,6 +596,9 @@ func (t *Task) handsOver() bool {
 	defer m.mu.Unlock()
 	return m.opts != nil && m.opts.handOver != nil
 }
+
+// attemptBegan returns when the attempt that runs began.
+func (t *Task) attemptBegan() int64 { return max(t.started, t.options().restarted.Load()) }
 
 // came returns when the task was first seen, as far as that was noted.
 func (t *Task) came() int64 {
@@ -966,12 +1001,13 @@ type options struct {
 	pc  uintptr // of the body that result wraps
 	err error   // the first wish that cannot be granted
 
-	retries atomic.Int32 // attempts that have failed and were followed by another
-	active  bool         // it is one of its Serial key's active tasks; guarded by the lane's lock
-	handed  bool         // HandOver has taken it; written before it is settled
-	timer   *time.Timer  // of the delay or the wait between attempts; guarded by the lane's lock
-	wait    time.Duration
-	last    error // of the last attempt; both written by whoever runs it, before it is settled
+	retries   atomic.Int32 // attempts that have failed and were followed by another
+	restarted atomic.Int64 // when the attempt began, if it is not the first
+	active    bool         // it is one of its Serial key's active tasks; guarded by the lane's lock
+	handed    bool         // HandOver has taken it; written before it is settled
+	timer     *time.Timer  // of the delay or the wait between attempts; guarded by the lane's lock
+	wait      time.Duration
+	last      error // of the last attempt; both written by whoever runs it, before it is settled
 }
 
 func (o *options) invalid(format string, args ...any) {

@@ -1,12 +1,63 @@
-// Package stacks finds goroutines by their profiler labels.
+// Package stacks finds goroutines by what they run, or by their profiler labels.
 package stacks
 
 import (
 	"bytes"
+	"runtime"
 	"runtime/pprof"
 	"strconv"
 	"strings"
 )
+
+// manyGoroutines is how many may be stopped for a Dump, at about 10 µs each.
+const manyGoroutines = 2000
+
+// Dump is the stacks of a process at one time.
+type Dump struct {
+	byArgs  map[string][]byte // of the goroutines that are in the function
+	byLabel map[string][]byte // instead, if there are too many goroutines
+}
+
+// Take takes the stacks of the goroutines that are in a function, "main.(*T).run",
+// and stops all of them for the while. If they are too many it takes, without a stop,
+// the stacks of those that carry the label key.
+func Take(function, key string) Dump {
+	if n := runtime.NumGoroutine(); n <= manyGoroutines {
+		for size := 1024 * max(n, 64); size <= 64<<20; size *= 2 {
+			text := make([]byte, size)
+			if n := runtime.Stack(text, true); n < len(text) {
+				return Dump{byArgs: split(string(text[:n]), function)}
+			}
+		}
+	}
+	return Dump{byLabel: ByLabel(key)}
+}
+
+// Of returns the stack of the goroutine that is in the function with these arguments,
+// written as in a stack: "0xc000012345, 0x1". If the goroutines were too many it is
+// the stacks of all whose label is value. It is nil if there is none.
+func (d Dump) Of(args, value string) []byte {
+	if d.byLabel != nil {
+		return d.byLabel[value]
+	}
+	return d.byArgs[args]
+}
+
+// split finds the goroutines in a dump that are in a function, by the function's
+// arguments. Blank lines part goroutines; a frame is two lines, of which the first is
+// the call. An argument of which the runtime is not sure has a question mark, and so
+// is not what anybody asks for.
+func split(dump, function string) map[string][]byte {
+	found := make(map[string][]byte)
+	for stack := range strings.SplitSeq(dump, "\n\n") {
+		for line := range strings.Lines(stack) {
+			if args, ok := strings.CutPrefix(line, function+"("); ok {
+				found[strings.TrimSuffix(args, ")\n")] = []byte(strings.TrimSuffix(stack, "\n") + "\n")
+			}
+		}
+	}
+	return found
+}
 
 // ByLabel returns the stacks of all goroutines that carry the label key, by its
 // value. Goroutines with one stack are shown once, with their number.

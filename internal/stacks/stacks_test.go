@@ -3,6 +3,7 @@ package stacks
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"runtime/pprof"
 	"strings"
 	"testing"
@@ -168,5 +169,55 @@ func FuzzParse(f *testing.F) {
 		if got := string(parse(record, key)[value]); got != "3 goroutine(s):\n\tf\tx:1\n" {
 			t.Errorf("parse(%q, %q): %q", record, key, got)
 		}
+	})
+}
+
+// runner is what a goroutine is found by: the receiver of a method that it is in.
+type runner struct{ wait func() }
+
+func (r *runner) run() {
+	r.wait()
+	runtime.KeepAlive(r)
+}
+
+func TestTake(t *testing.T) {
+	const function = "github.com/seed-2e639f12/tether/internal/stacks.(*runner).run"
+	at := func(r *runner) string { return fmt.Sprintf("%p", r) }
+	begin := func(t *testing.T, wait func(chan<- struct{}, <-chan struct{})) *runner {
+		r := new(runner)
+		start(t, func(up chan<- struct{}, end <-chan struct{}) {
+			r.wait = func() { wait(up, end) }
+			r.run()
+		}, key, "runner")
+		return r
+	}
+	t.Run("each goroutine by its receiver", func(t *testing.T) {
+		one, two := begin(t, waitHere), begin(t, waitThere)
+		d := Take(function, key)
+		assert.Contains(t, string(d.Of(at(one), "runner")), "stacks.waitHere(")
+		assert.Contains(t, string(d.Of(at(two), "runner")), "stacks.waitThere(")
+		assert.True(t, strings.HasPrefix(string(d.Of(at(one), "")), "goroutine "))
+		assert.NotContains(t, string(d.Of(at(one), "")), "\n\n")
+		assert.Nil(t, d.Of(at(new(runner)), "runner"), "nobody is in its run")
+	})
+	t.Run("the first and the last in a dump, and one within another", func(t *testing.T) {
+		found := split("goroutine 1 [running]:\nmain.run(0x1)\n\t/a.go:1\nmain.run(0x2)\n\t/a.go:1\n\n"+
+			"goroutine 2 [select]:\nmain.run(0x3?)\n\t/a.go:1\nmain.runs(0x4)\n\t/a.go:1\n\n"+
+			"goroutine 3 [select]:\nmain.run(0x5, 0x6)\n\t/a.go:1\n", "main.run")
+		require.Len(t, found, 4)
+		assert.Equal(t, found["0x1"], found["0x2"])
+		assert.Contains(t, found, "0x3?", "the runtime is not sure: nobody asks for it")
+		assert.Equal(t, "goroutine 3 [select]:\nmain.run(0x5, 0x6)\n\t/a.go:1\n", string(found["0x5, 0x6"]))
+	})
+	t.Run("too many goroutines: by label", func(t *testing.T) {
+		end := make(chan struct{})
+		defer close(end)
+		for range manyGoroutines {
+			go func() { <-end }()
+		}
+		begin(t, waitThere)
+		d := Take(function, key)
+		assert.Contains(t, string(d.Of("no such", "runner")), "stacks.waitThere")
+		assert.Nil(t, d.Of("no such", "other"))
 	})
 }

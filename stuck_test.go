@@ -1,0 +1,336 @@
+package tether_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/seed-2e639f12/tether"
+)
+
+// stuckJournal is an Observer that writes down who is stuck.
+type stuckJournal struct {
+	tether.NopObserver
+	mu      sync.Mutex
+	stacks  map[*tether.Task][]string
+	through map[*tether.Task]context.Context
+}
+
+func (d *stuckJournal) TaskStuck(ctx context.Context, t *tether.Task, stack []byte) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.stacks == nil {
+		d.stacks, d.through = make(map[*tether.Task][]string), make(map[*tether.Task]context.Context)
+	}
+	d.stacks[t] = append(d.stacks[t], string(stack))
+	d.through[t] = ctx
+}
+
+func (d *stuckJournal) of(t *tether.Task) []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.stacks[t]
+}
+
+// Two places to hang at.
+func hangHere(end <-chan struct{})  { <-end }
+func hangThere(end <-chan struct{}) { <-end }
+
+func TestStuck(t *testing.T) {
+	const limit = 16 * time.Second
+	newStuck := func(t *testing.T) (*tether.Registry, *stuckJournal, *bytes.Buffer) {
+		var logged bytes.Buffer
+		d := new(stuckJournal)
+		return newRegistry(t, tether.Config{Stuck: limit, Observer: d, Logger: slog.New(slog.NewTextHandler(&logged, nil))}), d, &logged
+	}
+	bubble := func(name string, f func(t *testing.T)) { t.Run(name, func(t *testing.T) { synctest.Test(t, f) }) }
+
+	bubble("reported once, with the stack of its own goroutine", func(t *testing.T) {
+		r, d, logged := newStuck(t)
+		end := make(chan struct{})
+		var tasks []*tether.Task
+		for i := range 100 {
+			hang := hangHere
+			if i == 42 {
+				hang = hangThere
+			}
+			tasks = append(tasks, start(t, r, "sync", func(context.Context) error { hang(end); return nil }))
+		}
+		time.Sleep(limit - 1)
+		synctest.Wait()
+		assert.Empty(t, d.of(tasks[42]), "it is not late yet")
+		time.Sleep(limit/16 + 1)
+		synctest.Wait()
+		for i, task := range tasks {
+			found := d.of(task)
+			require.Len(t, found, 1)
+			want, other := "hangHere", "hangThere"
+			if i == 42 {
+				want, other = other, want
+			}
+			assert.Contains(t, found[0], "tether_test."+want)
+			assert.NotContains(t, found[0], "tether_test."+other)
+			assert.NotContains(t, found[0], "\n\n", "one goroutine")
+			assert.Equal(t, found[0], string(task.Info().Stuck))
+			assert.Equal(t, tether.Running, task.State())
+		}
+		time.Sleep(100 * limit)
+		close(end)
+		wait(tasks[42])
+		assert.Len(t, d.of(tasks[42]), 1, "once")
+		assert.NotEmpty(t, tasks[42].Info().Stuck, "for whoever comes later")
+		assert.Equal(t, 100, strings.Count(logged.String(), `level=WARN msg="task stuck" task=sync id=`))
+		assert.Contains(t, logged.String(), "id="+tasks[42].ID()+` pool="" running=16s stack="goroutine `)
+	})
+	bubble("who ends in time is not reported", func(t *testing.T) {
+		r, d, logged := newStuck(t)
+		for range 50 {
+			task := start(t, r, "quick", func(context.Context) error { time.Sleep(limit - 1); return nil })
+			wait(task)
+			assert.Empty(t, d.of(task))
+			assert.Empty(t, task.Info().Stuck)
+		}
+		time.Sleep(time.Hour)
+		assert.Empty(t, logged.String())
+	})
+	bubble("found again after nothing was running", func(t *testing.T) {
+		r, d, _ := newStuck(t)
+		for range 3 {
+			time.Sleep(10 * limit)
+			end := make(chan struct{})
+			task := start(t, r, "sync", until(end))
+			time.Sleep(limit + limit/16)
+			synctest.Wait()
+			assert.Len(t, d.of(task), 1)
+			close(end)
+			wait(task)
+		}
+	})
+	bubble("beside short ones", func(t *testing.T) {
+		r, d, _ := newStuck(t)
+		end := make(chan struct{})
+		stop := make(chan struct{})
+		go func() {
+			for {
+				select {
+				case <-stop:
+					return
+				case <-time.After(limit / 5):
+					start(t, r, "short", func(context.Context) error { time.Sleep(limit / 3); return nil })
+				}
+			}
+		}()
+		time.Sleep(3 * limit)
+		task := start(t, r, "sync", until(end))
+		time.Sleep(limit + limit/16)
+		synctest.Wait()
+		assert.Len(t, d.of(task), 1)
+		close(stop)
+		close(end)
+		wait(task)
+		time.Sleep(limit)
+		assert.Len(t, d.stacks, 1)
+	})
+	bubble("in the callback of an option", func(t *testing.T) {
+		r, d, _ := newStuck(t)
+		end := make(chan struct{})
+		task := start(t, r, "retried", fail, tether.Retry(tether.RetryPolicy{Attempts: 2, If: func(error) bool {
+			hangThere(end)
+			return false
+		}}))
+		time.Sleep(limit + limit/16)
+		synctest.Wait()
+		require.Len(t, d.of(task), 1)
+		assert.Contains(t, d.of(task)[0], "hangThere")
+		close(end)
+		assert.ErrorIs(t, task.Wait(t.Context()), errTest)
+	})
+	bubble("each attempt has its time", func(t *testing.T) {
+		r, d, _ := newStuck(t)
+		attempts := 0
+		task := start(t, r, "retried", func(ctx context.Context) error {
+			if attempts++; attempts < 4 {
+				time.Sleep(limit - 1)
+			} else {
+				time.Sleep(2 * limit)
+			}
+			return errTest
+		}, tether.Retry(tether.RetryPolicy{Attempts: 4, Backoff: func(int) time.Duration { return limit / 3 }}))
+		time.Sleep(4 * limit)
+		synctest.Wait()
+		assert.Equal(t, 4, attempts)
+		assert.Empty(t, d.of(task))
+		time.Sleep(limit + limit/16)
+		synctest.Wait()
+		assert.Len(t, d.of(task), 1)
+		assert.ErrorIs(t, task.Wait(t.Context()), errTest)
+	})
+	bubble("in a pool, and run by its submitter", func(t *testing.T) {
+		r, d, _ := newStuck(t)
+		p := r.NewPool("p", tether.PoolConfig{Workers: 1, Overflow: tether.CallerRuns})
+		end := make(chan struct{})
+		first := start(t, p, "sync", func(context.Context) error { hangHere(end); return nil })
+		var inline *tether.Task
+		var done sync.WaitGroup
+		done.Go(func() {
+			_, err := p.Go(t.Context(), "inline", func(ctx context.Context) error {
+				inline, _ = tether.FromContext(ctx)
+				hangThere(end)
+				return nil
+			})
+			assert.NoError(t, err)
+		})
+		time.Sleep(limit + limit/16)
+		synctest.Wait()
+		require.Len(t, d.of(first), 1)
+		assert.Contains(t, d.of(first)[0], "hangHere")
+		require.Len(t, d.of(inline), 1)
+		assert.Contains(t, d.of(inline)[0], "hangThere")
+		close(end)
+		done.Wait()
+	})
+	bubble("in a process of many goroutines, by the name", func(t *testing.T) {
+		r, d, _ := newStuck(t)
+		end := make(chan struct{})
+		for range 3000 {
+			go func() { <-end }()
+		}
+		task := start(t, r, "sync", func(context.Context) error { hangThere(end); return nil })
+		start(t, r, "another", func(context.Context) error { hangHere(end); return nil })
+		time.Sleep(limit + limit/16)
+		synctest.Wait()
+		require.Len(t, d.of(task), 1)
+		assert.Contains(t, d.of(task)[0], "hangThere")
+		assert.NotContains(t, d.of(task)[0], "hangHere")
+		close(end)
+	})
+	bubble("who watches is told", func(t *testing.T) {
+		r, _, _ := newStuck(t)
+		end := make(chan struct{})
+		task := start(t, r, "sync", until(end))
+		var seen []string
+		for info := range task.Watch(t.Context()) {
+			seen = append(seen, fmt.Sprint(info.State, " ", len(info.Stuck) > 0))
+			if len(info.Stuck) > 0 && info.State == tether.Running {
+				close(end)
+			}
+		}
+		assert.Equal(t, []string{"running true", "succeeded true"}, seen[len(seen)-2:])
+	})
+	bubble("a panic in the observer is logged, and others are told", func(t *testing.T) {
+		var logged bytes.Buffer
+		d := new(stuckJournal)
+		r := newRegistry(t, tether.Config{Stuck: limit, Observer: tether.Observers(panickyObserver{}, d),
+			Logger: slog.New(slog.NewTextHandler(&logged, nil))})
+		end := make(chan struct{})
+		one, two := start(t, r, "one", until(end)), start(t, r, "two", until(end))
+		time.Sleep(limit + limit/16)
+		synctest.Wait()
+		assert.Len(t, d.of(one), 1)
+		assert.Len(t, d.of(two), 1)
+		assert.Equal(t, 2, strings.Count(logged.String(), "in=observer"))
+		close(end)
+		wait(one)
+		wait(two)
+	})
+	bubble("never without the setting", func(t *testing.T) {
+		d := new(stuckJournal)
+		r := newRegistry(t, tether.Config{Observer: d, Stuck: -1})
+		end := make(chan struct{})
+		task := start(t, r, "sync", until(end))
+		time.Sleep(1000 * time.Hour)
+		synctest.Wait()
+		assert.Empty(t, d.of(task))
+		close(end)
+	})
+}
+
+type panickyObserver struct{ tether.NopObserver }
+
+func (panickyObserver) TaskStuck(context.Context, *tether.Task, []byte) { panic(errTest) }
+
+// twinObserver makes a context of its own for each body.
+type twinObserver struct {
+	tether.NopObserver
+	name  string
+	calls *[]string
+	fails bool
+}
+
+type spanKey string
+
+func (o twinObserver) note(event string, ctx context.Context) {
+	*o.calls = append(*o.calls, fmt.Sprint(o.name, " ", event, " ", ctx.Value(spanKey("a")), " ", ctx.Value(spanKey("b"))))
+	if o.fails {
+		panic(errors.New("broken"))
+	}
+}
+
+func (o twinObserver) TaskSubmitted(ctx context.Context, _ *tether.Task)       { o.note("submitted", ctx) }
+func (o twinObserver) TaskEnded(ctx context.Context, _ *tether.Task)           { o.note("ended", ctx) }
+func (o twinObserver) TaskRefused(ctx context.Context, _ string, _ error)      { o.note("refused", ctx) }
+func (o twinObserver) TaskStuck(ctx context.Context, _ *tether.Task, _ []byte) { o.note("stuck", ctx) }
+func (o twinObserver) TaskStarted(ctx context.Context, t *tether.Task) context.Context {
+	o.note("started", ctx)
+	return context.WithValue(ctx, spanKey(o.name), t.Name())
+}
+
+func TestObservers(t *testing.T) {
+	t.Run("each is told in order, of its own context", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			var calls []string
+			r := newRegistry(t, tether.Config{Stuck: time.Minute, Observer: tether.Observers(
+				twinObserver{name: "a", calls: &calls}, nil, twinObserver{name: "b", calls: &calls})})
+			_, err := r.Go(t.Context(), "", succeed)
+			require.Error(t, err)
+			var child *tether.Task
+			wait(start(t, r, "task", func(ctx context.Context) error {
+				assert.Equal(t, "task", ctx.Value(spanKey("a")))
+				assert.Equal(t, "task", ctx.Value(spanKey("b")))
+				time.Sleep(time.Minute + time.Minute/16)
+				synctest.Wait()
+				var err error
+				child, err = r.Go(ctx, "child", succeed, tether.Hold())
+				return err
+			}))
+			child.Cancel(nil) // it has not started: its observers have made nothing of it
+			assert.Equal(t, []string{
+				"a refused <nil> <nil>", "b refused <nil> <nil>",
+				"a submitted <nil> <nil>", "b submitted <nil> <nil>",
+				"a started <nil> <nil>", "b started task <nil>",
+				"a stuck task <nil>", "b stuck task task",
+				"a submitted task task", "b submitted task task", // the child, with its parent's values
+				"a ended task <nil>", "b ended task task",
+				"a ended task task", "b ended task task", // the child
+			}, calls)
+		})
+	})
+	t.Run("one that panics does not keep the others from being told", func(t *testing.T) {
+		var calls []string
+		var logged bytes.Buffer
+		r := newRegistry(t, tether.Config{Logger: slog.New(slog.NewTextHandler(&logged, nil)), Observer: tether.Observers(
+			twinObserver{name: "a", calls: &calls, fails: true}, twinObserver{name: "b", calls: &calls})})
+		task := start(t, r, "task", succeed)
+		wait(task)
+		assert.Equal(t, []string{
+			"a submitted <nil> <nil>", "b submitted <nil> <nil>",
+			"a started <nil> <nil>", "b started <nil> <nil>",
+			"a ended <nil> <nil>", "b ended <nil> <nil>",
+		}, calls)
+		assert.Equal(t, 3, strings.Count(logged.String(), "panic=broken"))
+	})
+	t.Run("none", func(t *testing.T) {
+		r := newRegistry(t, tether.Config{Observer: tether.Observers()})
+		wait(start(t, r, "task", succeed))
+	})
+}
