@@ -5,6 +5,7 @@ import (
 	"runtime"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -13,7 +14,7 @@ import (
 )
 
 // The hot paths' memory, which does not depend on the machine: a task is one
-// allocation of at most 160 bytes beyond the user's closure, and a refusal its error.
+// allocation of at most 160 bytes beyond the user's closure, and a refusal none.
 func TestAllocations(t *testing.T) {
 	ctx := context.Background()
 	var ended sync.WaitGroup
@@ -67,8 +68,42 @@ func TestAllocations(t *testing.T) {
 				panic("not refused")
 			}
 		})
-		require.Less(t, allocs, 1.1)
-		assert.Less(t, bytes, 64.0)
+		require.Less(t, allocs, 0.1)
+		assert.Less(t, bytes, 16.0)
 		close(release)
 	})
+	t.Run("a task and its wait, one at a time", func(t *testing.T) {
+		r := newRegistry(t, tether.Config{})
+		wait := func(task *tether.Task, err error) {
+			if err == nil {
+				err = task.Wait(ctx)
+			}
+			if err != nil {
+				panic(err)
+			}
+		}
+		for what, c := range map[string]struct {
+			submit func()
+			allocs float64 // of the task, of what is beside it, of the channel to wait at
+		}{
+			"Go":              {func() { wait(r.Go(ctx, "task", succeed)) }, 3},
+			"Go with Timeout": {func() { wait(r.Go(ctx, "task", succeed, tether.Timeout(time.Hour))) }, 3},
+			"Go with Weight":  {func() { wait(r.Go(ctx, "task", succeed, tether.Weight(2))) }, 3},
+			"Submit": {func() {
+				result, err := tether.Submit(ctx, r, "task", answer)
+				if err == nil {
+					_, err = result.Value(ctx)
+				}
+				if err != nil {
+					panic(err)
+				}
+			}, 2},
+		} {
+			allocs, bytes := each(c.submit)
+			assert.Less(t, allocs, c.allocs+0.2, what)
+			assert.Less(t, bytes, 512.0, what)
+		}
+	})
 }
+
+func answer(context.Context) (int, error) { return 42, nil }

@@ -261,7 +261,7 @@ func TestN3_MemoryIsBounded(t *testing.T) {
 		for i := range 8 {
 			group.Go(func() {
 				for j := range 100 {
-					task, err := []tether.Runner{r, p}[i%2].Go(context.Background(), "task", until(gate), []tether.Option{nil, tether.Hold()}[j%2])
+					task, err := []tether.Runner{r, p}[i%2].Go(context.Background(), "task", until(gate), []tether.Option{{}, tether.Hold()}[j%2])
 					if err != nil {
 						assert.ErrorIs(t, err, tether.ErrFull)
 						continue

@@ -60,14 +60,15 @@ type PoolConfig struct {
 // queue in front of them. It is made by [Registry.NewPool] and needs no closing:
 // its goroutines end when there is nothing to do.
 type Pool struct {
-	reg     *Registry
-	name    string
-	cfg     PoolConfig
-	kinds   names.Cache[kind]
-	lane    lane
-	refused atomic.Uint64
-	workers atomic.Int64 // changed under the lane's lock
-	paused  bool         // guarded by the lane's lock
+	reg      *Registry
+	name     string
+	cfg      PoolConfig
+	kinds    names.Cache[kind]
+	lane     lane
+	refused  atomic.Uint64
+	lastFull atomic.Pointer[FullError] // the last refusal's; not to be changed
+	workers  atomic.Int64              // changed under the lane's lock
+	paused   bool                      // guarded by the lane's lock
 }
 
 // NewPool makes a pool of the registry. The name, one like a task's, should be
@@ -91,7 +92,7 @@ func (r *Registry) NewPool(name string, cfg PoolConfig) *Pool {
 	})
 	l := &p.lane
 	l.reg, l.pool, l.capacity, l.perKey = r, p, cfg.Capacity, cfg.PerKey
-	l.crew.Init(l, n)
+	r.initCrew(l, n)
 	if l.bounded = cfg.Queue < Unbounded; l.bounded {
 		l.gate.Init(n, cfg.Queue)
 	}
@@ -176,8 +177,8 @@ func (p *Pool) Stats() PoolStats {
 
 // enter takes a place for a task, or says why there is none. Inline tells that
 // there is none, and the caller is to run the task.
-func (p *Pool) enter(ctx context.Context, o *options) (inline bool, err error) {
-	l := &p.lane
+func (p *Pool) enter(ctx context.Context, w *wishes) (inline bool, err error) {
+	l, o := &p.lane, w.kept()
 	if w := o.weightIn(l); l.capacity > 0 && w > l.capacity {
 		return false, fmt.Errorf("%w: weight %d is more than pool %q can ever hold: %d", ErrInvalid, w, p.name, l.capacity)
 	}
@@ -192,7 +193,7 @@ func (p *Pool) enter(ctx context.Context, o *options) (inline bool, err error) {
 			return false, nil
 		}
 	case CallerRuns:
-		if l.gate.Slots() > 0 && (o == nil || !o.hold && o.delay == 0 && o.serial == "") {
+		if l.gate.Slots() > 0 && !w.held() && (o == nil || o.delay == 0 && o.serial == "") {
 			return true, nil
 		}
 	}
@@ -204,7 +205,8 @@ func (p *Pool) block(ctx context.Context, o *options) error {
 	if from, ok := FromContext(ctx); ok && from.lane.reg == p.reg {
 		stop = p.reg.drain.cancelling // what a running task submits is admitted for longer
 	}
-	if p.lane.gate.Enter(ctx, stop, func() bool { return p.lane.enter(o) }) {
+	booking := o.booking() // or all options would be on the heap, since the closure is
+	if p.lane.gate.Enter(ctx, stop, func() bool { return p.lane.enter(booking) }) {
 		return nil
 	}
 	select {
@@ -213,6 +215,14 @@ func (p *Pool) block(ctx context.Context, o *options) error {
 	default:
 		return fmt.Errorf("%w: %w", p.full(), context.Cause(ctx))
 	}
+}
+
+// booking returns a copy of what enter looks at.
+func (o *options) booking() *options {
+	if o == nil {
+		return nil
+	}
+	return &options{serial: o.serial, weight: o.weight, weighted: o.weighted}
 }
 
 // replaceOldest drops the task at the front of the queue, and has the new one take
@@ -242,6 +252,8 @@ func (p *Pool) replaceOldest(ctx context.Context, o *options) bool {
 	return true
 }
 
+// full returns the error of a refusal. As long as the pool stays as full as it was
+// it is the same one: what refuses a burst should not make garbage.
 func (p *Pool) full() *FullError {
 	wait, run := p.lane.gate.Count()
 	slots := int(p.workers.Load())
@@ -249,7 +261,14 @@ func (p *Pool) full() *FullError {
 	if after <= 0 {
 		after = time.Second // nothing is known yet
 	}
-	return &FullError{Pool: p.name, Running: run, Queued: wait, Limit: p.cfg.Queue + slots, RetryAfter: min(after, time.Hour)}
+	now := FullError{Pool: p.name, Running: run, Queued: wait, Limit: p.cfg.Queue + slots, RetryAfter: min(after, time.Hour)}
+	last := p.lastFull.Load()
+	if last == nil || *last != now {
+		last = new(FullError)
+		*last = now
+		p.lastFull.Store(last)
+	}
+	return last
 }
 
 // lane is where tasks are numbered, held, queued and run: a pool has one, the
@@ -278,6 +297,7 @@ type lane struct {
 	keys                  map[string]*turns
 	stage                 stage
 	mean                  atomic.Int64 // of run times, in ns; written under the lock
+	lingering             atomic.Int32 // idle workers that wait to be hired again
 
 	_    [64]byte
 	gate gate.Gate
@@ -413,7 +433,7 @@ func (l *lane) setOut(t *Task) {
 	o := t.options()
 	due := t.submitted + int64(o.delay)
 	if s&begun != 0 {
-		due = t.ended + int64(o.wait)
+		due = t.ended + int64(o.retry.wait)
 	}
 	if wait := due - l.reg.now(); wait > 0 {
 		o.timer = time.AfterFunc(time.Duration(wait), func() { l.setOut(t) })
@@ -555,7 +575,7 @@ func (l *lane) drop(limit context.Context, t *Task, cause error) {
 		l.reg.decide(t, end, err)
 	}()
 	if t.has(begun) {
-		end, err = Canceled, fmt.Errorf("%w (last attempt: %w)", cause, o.last)
+		end, err = Canceled, fmt.Errorf("%w (last attempt: %w)", cause, o.retry.last)
 		return
 	}
 	if limit == nil || o.handOver == nil {
@@ -684,7 +704,7 @@ func (l *lane) turn(t *Task) crew.Verdict {
 func (l *lane) start(t *Task, now int64) {
 	l.running++
 	if t.has(begun) {
-		t.options().restarted.Store(now)
+		t.options().retry.began.Store(now)
 		t.state.Add(uint32(Running) - uint32(Queued))
 	} else {
 		t.started = now
@@ -717,7 +737,7 @@ func (l *lane) Settle(n *node) {
 	}
 	if l.bounded {
 		l.gate.Stop()
-		if mean := l.mean.Load(); o.retries.Load() == 0 { // else it has waited as well
+		if mean := l.mean.Load(); o.retry == nil || o.retry.attempt() == 1 { // else it has waited as well
 			l.mean.Store(mean + (t.ended-t.started-mean)/8)
 		}
 	}
@@ -729,7 +749,7 @@ func (l *lane) Settle(n *node) {
 // setBack has a task wait for its next attempt. The caller holds the lock.
 func (l *lane) setBack(t *Task, flags uint32) {
 	l.running--
-	t.options().retries.Add(1)
+	t.options().retry.failed.Add(1)
 	t.state.Add(parked + flags - uint32(Running-Queued))
 }
 
@@ -752,6 +772,31 @@ func (l *lane) Gone() {
 	}
 }
 
+// maxLinger is how many idle workers of one lane may linger.
+const maxLinger = 64
+
+// MayLinger lets a worker that has left wait for another task. It is outside the
+// drain's count of workers then, so it is counted as what is outside: before the
+// drain begins, which makes it end.
+func (l *lane) MayLinger() bool {
+	if l.stage != open || l.lingering.Load() >= maxLinger {
+		return false
+	}
+	l.lingering.Add(1)
+	l.reg.drain.outside.Add(1)
+	pprof.SetGoroutineLabels(context.Background())
+	return true
+}
+
+// Lingered ends that wait.
+func (l *lane) Lingered(hired bool) {
+	l.lingering.Add(-1)
+	l.reg.drain.outside.Add(-1)
+	if !hired {
+		l.reg.drain.poke()
+	}
+}
+
 // runInline runs a task on this goroutine, its submitter's, and returns when it has
 // ended.
 func (l *lane) runInline(ctx context.Context, t *Task) {
@@ -762,7 +807,7 @@ func (l *lane) runInline(ctx context.Context, t *Task) {
 		r.drain.outside.Add(-1)
 		r.drain.poke()
 	}()
-	for wait := time.Duration(0); ; wait = t.options().wait {
+	for wait := time.Duration(0); ; wait = t.options().retry.wait {
 		if wait > 0 {
 			timer := time.NewTimer(wait)
 			select {

@@ -56,6 +56,12 @@ type Config struct {
 	Stuck time.Duration
 	// OnPanic says what a panic of a body or of a callback does.
 	OnPanic PanicPolicy
+	// Linger is how long the goroutine of an idle worker waits for another task, with
+	// the stack that it has grown: worth some microseconds to each task that needs a
+	// deep stack and finds nobody at work. At most 64 wait in each pool, until
+	// Shutdown. 0: none does, each ends as soon as nothing is left to do, and a program
+	// that ends without Shutdown, as tests do, leaves no goroutine behind.
+	Linger time.Duration
 }
 
 // PanicPolicy says what a panic of a body or of a callback does.
@@ -232,7 +238,7 @@ func New(cfg Config) *Registry {
 	r.lanes.Store(new([]*lane))
 	for range n {
 		l := &lane{reg: r, perKey: 1}
-		l.crew.Init(l, crew.Unlimited)
+		r.initCrew(l, crew.Unlimited)
 		r.own = append(r.own, l)
 		r.add(l)
 	}
@@ -247,6 +253,13 @@ const (
 	labelTask = "tether.task"
 	labelPool = "tether.pool"
 )
+
+func (r *Registry) initCrew(l *lane, workers int) {
+	l.crew.Init(l, workers)
+	if r.cfg.Linger > 0 {
+		l.crew.Linger(r.cfg.Linger, r.drain.stopping)
+	}
+}
 
 // add gives a lane its number.
 func (r *Registry) add(l *lane) {
@@ -291,8 +304,9 @@ func (r *Registry) Go(ctx context.Context, name string, fn Func, opts ...Option)
 	return r.submit(ctx, nil, name, fn, nil, opts)
 }
 
-// submit admits a task to a pool, or to the registry itself if p is nil.
-func (r *Registry) submit(ctx context.Context, p *Pool, name string, fn Func, o *options, opts []Option) (*Task, error) {
+// submit admits a task to a pool, or to the registry itself if p is nil. Its body is
+// fn, or what is typed if that is not nil.
+func (r *Registry) submit(ctx context.Context, p *Pool, name string, fn Func, body typed, opts []Option) (*Task, error) {
 	kinds := &r.kinds
 	if p != nil {
 		kinds = &p.kinds
@@ -303,45 +317,49 @@ func (r *Registry) submit(ctx context.Context, p *Pool, name string, fn Func, o 
 		err = fmt.Errorf("%w: %w", ErrInvalid, err)
 	case ctx == nil:
 		err = fmt.Errorf("%w: nil context", ErrInvalid)
-	case fn == nil:
+	case fn == nil && (body == nil || body.pc() == 0):
 		err = fmt.Errorf("%w: nil body", ErrInvalid)
-	case len(opts) > 0:
-		if o == nil {
-			o = new(options)
+	case body == nil && len(opts) == 0:
+		t, err := r.admit(ctx, p, k, fn, nil)
+		if err == nil {
+			return t, nil
 		}
-		for _, opt := range opts {
-			if opt != nil {
-				opt(o)
-			}
+		return nil, r.refuse(ctx, p, name, err)
+	default:
+		w := wishes{typed: body}
+		for _, o := range opts {
+			w.add(o)
 		}
-		err = o.err
+		var t *Task
+		if t, err = r.grant(ctx, p, k, fn, &w); err == nil {
+			return t, nil
+		}
 	}
-	var (
-		t     *Task
-		isNew = true
-		tell  []*bool
-	)
-	if err == nil {
-		if o != nil {
-			tell = o.isNew // now: the task may let go of its options at any time
-		}
-		if o != nil && o.unique != "" {
-			t, isNew, err = r.admitUnique(ctx, p, k, fn, o)
-		} else {
-			t, err = r.admit(ctx, p, k, fn, o)
-		}
+	return nil, r.refuse(ctx, p, name, err)
+}
+
+// grant is admit for a task with wishes.
+func (r *Registry) grant(ctx context.Context, p *Pool, k *kind, fn Func, w *wishes) (t *Task, err error) {
+	isNew := true
+	switch {
+	case w.err != nil:
+		return nil, w.err
+	case w.unique != "":
+		t, isNew, err = r.admitUnique(ctx, p, k, fn, w)
+	default:
+		t, err = r.admit(ctx, p, k, fn, w)
 	}
 	if err != nil {
-		r.refuse(ctx, p, name, err)
 		return nil, err
 	}
-	for _, is := range tell {
+	for _, is := range w.isNew {
 		*is = isNew
 	}
 	return t, nil
 }
 
-func (r *Registry) refuse(ctx context.Context, p *Pool, name string, err error) {
+// refuse counts a refusal and tells the observer; it returns err.
+func (r *Registry) refuse(ctx context.Context, p *Pool, name string, err error) error {
 	r.refused.Add(1)
 	if p != nil {
 		p.refused.Add(1)
@@ -349,11 +367,12 @@ func (r *Registry) refuse(ctx context.Context, p *Pool, name string, err error) 
 	if r.cfg.Observer != nil {
 		r.observe(nil, name, func() { r.cfg.Observer.TaskRefused(ctx, name, err) })
 	}
+	return err
 }
 
-// admit takes a task in, or says why not. Every refusal comes before the task is
-// made, every place that was taken for it is given back.
-func (r *Registry) admit(ctx context.Context, p *Pool, k *kind, fn Func, o *options) (*Task, error) {
+// admit takes a task in, or says why not. w may be nil. Every refusal comes before
+// the task is made, every place that was taken for it is given back.
+func (r *Registry) admit(ctx context.Context, p *Pool, k *kind, fn Func, w *wishes) (*Task, error) {
 	from, isChild := FromContext(ctx)
 	if r.drain.stage.Load() != open && !r.drain.admits(from, r) {
 		return nil, ErrClosed
@@ -363,33 +382,34 @@ func (r *Registry) admit(ctx context.Context, p *Pool, k *kind, fn Func, o *opti
 	if p != nil {
 		l = &p.lane
 		var err error
-		if inline, err = p.enter(ctx, o); err != nil {
+		if inline, err = p.enter(ctx, w); err != nil {
 			return nil, err
 		}
 	} else {
-		l = r.lane(o)
-		l.enter(o) // there is always room
+		l = r.lane(w.kept())
+		l.enter(w.kept()) // there is always room
 	}
 	slot, err := r.claim(from, l)
 	if err != nil {
 		if !inline {
-			l.giveBack(o)
+			l.giveBack(w.kept())
 		}
 		return nil, err
 	}
-	t := &Task{lane: l, kind: k, slot: slot, pc: reflect.ValueOf(fn).Pointer(), fn: fn, values: ctx}
-	if o != nil || isChild {
-		m := &more{opts: o}
-		if isChild {
-			m.parent = parent{from.lane, from.slot.Number()}
-			t.values = from.bequeath(ctx, m)
-		}
-		if o != nil && o.pc != 0 {
-			t.pc = o.pc
-		}
-		t.more.Store(m)
+	var t *Task
+	if w == nil && !isChild {
+		t = new(Task)
+		t.pc = reflect.ValueOf(fn).Pointer()
+	} else {
+		t = w.furnish(fn)
 	}
-	r.publish(ctx, t, o, inline)
+	t.lane, t.kind, t.slot, t.fn, t.values = l, k, slot, fn, ctx
+	if isChild {
+		m := t.more.Load()
+		m.parent = parent{from.lane, from.slot.Number()}
+		t.values = from.bequeath(ctx, m)
+	}
+	r.publish(ctx, t, w, inline)
 	return t, nil
 }
 
@@ -419,9 +439,8 @@ func (r *Registry) claim(from *Task, l *lane) (table.Slot[Task], error) {
 }
 
 // publish makes an admitted task known and sends it on its way.
-func (r *Registry) publish(ctx context.Context, t *Task, o *options, inline bool) {
-	l := t.lane
-	hold := o != nil && o.hold
+func (r *Registry) publish(ctx context.Context, t *Task, w *wishes, inline bool) {
+	l, o, hold := t.lane, w.kept(), w.held()
 	plain := !hold && !inline && (o == nil || o.delay == 0) && r.cfg.Observer == nil
 	if !plain || l.pool != nil {
 		t.submitted = r.now()
@@ -487,14 +506,15 @@ type uniqueTask struct {
 }
 
 // admitUnique admits a task unless one of its key is live, which it returns then.
-func (r *Registry) admitUnique(ctx context.Context, p *Pool, k *kind, fn Func, o *options) (t *Task, isNew bool, err error) {
+func (r *Registry) admitUnique(ctx context.Context, p *Pool, k *kind, fn Func, w *wishes) (t *Task, isNew bool, err error) {
 	mine := &uniqueTask{ready: make(chan struct{})}
-	o.holder = mine
+	key := w.unique
+	w.holder = mine
 	for {
 		r.uniqueMu.Lock()
-		first := r.unique[o.unique]
+		first := r.unique[key]
 		if first == nil {
-			r.unique[o.unique] = mine
+			r.unique[key] = mine
 			r.uniqueMu.Unlock()
 			break
 		}
@@ -511,17 +531,17 @@ func (r *Registry) admitUnique(ctx context.Context, p *Pool, k *kind, fn Func, o
 		if first.err == nil && !first.task.has(released) {
 			return first.task, false, nil
 		}
-		r.freeKey(o.unique, first)
+		r.freeKey(key, first)
 	}
 	err = ErrGoexit // unless admit returns
 	defer func() {
 		if mine.task == nil {
 			mine.err = err
 			close(mine.ready)
-			r.freeKey(o.unique, mine)
+			r.freeKey(key, mine)
 		}
 	}()
-	t, err = r.admit(ctx, p, k, fn, o)
+	t, err = r.admit(ctx, p, k, fn, w)
 	return t, true, err
 }
 
@@ -705,7 +725,7 @@ func (r *Registry) conclude(t *Task, end State, err error) {
 	switch {
 	case again:
 		t.end, m.err = Queued, nil
-		m.opts.wait, m.opts.last = wait, err
+		m.opts.retry.wait, m.opts.retry.last = wait, err
 	case failure != nil:
 		r.decide(t, Panicked, fmt.Errorf("%w (after %w)", failure, err))
 	default:

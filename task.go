@@ -121,24 +121,31 @@ const (
 	reported                     // it was stuck, and that was reported
 )
 
-// more is the part of a task that most do without.
+// more is the part of a task that many do without.
 type more struct {
 	mu    sync.Mutex
 	done  chan struct{}         // made by Done, closed on release; guarded by mu
 	cause error                 // the first cancellation's; guarded by mu
 	inner atomic.Pointer[inner] // written under mu
 
-	waiters   atomic.Int32                  // those in Wait
-	watch     atomic.Pointer[chan struct{}] // made by Watch, taken and closed by changed
-	progress  Progress                      // guarded by mu
-	stuck     []byte                        // the stack, if it is reported as stuck; guarded by mu
-	observed  context.Context               // what the observer has made of the body's; guarded by mu
-	err       error                         // written before the state is final
-	parent    parent                        // written before the task is published, as is opts itself
-	opts      *options
-	inherited *lineage // as values: let go on release
+	waiters      atomic.Int32 // those in Wait
+	fromObserver bool         // values is what the observer has made of the parent's context
 
-	fromObserver bool // values is what the observer has made of the parent's context
+	observed  context.Context // what the observer has made of the body's; guarded by mu
+	err       error           // written before the state is final
+	parent    parent          // written before the task is published, as are opts, typed and timeout
+	inherited *lineage        // as values: let go on release
+	opts      *options        // what was wished beyond a Timeout; may be nil
+	typed     typed           // the body of a Submit
+	timeout   time.Duration   // 0: the registry's
+	aside     atomic.Pointer[aside]
+}
+
+// aside is the part of more that most do without.
+type aside struct {
+	watch    atomic.Pointer[chan struct{}] // made by Watch, taken and closed by changed
+	progress Progress                      // guarded by more.mu
+	stuck    []byte                        // the stack, if it is reported as stuck; guarded by more.mu
 }
 
 type parent struct {
@@ -296,20 +303,24 @@ func (i Info) unended(started bool) Info {
 
 // watched returns a channel that the next change closes.
 func (t *Task) watched() <-chan struct{} {
-	m := t.extra()
+	a := t.extra().beside()
 	for {
-		if c := m.watch.Load(); c != nil {
+		if c := a.watch.Load(); c != nil {
 			return *c
 		}
 		c := make(chan struct{})
-		m.watch.CompareAndSwap(nil, &c)
+		a.watch.CompareAndSwap(nil, &c)
 	}
 }
 
 // changed wakes those who watch. It is called after the change, with no lock held.
 func (t *Task) changed() {
-	if m := t.more.Load(); m != nil && m.watch.Load() != nil {
-		if c := m.watch.Swap(nil); c != nil {
+	m := t.more.Load()
+	if m == nil {
+		return
+	}
+	if a := m.aside.Load(); a != nil && a.watch.Load() != nil {
+		if c := a.watch.Swap(nil); c != nil {
 			close(*c)
 		}
 	}
@@ -374,9 +385,9 @@ func (t *Task) Result() any {
 	if !t.has(released) || t.State() != Succeeded {
 		return nil
 	}
-	if o := t.options(); o.result != nil {
+	if m := t.more.Load(); m != nil && m.typed != nil {
 		t.mark(waited)
-		return o.result.value()
+		return m.typed.value()
 	}
 	return nil
 }
@@ -411,7 +422,7 @@ type Progress struct {
 // Info returns a copy of the task's particulars, all of one instant.
 func (t *Task) Info() Info {
 	info := Info{ID: t.ID(), Name: t.kind.name, Pool: t.lane.poolName(), Func: function(t.pc)}
-	if t.options().attempts > 1 {
+	if t.options().retry != nil {
 		t.lane.crew.Lock() // or it could go from one attempt to the next meanwhile
 		defer t.lane.crew.Unlock()
 	}
@@ -439,7 +450,9 @@ func (t *Task) Info() Info {
 	if m == nil {
 		return info
 	}
-	info.Progress, info.Stuck = m.progress, m.stuck
+	if a := m.aside.Load(); a != nil {
+		info.Progress, info.Stuck = a.progress, a.stuck
+	}
 	if info.State.Final() {
 		info.Err = m.err
 	}
@@ -448,8 +461,8 @@ func (t *Task) Info() Info {
 	}
 	if o := m.opts; o != nil {
 		info.Unique, info.Labels = o.unique, o.copyLabels()
-		if s&begun != 0 {
-			info.Attempt = int(o.retries.Load()) + 1
+		if s&begun != 0 && o.retry != nil {
+			info.Attempt = o.retry.attempt()
 		}
 	}
 	return info
@@ -479,6 +492,15 @@ func (t *Task) extra() *more {
 	}
 	t.more.CompareAndSwap(nil, new(more))
 	return t.more.Load()
+}
+
+// beside returns what is beside, made now if it has to be.
+func (m *more) beside() *aside {
+	if a := m.aside.Load(); a != nil {
+		return a
+	}
+	m.aside.CompareAndSwap(nil, new(aside))
+	return m.aside.Load()
 }
 
 // options returns the task's options, empty ones if it has none.
@@ -512,7 +534,11 @@ func (t *Task) body() (end State, err error) {
 	if t.lane.reg.cfg.Observer != nil {
 		ctx = t.lane.reg.observeStart(t, ctx)
 	}
-	err = t.fn(ctx)
+	if m := t.more.Load(); m != nil && m.typed != nil {
+		err = m.typed.run(ctx)
+	} else {
+		err = t.fn(ctx)
+	}
 	return t.judge(err)
 }
 
@@ -564,7 +590,7 @@ func (t *Task) stuckAt(stack []byte) bool {
 	m.mu.Lock()
 	first := t.State() == Running && t.state.Or(reported)&reported == 0
 	if first {
-		m.stuck = stack
+		m.beside().stuck = stack
 	}
 	m.mu.Unlock()
 	if first {
@@ -598,7 +624,12 @@ func (t *Task) handsOver() bool {
 }
 
 // attemptBegan returns when the attempt that runs began.
-func (t *Task) attemptBegan() int64 { return max(t.started, t.options().restarted.Load()) }
+func (t *Task) attemptBegan() int64 {
+	if retry := t.options().retry; retry != nil {
+		return max(t.started, retry.began.Load())
+	}
+	return t.started
+}
 
 // came returns when the task was first seen, as far as that was noted.
 func (t *Task) came() int64 {
@@ -633,8 +664,8 @@ func (t *Task) guard(what string, callback func() error) (err error) {
 // retry decides whether an attempt that ended so is followed by another, and after
 // what wait.
 func (t *Task) retry(end State, err error) (again bool, wait time.Duration, failure error) {
-	o := t.options()
-	if o.retry == nil || end == Succeeded || end == Canceled || int(o.retries.Load())+1 >= o.attempts {
+	retry := t.options().retry
+	if retry == nil || end == Succeeded || end == Canceled || retry.attempt() >= retry.policy.Attempts {
 		return false, 0, nil
 	}
 	if err == ErrGoexit && t.has(inlined) {
@@ -645,11 +676,11 @@ func (t *Task) retry(end State, err error) (again bool, wait time.Duration, fail
 	}
 	failure = t.guard("retry policy", func() error {
 		again = end != Panicked
-		if o.retry.If != nil {
-			again = o.retry.If(err)
+		if retry.policy.If != nil {
+			again = retry.policy.If(err)
 		}
 		if again {
-			wait = max(0, o.retry.Backoff(int(o.retries.Load())+1))
+			wait = max(0, retry.policy.Backoff(retry.attempt()))
 		}
 		return nil
 	})
@@ -661,9 +692,9 @@ func (t *Task) retry(end State, err error) (again bool, wait time.Duration, fail
 
 // deadline returns when a started task's time is up.
 func (t *Task) deadline() (time.Time, bool) {
-	d := t.options().timeout
-	if d == 0 {
-		d = t.lane.reg.cfg.Timeout
+	d := t.lane.reg.cfg.Timeout
+	if m := t.more.Load(); m != nil && m.timeout != 0 {
+		d = m.timeout
 	}
 	if d == 0 || !t.has(begun) {
 		return time.Time{}, false
@@ -858,6 +889,9 @@ func (t *Task) release() {
 	if m.opts != nil {
 		m.opts.letGo()
 	}
+	if m.typed != nil {
+		m.typed.letGo()
+	}
 	if m.done != nil {
 		close(m.done)
 	}
@@ -898,7 +932,7 @@ func ReportProgress(ctx context.Context, p Progress) {
 	m := t.extra()
 	m.mu.Lock()
 	if !t.has(released) { // a finished task changes no more
-		m.progress = p
+		m.beside().progress = p
 	}
 	m.mu.Unlock()
 	t.changed()
@@ -924,26 +958,22 @@ type Result[T any] struct{ *Task }
 
 // Submit is Go for a body that returns a value.
 func Submit[T any](ctx context.Context, r Runner, name string, fn func(context.Context) (T, error), opts ...Option) (*Result[T], error) {
-	var body Func
-	o := new(options)
-	if fn != nil {
-		h := &holder[T]{fn: fn}
-		o.result, o.pc, body = h, reflect.ValueOf(fn).Pointer(), h.run
-	}
+	s := &submission[T]{fn: fn}
 	var t *Task
 	var err error
 	switch r := r.(type) {
 	case *Registry:
-		t, err = r.submit(ctx, nil, name, body, o, opts)
+		t, err = r.submit(ctx, nil, name, nil, s, opts)
 	case *Pool:
-		t, err = r.reg.submit(ctx, r, name, body, o, opts)
+		t, err = r.reg.submit(ctx, r, name, nil, s, opts)
 	default:
-		t, err = r.Go(ctx, name, body, append(opts[:len(opts):len(opts)], func(to *options) { to.result, to.pc = o.result, o.pc })...)
+		t, err = r.Go(ctx, name, s.run, append(opts[:len(opts):len(opts)], Option{wish: wishTyped, value: typed(s)})...)
 	}
 	if err != nil {
 		return nil, err
 	}
-	return &Result[T]{t}, nil
+	s.handle.Task = t
+	return &s.handle, nil
 }
 
 // Value waits as Wait does and returns what the body returned. With [Unique] the
@@ -954,84 +984,225 @@ func (r *Result[T]) Value(ctx context.Context) (T, error) {
 	if err := r.Wait(ctx); err != nil {
 		return zero, err
 	}
-	if h, ok := r.options().result.(*holder[T]); ok {
-		return h.v, nil
+	if m := r.more.Load(); m != nil { // or a Unique one's that was submitted by Go
+		if s, ok := m.typed.(*submission[T]); ok {
+			return s.v, nil
+		}
 	}
 	return zero, fmt.Errorf("tether: task %q returned %T, not %T", r.Name(), r.Result(), zero)
 }
 
-// holder is a body with room for its result.
-type holder[T any] struct {
-	fn func(context.Context) (T, error)
-	v  T // written by the body, read once the task is released
+// typed is a *submission[T].
+type typed interface {
+	room() (*Task, *more)
+	pc() uintptr // of the body; 0 if that is nil
+	run(ctx context.Context) error
+	value() any
+	letGo()
 }
 
-func (h *holder[T]) run(ctx context.Context) error {
-	v, err := h.fn(ctx)
+// submission is what a Submit makes: the task, what it is certain to need, the body,
+// and room for its result, in one allocation.
+type submission[T any] struct {
+	task   Task
+	more   more
+	fn     func(context.Context) (T, error)
+	v      T // written by the body, read once the task is released
+	handle Result[T]
+	taken  atomic.Bool // task and more are
+}
+
+// room returns where the task is to be made. A Runner of somebody else's may submit
+// more than once.
+func (s *submission[T]) room() (*Task, *more) {
+	if s.taken.CompareAndSwap(false, true) {
+		return &s.task, &s.more
+	}
+	return new(Task), new(more)
+}
+
+func (s *submission[T]) pc() uintptr { return reflect.ValueOf(s.fn).Pointer() }
+func (s *submission[T]) value() any  { return s.v }
+func (s *submission[T]) letGo()      { s.fn = nil }
+
+func (s *submission[T]) run(ctx context.Context) error {
+	v, err := s.fn(ctx)
 	if err == nil {
-		h.v = v
+		s.v = v
 	}
 	return err
 }
 
-func (h *holder[T]) value() any { return h.v }
-func (h *holder[T]) letGo()     { h.fn = nil }
+// Option is a wish about one submission; the zero Option is none. It may be used
+// again for others, by many goroutines at once.
+type Option struct {
+	wish   wish
+	n      int64
+	key    string
+	value  any
+	reason string // why it cannot be granted
+}
 
-// Option is a wish about one submission.
-type Option func(*options)
+type wish uint8
 
-// options is what the options of one submission come to. It does not change once
-// the task is published, but for retries and last.
+const (
+	wishNothing wish = iota
+	wishTimeout
+	wishDelay
+	wishHold
+	wishUnique
+	wishIsNew
+	wishSerial
+	wishWeight
+	wishRetry
+	wishLabel
+	wishHandOver
+	wishTyped
+)
+
+func invalid(format string, args ...any) Option {
+	return Option{wish: wishNothing, reason: fmt.Sprintf(format, args...)}
+}
+
+// wishes is what the options of one submission come to. It lives as long as the
+// submission; what the task needs longer is in its options.
+type wishes struct {
+	options
+	lasting bool // some of options is set
+	timeout time.Duration
+	hold    bool
+	isNew   []*bool
+	typed   typed
+	err     error // the first wish that cannot be granted
+}
+
+func (w *wishes) add(o Option) {
+	if o.reason != "" && w.err == nil {
+		w.err = fmt.Errorf("%w: %s", ErrInvalid, o.reason)
+	}
+	switch o.wish {
+	case wishNothing:
+	case wishTimeout:
+		w.timeout = time.Duration(o.n)
+	case wishHold:
+		w.hold = true
+	case wishIsNew:
+		w.isNew = append(w.isNew, o.value.(*bool))
+	case wishTyped:
+		w.typed = o.value.(typed)
+	default:
+		w.lasting = true
+		w.options.add(o)
+	}
+}
+
+// kept returns what the task is to keep of its wishes, nil if that is nothing.
+func (w *wishes) kept() *options {
+	if w == nil || !w.lasting {
+		return nil
+	}
+	return &w.options
+}
+
+func (w *wishes) held() bool { return w != nil && w.hold }
+
+// furnish makes a task with these wishes, and what it keeps of them.
+func (w *wishes) furnish(fn Func) *Task {
+	if w == nil {
+		w = new(wishes)
+	}
+	var t *Task
+	var m *more
+	switch {
+	case w.typed != nil:
+		t, m = w.typed.room()
+		m.typed, t.pc = w.typed, w.typed.pc()
+	case w.lasting:
+		both := new(struct {
+			more
+			options
+		})
+		t, m = new(Task), &both.more
+		m.opts, t.pc = &both.options, reflect.ValueOf(fn).Pointer()
+	default:
+		t, m = new(Task), new(more)
+		t.pc = reflect.ValueOf(fn).Pointer()
+	}
+	m.timeout = w.timeout
+	if w.lasting {
+		if m.opts == nil {
+			m.opts = new(options)
+		}
+		*m.opts = w.options
+	}
+	t.more.Store(m)
+	return t
+}
+
+// options is what a task keeps of what was wished. It does not change once the task
+// is published, but for active, handed and timer.
 type options struct {
-	timeout, delay time.Duration
-	hold           bool
+	delay          time.Duration
 	unique, serial string
 	holder         *uniqueTask // of the Unique key
 	weight         int64
-	weighted       bool
-	retry          *RetryPolicy
-	attempts       int // that it allows
-	labels         map[string]string
+	labels         []label
 	handOver       func(ctx context.Context, info Info) error
-	isNew          []*bool // written to by the submitter alone
-	result         interface {
-		value() any
-		letGo()
-	}
-	pc  uintptr // of the body that result wraps
-	err error   // the first wish that cannot be granted
-
-	retries   atomic.Int32 // attempts that have failed and were followed by another
-	restarted atomic.Int64 // when the attempt began, if it is not the first
-	active    bool         // it is one of its Serial key's active tasks; guarded by the lane's lock
-	handed    bool         // HandOver has taken it; written before it is settled
-	timer     *time.Timer  // of the delay or the wait between attempts; guarded by the lane's lock
-	wait      time.Duration
-	last      error // of the last attempt; both written by whoever runs it, before it is settled
+	retry          *retrying
+	timer          *time.Timer // of the delay or the wait between attempts; guarded by the lane's lock
+	weighted       bool
+	active         bool // it is one of its Serial key's active tasks; guarded by the lane's lock
+	handed         bool // HandOver has taken it; written before it is settled
 }
 
-func (o *options) invalid(format string, args ...any) {
-	if o.err == nil {
-		o.err = fmt.Errorf("%w: "+format, append([]any{ErrInvalid}, args...)...)
+func (o *options) add(opt Option) {
+	switch opt.wish {
+	case wishDelay:
+		o.delay = time.Duration(opt.n)
+	case wishUnique:
+		o.unique = opt.key
+	case wishSerial:
+		o.serial = opt.key
+	case wishWeight:
+		o.weight, o.weighted = opt.n, true
+	case wishRetry:
+		o.retry = &retrying{policy: opt.value.(*RetryPolicy)}
+	case wishLabel:
+		o.labels = append(o.labels, label{opt.key, opt.value.(string)})
+	case wishHandOver:
+		o.handOver = opt.value.(func(context.Context, Info) error)
 	}
 }
+
+// retrying is where a task with a Retry stands.
+type retrying struct {
+	policy *RetryPolicy
+	failed atomic.Int32  // attempts that were followed by another
+	began  atomic.Int64  // when the attempt that runs began, if it is not the first
+	wait   time.Duration // before the next attempt
+	last   error         // of the last attempt; both written by whoever runs it, before it is settled
+}
+
+func (r *retrying) attempt() int { return int(r.failed.Load()) + 1 }
+
+type label struct{ key, value string }
 
 func (o *options) copyLabels() map[string]string {
-	if o.labels == nil {
+	if len(o.labels) == 0 {
 		return nil
 	}
-	labels := make(map[string]string, len(o.labels))
-	for k, v := range o.labels {
-		labels[k] = v
+	labels := make(map[string]string)
+	for _, l := range o.labels {
+		labels[l.key] = l.value
 	}
 	return labels
 }
 
 // letGo drops what a finished task has no use for.
 func (o *options) letGo() {
-	o.retry, o.handOver, o.last, o.holder, o.isNew = nil, nil, nil, nil, nil
-	if o.result != nil {
-		o.result.letGo()
+	o.handOver, o.holder = nil, nil
+	if o.retry != nil {
+		o.retry.policy, o.retry.last = nil, nil
 	}
 }
 
@@ -1039,74 +1210,62 @@ func (o *options) letGo() {
 // waits between them included. Then the body's context is cancelled with
 // [ErrTimeout]; the body decides when it returns. It overrides [Config].Timeout.
 func Timeout(d time.Duration) Option {
-	return func(o *options) {
-		if d <= 0 {
-			o.invalid("timeout %v: must be more than 0", d)
-		}
-		o.timeout = d
+	if d <= 0 {
+		return invalid("timeout %v: must be more than 0", d)
 	}
+	return Option{wish: wishTimeout, n: int64(d)}
 }
 
 // Delay has the task start no earlier than d from its submission.
 func Delay(d time.Duration) Option {
-	return func(o *options) {
-		if d < 0 {
-			o.invalid("delay %v: must not be negative", d)
-		}
-		o.delay = d
+	if d < 0 {
+		return invalid("delay %v: must not be negative", d)
 	}
+	return Option{wish: wishDelay, n: int64(d)}
 }
 
 // Hold has the task wait for [Task.Release]: until the response is sent, or the
 // transaction committed. Its place is taken meanwhile.
 func Hold() Option {
-	return func(o *options) { o.hold = true }
+	return Option{wish: wishHold}
 }
 
 // Unique allows one live task of this key in the registry, all pools together: as
 // long as there is one, a further submission returns that task and no error, and
 // its own body never runs. The key is free again when the task's Done is closed.
 func Unique(key string) Option {
-	return func(o *options) {
-		if key == "" {
-			o.invalid("empty Unique key")
-		}
-		o.unique = key
+	if key == "" {
+		return invalid("empty Unique key")
 	}
+	return Option{wish: wishUnique, key: key}
 }
 
 // IsNew has Go set *is before it returns a task: to false if the task is that of
 // an earlier submission, by [Unique], and to true if this one has made it.
 func IsNew(is *bool) Option {
-	return func(o *options) {
-		if is == nil {
-			o.invalid("nil IsNew")
-		}
-		o.isNew = append(o.isNew, is)
+	if is == nil {
+		return invalid("nil IsNew")
 	}
+	return Option{wish: wishIsNew, value: is}
 }
 
 // Serial runs tasks of this key in the order of their submission and one at a
 // time, or [PoolConfig].PerKey at a time. Each pool has keys of its own, as has the
 // registry. A task keeps its turn between its attempts.
 func Serial(key string) Option {
-	return func(o *options) {
-		if key == "" {
-			o.invalid("empty Serial key")
-		}
-		o.serial = key
+	if key == "" {
+		return invalid("empty Serial key")
 	}
+	return Option{wish: wishSerial, key: key}
 }
 
 // Weight is the task's share of [PoolConfig].Capacity; 1 without it. A task that
 // weighs more than the capacity is refused. Without a Capacity weights mean nothing.
 func Weight(n int64) Option {
-	return func(o *options) {
-		if n < 0 {
-			o.invalid("weight %d: must not be negative", n)
-		}
-		o.weight, o.weighted = n, true
+	if n < 0 {
+		return invalid("weight %d: must not be negative", n)
 	}
+	return Option{wish: wishWeight, n: n}
 }
 
 // RetryPolicy says whether a failed attempt is followed by another. Its functions
@@ -1126,15 +1285,13 @@ type RetryPolicy struct {
 // The wait between attempts holds no worker, but the task keeps its place in the
 // pool.
 func Retry(p RetryPolicy) Option {
+	if p.Attempts < 1 {
+		return invalid("retry with %d attempts: at least 1", p.Attempts)
+	}
 	if p.Backoff == nil {
 		p.Backoff = Exponential(time.Second, time.Minute)
 	}
-	return func(o *options) {
-		if p.Attempts < 1 {
-			o.invalid("retry with %d attempts: at least 1", p.Attempts)
-		}
-		o.retry, o.attempts = &p, p.Attempts
-	}
+	return Option{wish: wishRetry, value: &p}
 }
 
 // Exponential returns a Backoff that waits a random time (full jitter) of more than
@@ -1155,12 +1312,7 @@ func Exponential(first, most time.Duration) func(attempt int) time.Duration {
 
 // Label gives the task a label, which [Info] shows.
 func Label(key, value string) Option {
-	return func(o *options) {
-		if o.labels == nil {
-			o.labels = make(map[string]string)
-		}
-		o.labels[key] = value
-	}
+	return Option{wish: wishLabel, key: key, value: value}
 }
 
 // HandOver names who takes the task over if it never gets to run: when
@@ -1172,12 +1324,10 @@ func Label(key, value string) Option {
 // of the submission that drops it: fn should return then. A Shutdown without a
 // deadline leaves it no time.
 func HandOver(fn func(ctx context.Context, info Info) error) Option {
-	return func(o *options) {
-		if fn == nil {
-			o.invalid("nil HandOver")
-		}
-		o.handOver = fn
+	if fn == nil {
+		return invalid("nil HandOver")
 	}
+	return Option{wish: wishHandOver, value: fn}
 }
 
 // Errors to compare with errors.Is.
@@ -1200,7 +1350,8 @@ func (timeoutError) Error() string { return "tether: the task's time is up" }
 func (timeoutError) Timeout() bool { return true }
 func (timeoutError) Unwrap() error { return context.DeadlineExceeded }
 
-// FullError says what was full when a task was refused. It is an [ErrFull].
+// FullError says what was full when a task was refused. It is an [ErrFull]. Refusals
+// may share one: it is not to be changed.
 type FullError struct {
 	Pool            string        // "" if it was the registry's Limit
 	Running, Queued int           // tasks that were live then; for the Limit, Running is all of them

@@ -84,9 +84,9 @@ func TestT1_EverySubmissionGetsAHandleOrATypedError(t *testing.T) {
 			fn         tether.Func
 			opt        tether.Option
 		}{
-			{"an empty name", "name", bg, "", succeed, nil},
-			{"a nil context", "context", nil, "task", succeed, nil},
-			{"a nil body", "body", bg, "task", nil, nil},
+			{"an empty name", "name", bg, "", succeed, tether.Option{}},
+			{"a nil context", "context", nil, "task", succeed, tether.Option{}},
+			{"a nil body", "body", bg, "task", nil, tether.Option{}},
 			{"no timeout", "timeout 0s", bg, "task", succeed, tether.Timeout(0)},
 			{"a negative timeout", "timeout -1s", bg, "task", succeed, tether.Timeout(-time.Second)},
 			{"a negative delay", "delay -1s", bg, "task", succeed, tether.Delay(-time.Second)},
@@ -116,11 +116,11 @@ func TestT1_EverySubmissionGetsAHandleOrATypedError(t *testing.T) {
 			_, err := submit(bg, r, "task", succeed, tether.Delay(-1), tether.Timeout(-1))
 			assert.ErrorContains(t, err, "delay")
 		})
-		t.Run(how+" ignores a nil option and an ended context", func(t *testing.T) {
+		t.Run(how+" ignores an empty option and an ended context", func(t *testing.T) {
 			r := newRegistry(t, tether.Config{})
 			ctx, cancel := context.WithCancel(bg)
 			cancel()
-			task, err := submit(ctx, r, "task", succeed, nil)
+			task, err := submit(ctx, r, "task", succeed, tether.Option{})
 			require.NoError(t, err)
 			assert.NoError(t, wait(task))
 		})

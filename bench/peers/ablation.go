@@ -37,6 +37,8 @@ func RegistryFeatures() []Candidate {
 		{name: "Limit, not reached", reg: tether.Config{Limit: 1 << 30}},
 		{name: "Config.Timeout", reg: tether.Config{Timeout: time.Hour}},
 		{name: "an Observer that does nothing", reg: tether.Config{Observer: tether.NopObserver{}}},
+		{name: "Stuck", reg: tether.Config{Stuck: time.Hour}},
+		{name: "Linger", reg: tether.Config{Linger: time.Second}},
 		{name: "Timeout", options: func() []tether.Option { return []tether.Option{tether.Timeout(time.Hour)} }},
 		{name: "Retry, not needed", options: func() []tether.Option {
 			return []tether.Option{tether.Retry(tether.RetryPolicy{Attempts: 3})}

@@ -3,6 +3,7 @@ package peers
 import (
 	"context"
 	"log/slog"
+	"time"
 
 	"github.com/seed-2e639f12/tether"
 )
@@ -44,6 +45,23 @@ func TetherQueue() Candidate {
 	return Candidate{
 		Name: "tether bounded", Kind: Ours, Setting: "`Pool{Workers: limit, Queue: 1024, Overflow: Block}`",
 		Limited: func(limit int) (*System, error) { return tetherPool(limit, 1024), nil },
+	}
+}
+
+// TetherLinger keeps idle workers for a second, as ants and conc keep theirs: for what
+// comes one at a time and needs a deep stack.
+func TetherLinger() Candidate {
+	cfg := tether.Config{Linger: time.Second}
+	return Candidate{
+		Name: "tether linger", Kind: Ours, Setting: "`Config{Linger: time.Second}`; otherwise as tether", Queues: true,
+		Unlimited: func() (*System, error) {
+			reg := newRegistry(cfg)
+			return tetherSystem(reg, reg), nil
+		},
+		Limited: func(limit int) (*System, error) {
+			reg := newRegistry(cfg)
+			return tetherSystem(reg, reg.NewPool("pool", tether.PoolConfig{Workers: limit, Queue: tether.Unbounded})), nil
+		},
 	}
 }
 

@@ -29,6 +29,7 @@ import (
 	"math/bits"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // Unlimited is the limit of a crew that may have any number of workers.
@@ -52,8 +53,8 @@ const (
 	Wait                 // it stays, and nothing behind it may start
 )
 
-// Host knows what items are. Take, Settle and Gone are called under the crew's
-// lock and must not block; Run and Release are called without it.
+// Host knows what items are. Take, Settle, Gone and MayLinger are called under the
+// crew's lock and must not block; Run, Release and Lingered are called without it.
 type Host[T any] interface {
 	// Clock returns the time, in units of the host's choice.
 	Clock() int64
@@ -68,6 +69,12 @@ type Host[T any] interface {
 	Release(item *T)
 	// Gone tells that a worker has left the staff.
 	Gone()
+	// MayLinger, called after Gone, tells whether that worker's goroutine may wait for
+	// a while to be hired again. It is not on the staff meanwhile.
+	MayLinger() bool
+	// Lingered tells that a goroutine which waited has been hired again, and is on the
+	// staff already, or is about to end.
+	Lingered(hired bool)
 }
 
 // Crew is made by Init. Its lock is the host's as well: it guards what Take and
@@ -80,6 +87,13 @@ type Crew[T any, P Item[T]] struct {
 	staff atomic.Uint64 // workers<<32 | those of them that are searching
 	limit atomic.Int64  // most workers; 0: each leaves when its item is done
 	host  Host[T]
+	// Goroutines that linger receive from rouse, until they have waited for linger or
+	// quit is closed. Written once, by Linger.
+	linger time.Duration
+	quit   <-chan struct{}
+	rouse  chan struct{}
+
+	enter func() // the life of a worker that is hired: made once, so that to hire one allocates nothing
 	_     [64]byte
 	sync.Mutex
 	head, tail *T // taken over, oldest first; guarded by the lock
@@ -93,7 +107,15 @@ const (
 // Init prepares a crew of at most limit workers. It starts no goroutine.
 func (c *Crew[T, P]) Init(host Host[T], limit int) {
 	c.host = host
+	c.enter = func() { c.work(nil, true) }
 	c.limit.Store(int64(limit))
+}
+
+// Linger has the goroutine of a worker that leaves wait for so long, if the host
+// allows it, until it is hired again, or quit is closed. It keeps a stack that has
+// grown. It is called before the first Push, or never.
+func (c *Crew[T, P]) Linger(d time.Duration, quit <-chan struct{}) {
+	c.linger, c.quit, c.rouse = d, quit, make(chan struct{})
 }
 
 // SetLimit changes how many workers there may be. Workers above the limit leave
@@ -194,10 +216,33 @@ func (c *Crew[T, P]) hire(most int) {
 			return
 		}
 		if c.staff.CompareAndSwap(staff, staff+worker+searcher) {
-			go c.work(nil, true)
+			select {
+			case c.rouse <- struct{}{}: // somebody lingers
+			default:
+				go c.enter()
+			}
 			return
 		}
 	}
+}
+
+// rehired waits for another hire, and reports whether it came.
+func (c *Crew[T, P]) rehired(timer **time.Timer) (hired bool) {
+	if *timer == nil {
+		*timer = time.NewTimer(c.linger)
+	} else {
+		(*timer).Reset(c.linger)
+	}
+	select {
+	case <-c.rouse:
+		(*timer).Stop()
+		hired = true
+	case <-(*timer).C:
+	case <-c.quit:
+		(*timer).Stop()
+	}
+	c.host.Lingered(hired)
+	return hired
 }
 
 // work is the life of a worker. It begins with the end of an item, if another
@@ -209,6 +254,7 @@ func (c *Crew[T, P]) work(done *T, searching bool) {
 			go c.work(running, false) // the item has ended this goroutine: hand its place on
 		}
 	}()
+	var timer *time.Timer // made for the first wait
 	now := c.host.Clock()
 	for {
 		c.Lock()
@@ -225,8 +271,13 @@ func (c *Crew[T, P]) work(done *T, searching bool) {
 		if next == nil && done == nil {
 			if c.leave(searching, stalled) {
 				c.host.Gone()
+				wait := c.linger > 0 && c.host.MayLinger()
 				c.Unlock()
-				return
+				if !wait || !c.rehired(&timer) {
+					return
+				}
+				searching, now = true, c.host.Clock()
+				continue
 			}
 			searching = true
 		}

@@ -44,6 +44,7 @@ type host struct {
 	running, most int   // guarded by the lock: taken, and not settled yet
 	left          []int // workers there were at each Gone; guarded by the lock
 	misuse        atomic.Pointer[string]
+	lingering     atomic.Int32
 }
 
 func newHost(limit int) *host {
@@ -92,7 +93,36 @@ func (h *host) Release(j *job) {
 	}
 }
 
+func (h *host) MayLinger() bool {
+	h.lingering.Add(1)
+	return true
+}
+
+func (h *host) Lingered(bool) {
+	if h.lingering.Add(-1) < 0 {
+		h.complain("lingered without asking")
+	}
+}
+
 func (h *host) Gone() { h.left = append(h.left, h.crew.Workers()) }
+
+// eachKind runs a test with crews of these limits, whose idle workers end at once, or
+// linger.
+func eachKind(limits []int, t *testing.T, test func(t *testing.T, limit int, h *host)) {
+	for _, limit := range limits {
+		for _, linger := range []time.Duration{0, time.Minute} {
+			t.Run(fmt.Sprintf("limit %d, linger %v", limit, linger), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					h := newHost(limit)
+					if linger > 0 {
+						h.crew.Linger(linger, nil)
+					}
+					test(t, limit, h)
+				})
+			})
+		}
+	}
+}
 
 // idle waits until nothing moves any more, in a bubble of synctest: however long
 // a worker lingers, it has left then.
@@ -115,6 +145,7 @@ func (h *host) check(t *testing.T, jobs []*job) {
 		}
 	}
 	assert.Zero(t, h.crew.Workers(), "workers of an idle crew")
+	assert.Zero(t, h.lingering.Load(), "goroutines that wait to be hired")
 	h.crew.Lock()
 	defer h.crew.Unlock()
 	assert.Zero(t, h.running)
@@ -552,119 +583,109 @@ func TestQueueModel(t *testing.T) {
 // Everything at once: each job is run exactly once, and never more of them at a
 // time than the limit.
 func TestStress(t *testing.T) {
-	for _, limit := range []int{1, 2, 50, crew.Unlimited} {
-		t.Run(fmt.Sprintf("limit %d", limit), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				const producers, each = 8, 2500
-				h := newHost(limit)
-				var stuck bool // guarded by the lock
-				h.take = func(*job) crew.Verdict {
-					if n := h.crew.Workers(); n > limit {
-						h.complain("%d workers, limit %d", n, limit)
-					}
-					if stuck {
-						return crew.Wait
-					}
-					return crew.Start
-				}
-				jobs := make([][]*job, producers)
-				var inside, most atomic.Int64
-				var wg sync.WaitGroup
-				for p := range producers {
-					wg.Go(func() {
-						rnd := rand.New(rand.NewPCG(uint64(p), 2))
-						for i := range each {
-							how := rnd.IntN(16)
-							j := &job{id: p*each + i}
-							j.body = func() {
-								n := inside.Add(1)
-								for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
-								}
-								defer inside.Add(-1)
-								switch how {
-								case 0:
-									runtime.Goexit()
-								case 1, 2:
-									runtime.Gosched()
-								}
-							}
-							jobs[p] = append(jobs[p], j)
-							switch how {
-							case 3:
-								h.crew.Lock()
-								h.crew.Append(j)
-								h.crew.Unlock()
-								h.crew.Look()
-							case 4:
-								h.crew.Lock()
-								h.crew.Insert(j, func(other *job) bool { return other.id > j.id })
-								h.crew.Unlock()
-								h.crew.Look()
-							default:
-								h.crew.Push(j)
-							}
-							if how > 12 {
-								runtime.Gosched()
-							}
+	eachKind([]int{1, 2, 50, crew.Unlimited}, t, func(t *testing.T, limit int, h *host) {
+		const producers, each = 8, 2500
+		var stuck bool // guarded by the lock
+		h.take = func(*job) crew.Verdict {
+			if n := h.crew.Workers(); n > limit {
+				h.complain("%d workers, limit %d", n, limit)
+			}
+			if stuck {
+				return crew.Wait
+			}
+			return crew.Start
+		}
+		jobs := make([][]*job, producers)
+		var inside, most atomic.Int64
+		var wg sync.WaitGroup
+		for p := range producers {
+			wg.Go(func() {
+				rnd := rand.New(rand.NewPCG(uint64(p), 2))
+				for i := range each {
+					how := rnd.IntN(16)
+					j := &job{id: p*each + i}
+					j.body = func() {
+						n := inside.Add(1)
+						for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
 						}
-					})
-				}
-				wg.Go(func() {
-					for range 500 {
+						defer inside.Add(-1)
+						switch how {
+						case 0:
+							runtime.Goexit()
+						case 1, 2:
+							runtime.Gosched()
+						}
+					}
+					jobs[p] = append(jobs[p], j)
+					switch how {
+					case 3:
 						h.crew.Lock()
-						stuck = !stuck
-						h.crew.Sweep(func(*job) bool { return false })
+						h.crew.Append(j)
 						h.crew.Unlock()
 						h.crew.Look()
-						runtime.Gosched()
-					}
-				})
-				wg.Go(func() {
-					for range 200 {
+					case 4:
 						h.crew.Lock()
-						if j := h.crew.Pop(); j != nil {
-							// Back to where it was, under the same lock.
-							h.crew.Insert(j, func(*job) bool { return true })
-						}
+						h.crew.Insert(j, func(other *job) bool { return other.id > j.id })
 						h.crew.Unlock()
 						h.crew.Look()
+					default:
+						h.crew.Push(j)
+					}
+					if how > 12 {
 						runtime.Gosched()
 					}
-				})
-				wg.Wait()
-				h.check(t, slices.Concat(jobs...))
-				assert.LessOrEqual(t, most.Load(), int64(limit))
-				assert.LessOrEqual(t, h.most, limit)
+				}
 			})
+		}
+		wg.Go(func() {
+			for range 500 {
+				h.crew.Lock()
+				stuck = !stuck
+				h.crew.Sweep(func(*job) bool { return false })
+				h.crew.Unlock()
+				h.crew.Look()
+				runtime.Gosched()
+			}
 		})
-	}
+		wg.Go(func() {
+			for range 200 {
+				h.crew.Lock()
+				if j := h.crew.Pop(); j != nil {
+					// Back to where it was, under the same lock.
+					h.crew.Insert(j, func(*job) bool { return true })
+				}
+				h.crew.Unlock()
+				h.crew.Look()
+				runtime.Gosched()
+			}
+		})
+		wg.Wait()
+		h.check(t, slices.Concat(jobs...))
+		assert.LessOrEqual(t, most.Load(), int64(limit))
+		assert.LessOrEqual(t, h.most, limit)
+	})
 }
 
 // The moment at which a worker finds nothing and leaves is when a push may be lost.
 func TestNoLostWakeUp(t *testing.T) {
-	for _, limit := range []int{1, 2, crew.Unlimited} {
-		t.Run(fmt.Sprintf("limit %d", limit), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				h := newHost(limit)
-				var wg sync.WaitGroup
-				for p := range 4 {
-					wg.Go(func() {
-						for i := range 5000 {
-							ran := make(chan struct{})
-							body := func() { close(ran) }
-							if (i+p)%5 == 0 {
-								body = func() { close(ran); runtime.Goexit() }
-							}
-							h.crew.Push(&job{id: i, body: body})
-							<-ran // or synctest finds everybody blocked
-						}
-					})
+	eachKind([]int{1, 2, crew.Unlimited}, t, func(t *testing.T, limit int, h *host) {
+		var wg sync.WaitGroup
+		for p := range 4 {
+			wg.Go(func() {
+				for i := range 5000 {
+					ran := make(chan struct{})
+					body := func() { close(ran) }
+					if (i+p)%5 == 0 {
+						body = func() { close(ran); runtime.Goexit() }
+					}
+					h.crew.Push(&job{id: i, body: body})
+					<-ran // or synctest finds everybody blocked
 				}
-				wg.Wait()
-				h.check(t, nil)
 			})
-		})
-	}
+		}
+		wg.Wait()
+		h.check(t, nil)
+	})
 }
 
 func BenchmarkPush(b *testing.B) {
@@ -715,3 +736,53 @@ func (h *bareHost) Run(*node) int64                { return 0 }
 func (h *bareHost) Settle(*node)                   {}
 func (h *bareHost) Release(*node)                  { h.ended.Done() }
 func (h *bareHost) Gone()                          {}
+func (h *bareHost) MayLinger() bool                { return false }
+func (h *bareHost) Lingered(bool)                  {}
+
+func TestLinger(t *testing.T) {
+	goroutine := func() string {
+		text := make([]byte, 64)
+		return strings.Fields(string(text[:runtime.Stack(text, false)]))[1]
+	}
+	// run pushes a job and returns the goroutine that has run it.
+	run := func(h *host) (who string) {
+		h.crew.Push(&job{body: func() { who = goroutine() }})
+		synctest.Wait()
+		return who
+	}
+	bubble := func(name string, f func(t *testing.T)) { t.Run(name, func(t *testing.T) { synctest.Test(t, f) }) }
+	bubble("the goroutine of an idle worker is used again", func(t *testing.T) {
+		h := newHost(1)
+		h.crew.Linger(time.Minute, nil)
+		first := run(h)
+		for range 10 {
+			time.Sleep(time.Minute - 1)
+			assert.Equal(t, first, run(h))
+			assert.Zero(t, h.crew.Workers(), "it is not on the staff")
+		}
+		time.Sleep(time.Minute + 1)
+		assert.NotEqual(t, first, run(h), "it has waited long enough")
+		h.check(t, nil)
+	})
+	bubble("until quit is closed", func(t *testing.T) {
+		h := newHost(1)
+		quit := make(chan struct{})
+		h.crew.Linger(time.Minute, quit)
+		first := run(h)
+		assert.EqualValues(t, 1, h.lingering.Load())
+		close(quit)
+		synctest.Wait()
+		assert.Zero(t, h.lingering.Load())
+		assert.NotEqual(t, first, run(h))
+	})
+	bubble("without it none is", func(t *testing.T) {
+		h := newHost(1)
+		assert.NotEqual(t, run(h), run(h))
+	})
+	bubble("one that a job has ended does not", func(t *testing.T) {
+		h := newHost(1)
+		h.crew.Linger(time.Minute, nil)
+		h.crew.Push(&job{body: runtime.Goexit})
+		h.check(t, nil)
+	})
+}
