@@ -42,6 +42,9 @@ func TestAllocations(t *testing.T) {
 	}
 	for name, runner := range map[string]func(*tether.Registry) tether.Runner{
 		"a task of the registry": func(r *tether.Registry) tether.Runner { return r },
+		"a task of an observed registry": func(*tether.Registry) tether.Runner {
+			return newRegistry(t, tether.Config{Observer: tether.NopObserver{}})
+		},
 		"a task of a pool": func(r *tether.Registry) tether.Runner {
 			return r.NewPool("p", tether.PoolConfig{Workers: 4, Queue: tether.Unbounded})
 		},

@@ -691,7 +691,8 @@ func (s *Stats) add(o Stats) {
 }
 
 // Stats returns the registry's counts, those of its pools included. The end of a
-// task is counted before its Done is closed.
+// task is counted before its Done is closed. The standard library's expvar shows
+// them as they are: expvar.Publish("tether", expvar.Func(func() any { return r.Stats() })).
 func (r *Registry) Stats() Stats {
 	s := Stats{Refused: r.refused.Load()}
 	for _, l := range r.all() {
@@ -855,16 +856,20 @@ func (r *Registry) observe(t *Task, name string, call func()) {
 }
 
 // observeStart returns the context of a body that the observer has seen.
-func (r *Registry) observeStart(t *Task, ctx context.Context) context.Context {
-	m := t.extra()
-	if m.observed != nil { // nobody else writes it while the task runs
-		return m.observed // a later attempt
+func (r *Registry) observeStart(t *Task) context.Context {
+	if retry := t.options().retry; retry != nil && retry.attempt() > 1 {
+		return t.observed()
 	}
+	ctx := context.Context((*taskContext)(t))
 	r.observe(t, t.kind.name, func() {
 		if c := r.cfg.Observer.TaskStarted(ctx, t); c != nil {
 			ctx = c
 		}
 	})
+	if own, ok := ctx.(*taskContext); ok && (*Task)(own) == t {
+		return ctx // as it was: nothing to remember
+	}
+	m := t.extra()
 	m.mu.Lock()
 	m.observed = ctx
 	m.mu.Unlock()

@@ -532,7 +532,7 @@ func (t *Task) body() (end State, err error) {
 	}()
 	ctx := context.Context((*taskContext)(t))
 	if t.lane.reg.cfg.Observer != nil {
-		ctx = t.lane.reg.observeStart(t, ctx)
+		ctx = t.lane.reg.observeStart(t)
 	}
 	if m := t.more.Load(); m != nil && m.typed != nil {
 		err = m.typed.run(ctx)

@@ -1657,4 +1657,17 @@ func TestProfilerLabels(t *testing.T) {
 		assert.Contains(t, after, `{"submitter":"me"}`)
 		assert.NotContains(t, after, `"tether.task":"inline"`)
 	})
+	t.Run("a goroutine that has outlived its task is found by its label", func(t *testing.T) {
+		end, ended := make(chan struct{}), make(chan struct{})
+		require.NoError(t, wait(start(t, p, "leaky", func(context.Context) error {
+			go func() {
+				defer close(ended)
+				<-end
+			}()
+			return nil
+		})))
+		assert.Contains(t, profile(), `{"tether.pool":"the pool", "tether.task":"leaky"}`)
+		close(end)
+		<-ended
+	})
 }
