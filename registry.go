@@ -360,10 +360,10 @@ func (r *Registry) grant(ctx context.Context, p *Pool, k *kind, fn Func, w *wish
 
 // refuse counts a refusal and tells the observer; it returns err.
 func (r *Registry) refuse(ctx context.Context, p *Pool, name string, err error) error {
-	r.refused.Add(1)
 	if p != nil {
-		p.refused.Add(1)
+		p.refused.Add(1) // first: who reads the registry's and then the pool's finds no more there
 	}
+	r.refused.Add(1)
 	if r.cfg.Observer != nil {
 		r.observe(nil, name, func() { r.cfg.Observer.TaskRefused(ctx, name, err) })
 	}

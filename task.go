@@ -179,6 +179,45 @@ func (t *Task) ID() string { return t.lane.id(t.slot.Number()) }
 // Name returns the name that the task was submitted with.
 func (t *Task) Name() string { return t.kind.name }
 
+// Pool returns the name of the pool that the task is on, "" if it is on the registry
+// itself.
+func (t *Task) Pool() string { return t.lane.poolName() }
+
+// Times returns when the task was submitted, started for the first time, and ended,
+// as [Info] has them: zero if that has not happened.
+func (t *Task) Times() (submitted, started, finished time.Time) { return t.times(t.state.Load()) }
+
+func (t *Task) times(s uint32) (submitted, started, finished time.Time) {
+	since := t.lane.reg.time
+	if t.submitted != 0 {
+		submitted = since(t.submitted)
+	}
+	if s&begun != 0 {
+		started = since(t.started)
+		if t.submitted == 0 {
+			submitted = started
+		}
+	}
+	if State(s & stateMask).Final() {
+		finished = since(t.ended)
+	}
+	return submitted, started, finished
+}
+
+// Attempt returns which attempt the task is in, or has ended in, 1 for the first; 0 if
+// it has not started. Between two attempts it is the one to come.
+func (t *Task) Attempt() int { return t.attempt(t.state.Load()) }
+
+func (t *Task) attempt(s uint32) int {
+	if s&begun == 0 {
+		return 0
+	}
+	if retry := t.options().retry; retry != nil {
+		return retry.attempt()
+	}
+	return 1
+}
+
 // String returns the task's name and state. It leaves the ID out, which is a key
 // to the task.
 func (t *Task) String() string { return t.kind.name + " (" + t.State().String() + ")" }
@@ -434,19 +473,8 @@ func (t *Task) Info() Info {
 	}
 	info.State = State(s & stateMask)
 	info.Waited = t.attended()
-	since := t.lane.reg.time
-	if t.submitted != 0 {
-		info.Submitted = since(t.submitted)
-	}
-	if s&begun != 0 {
-		info.Started, info.Attempt = since(t.started), 1
-		if t.submitted == 0 {
-			info.Submitted = info.Started
-		}
-	}
-	if info.State.Final() {
-		info.Finished = since(t.ended)
-	}
+	info.Submitted, info.Started, info.Finished = t.times(s)
+	info.Attempt = t.attempt(s)
 	if m == nil {
 		return info
 	}
@@ -461,9 +489,6 @@ func (t *Task) Info() Info {
 	}
 	if o := m.opts; o != nil {
 		info.Unique, info.Labels = o.unique, o.copyLabels()
-		if s&begun != 0 && o.retry != nil {
-			info.Attempt = o.retry.attempt()
-		}
 	}
 	return info
 }

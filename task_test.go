@@ -1671,3 +1671,40 @@ func TestProfilerLabels(t *testing.T) {
 		<-ended
 	})
 }
+
+// What can be had without an Info is the same.
+func TestParticulars(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRegistry(t, tether.Config{})
+		p := r.NewPool("pool", tether.PoolConfig{Workers: 1, Queue: 10})
+		check := func(task *tether.Task) {
+			t.Helper()
+			info := task.Info()
+			submitted, started, finished := task.Times()
+			assert.Equal(t, []any{info.Pool, info.Attempt, info.Submitted, info.Started, info.Finished},
+				[]any{task.Pool(), task.Attempt(), submitted, started, finished})
+		}
+		held := start(t, p, "held", succeed, tether.Hold())
+		assert.Equal(t, "pool", held.Pool())
+		assert.Zero(t, held.Attempt())
+		check(held)
+		held.Cancel(nil)
+		check(held)
+		task := start(t, r, "task", func(context.Context) error {
+			time.Sleep(time.Second)
+			return errTest
+		}, tether.Retry(tether.RetryPolicy{Attempts: 3, Backoff: func(int) time.Duration { return time.Minute }}))
+		synctest.Wait()
+		check(task)
+		assert.Equal(t, 1, task.Attempt())
+		assert.Empty(t, task.Pool())
+		time.Sleep(30 * time.Second)
+		check(task) // between two attempts
+		assert.ErrorIs(t, wait(task), errTest)
+		check(task)
+		assert.Equal(t, 3, task.Attempt())
+		submitted, started, finished := task.Times()
+		assert.Equal(t, submitted, started)
+		assert.Equal(t, 2*time.Minute+3*time.Second, finished.Sub(started))
+	})
+}
