@@ -61,6 +61,27 @@ func TestAllocations(t *testing.T) {
 			assert.Less(t, bytes, 160.0)
 		})
 	}
+	t.Run("a body that asks its context for a value", func(t *testing.T) {
+		r := newRegistry(t, tether.Config{})
+		type key struct{}
+		ctx := context.WithValue(ctx, key{}, 42)
+		asks := func(ctx context.Context) error {
+			defer ended.Done()
+			if ctx.Value(key{}) != 42 {
+				return errTest
+			}
+			return nil
+		}
+		allocs, bytes := each(func() {
+			ended.Add(1)
+			if _, err := r.Go(ctx, "task", asks); err != nil {
+				panic(err)
+			}
+		})
+		assert.Less(t, allocs, 2.2) // the cancellation, for which the library asks by a key of its own, is not made
+		assert.Less(t, bytes, 320.0)
+		assert.Zero(t, r.Stats().Failed)
+	})
 	t.Run("a refusal", func(t *testing.T) {
 		r := newRegistry(t, tether.Config{})
 		p := r.NewPool("p", tether.PoolConfig{Workers: 1, Overflow: tether.Reject})

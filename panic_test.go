@@ -130,6 +130,7 @@ func TestT6_PanicsAreOutcomesAndNeverInvisible(t *testing.T) {
 			require.Len(t, r.Report().NeverStarted, 1)
 			assert.Equal(t, task.Err(), r.Report().NeverStarted[0].Err)
 			assert.Empty(t, r.Report().HandedOver)
+			assert.False(t, task.Info().HandedOver)
 		})
 	})
 	t.Run("of HandOver at a full pool", func(t *testing.T) {

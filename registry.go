@@ -186,6 +186,7 @@ type Registry struct {
 	refused   atomic.Uint64
 	closed    chan struct{} // is closed: the Done of what has ended before anybody asked
 	noOptions options       // never written
+	cancelKey any           // see cancelKey
 	watching  atomic.Bool   // a timer will run findStuck: true before anything that runs is older than Stuck
 
 	uniqueMu sync.Mutex
@@ -221,6 +222,7 @@ func New(cfg Config) *Registry {
 	r := &Registry{cfg: cfg, birth: time.Now().Add(-1), key: seal.NewKey(), seed: maphash.MakeSeed(), closed: make(chan struct{})}
 	close(r.closed)
 	r.unique = make(map[string]*uniqueTask)
+	r.cancelKey = cancelKey()
 	r.drain.init()
 	if cfg.Retain > 0 {
 		r.finished, r.kept = new(retain.Store[Task]), new(retain.Store[Task])

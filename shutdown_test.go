@@ -718,6 +718,7 @@ func TestD3_SlowHandOverOutlivesTheDeadline(t *testing.T) {
 		require.NoError(t, within(r, 2*time.Hour))
 		assert.Equal(t, 30*time.Second+time.Hour, time.Since(began))
 		assert.Equal(t, []string{"slow"}, names(r.Report().HandedOver))
+		assert.True(t, r.Report().HandedOver[0].HandedOver)
 	})
 }
 

@@ -94,7 +94,7 @@ type Task struct {
 	pc   uintptr // of the body, which is gone at the end
 
 	// fn and values are let go when the task is released. values is read under
-	// more.mu before that: see inner and release.
+	// more.mu before that: see heritage and release.
 	fn     Func
 	values context.Context
 
@@ -167,9 +167,7 @@ type lineage struct {
 // it for ever keeps nothing else alive.
 type inner struct {
 	context.Context
-	cancel    func(cause error)
-	values    context.Context // the submitter's; nil after release
-	inherited *lineage
+	cancel func(cause error)
 }
 
 // ID returns the task's identifier: 22 letters, digits, '-' and '_', which nobody
@@ -443,13 +441,14 @@ type Info struct {
 	// has not happened. A task that starts at once has one instant for the first two.
 	Submitted, Started, Finished time.Time
 
-	Attempt  int // 1 in the first; 0 before
-	Progress Progress
-	Unique   string // the key, if it was submitted with one
-	Labels   map[string]string
-	Err      error  // set once State is final
-	Stuck    []byte // the stack of its goroutine, if it was reported as stuck, see [Config]; not to be changed
-	Waited   bool   // somebody waits for the outcome, or has seen it: by Wait, Done, Err, Value or Result
+	Attempt    int // 1 in the first; 0 before
+	Progress   Progress
+	Unique     string // the key, if it was submitted with one
+	Labels     map[string]string
+	Err        error  // set once State is final
+	Stuck      []byte // the stack of its goroutine, if it was reported as stuck, see [Config]; not to be changed
+	HandedOver bool   // it never ran, and its HandOver has taken it
+	Waited     bool   // somebody waits for the outcome, or has seen it: by Wait, Done, Err, Value or Result
 }
 
 // Progress is what a body says of how far it is.
@@ -482,7 +481,7 @@ func (t *Task) Info() Info {
 		info.Progress, info.Stuck = a.progress, a.stuck
 	}
 	if info.State.Final() {
-		info.Err = m.err
+		info.Err, info.HandedOver = m.err, m.opts != nil && m.opts.handed
 	}
 	if m.parent.lane != nil {
 		info.Parent = m.parent.lane.id(m.parent.num)
@@ -773,21 +772,23 @@ func (c *taskContext) Value(key any) any {
 	if key == (taskKey{}) {
 		return t
 	}
-	in := t.inner()
-	// First the library's own key to the cancellation: the submitter's context
-	// would answer it with the submitter's.
-	if v := in.Context.Value(key); v != nil {
-		return v
+	if own := t.lane.reg.cancelKey; key == own || own == nil {
+		// The library's own key to the cancellation: the submitter's context would answer
+		// it with the submitter's.
+		if v := t.inner().Value(key); v != nil {
+			return v
+		}
 	}
 	if v := t.kind.labels.Value(key); v != nil {
 		return v // so that pprof.Do in a body adds to the task's labels
 	}
-	if in.values != nil {
-		if v := in.values.Value(key); v != nil {
+	values, from := t.heritage()
+	if values != nil {
+		if v := values.Value(key); v != nil {
 			return v
 		}
 	}
-	for from := in.inherited; from != nil && from.of.has(released); from = from.up {
+	for ; from != nil && from.of.has(released); from = from.up {
 		if from.values != nil {
 			if v := from.values.Value(key); v != nil {
 				return v
@@ -796,6 +797,34 @@ func (c *taskContext) Value(key any) any {
 	}
 	return nil
 }
+
+// heritage returns the values that a task has from its submitter, and from those
+// before it. It has them until it is released.
+func (t *Task) heritage() (values context.Context, inherited *lineage) {
+	m := t.extra()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if t.has(released) {
+		return nil, nil
+	}
+	return t.values, m.inherited
+}
+
+// cancelKey returns the key by which the context package asks a context for its
+// cancellation, nil if it does not ask so (any more).
+func cancelKey() any {
+	var seen askedFor
+	context.Cause(&seen)
+	return seen.key
+}
+
+// askedFor is a context that notes the last key.
+type askedFor struct{ key any }
+
+func (*askedFor) Deadline() (deadline time.Time, ok bool) { return }
+func (*askedFor) Done() <-chan struct{}                   { return nil }
+func (*askedFor) Err() error                              { return context.Canceled } // else there is no cause to ask for
+func (c *askedFor) Value(key any) any                     { c.key = key; return nil }
 
 // String keeps fmt from reading the struct, which others change meanwhile.
 func (c *taskContext) String() string { return "tether.Context(" + c.kind.name + ")" }
@@ -834,9 +863,6 @@ func (t *Task) inner() *inner {
 	case ended:
 		in.cancel(nil)
 	}
-	if !ended {
-		in.values, in.inherited = t.values, m.inherited // not cleared yet: release sets released first, then looks for more
-	}
 	m.inner.Store(in)
 	return in
 }
@@ -848,24 +874,24 @@ func (t *Task) inner() *inner {
 // the bodies derive contexts. What the observer derives for each of them does not
 // count: of that, only the newest is kept.
 func (t *Task) bequeath(ctx context.Context, to *more) (values context.Context) {
-	in := t.inner()
-	m := t.more.Load()
+	values, inherited := t.heritage()
 	if _, own := ctx.(*taskContext); own {
-		to.inherited = in.inherited
-		if in.values == nil {
+		to.inherited = inherited
+		if values == nil {
 			return context.Background()
 		}
-		return in.values
+		return values
 	}
+	m := t.more.Load()
 	m.mu.Lock()
 	observed := m.observed
 	m.mu.Unlock()
 	// A context may be of a type that cannot be compared.
 	to.fromObserver = reflect.ValueOf(ctx).Comparable() && ctx == observed
 	if to.fromObserver && m.fromObserver {
-		to.inherited = in.inherited
+		to.inherited = inherited
 	} else {
-		to.inherited = &lineage{t, in.values, in.inherited}
+		to.inherited = &lineage{t, values, inherited}
 	}
 	return ctx
 }
@@ -909,7 +935,6 @@ func (t *Task) release() {
 	m.observed, m.inherited = nil, nil
 	if in := m.inner.Load(); in != nil {
 		in.cancel(nil)
-		m.inner.Store(&inner{Context: in.Context, cancel: in.cancel})
 	}
 	if m.opts != nil {
 		m.opts.letGo()

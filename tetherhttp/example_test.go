@@ -3,6 +3,8 @@ package tetherhttp_test
 import (
 	"bufio"
 	"context"
+	"encoding/json"
+	"expvar"
 	"fmt"
 	"io"
 	"log/slog"
@@ -272,4 +274,32 @@ func ExampleListenAndServe() {
 	// logged
 	// database closed
 	// <nil>
+}
+
+// Counts for those who want neither Prometheus nor OpenTelemetry: the standard
+// library's expvar, which shows them at /debug/vars.
+func Example_expvar() {
+	reg := tether.New(tether.Config{})
+	mail := reg.NewPool("mail", tether.PoolConfig{Workers: 2, Queue: 100, Overflow: tether.Reject})
+	counts := expvar.Func(func() any {
+		all := map[string]any{"all": reg.Stats()}
+		for p := range reg.Pools() {
+			all["pool "+p.Name()] = p.Stats()
+		}
+		return all
+	})
+	// Once in a program: expvar.Publish("tether", counts)
+
+	t, err := mail.Go(context.Background(), "welcome mail", func(context.Context) error { return nil })
+	if err != nil {
+		panic(err)
+	}
+	t.Wait(context.Background())
+
+	var shown map[string]tether.PoolStats
+	if err := json.Unmarshal([]byte(counts.String()), &shown); err != nil {
+		panic(err)
+	}
+	fmt.Println(shown["all"].Submitted, shown["pool mail"].Succeeded, shown["pool mail"].Workers)
+	// Output: 1 1 2
 }
