@@ -1,0 +1,619 @@
+package tetherotel_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/baggage"
+	"go.opentelemetry.io/otel/codes"
+	metricnoop "go.opentelemetry.io/otel/metric/noop"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/trace"
+	tracenoop "go.opentelemetry.io/otel/trace/noop"
+
+	"github.com/seed-2e639f12/tether"
+	tetherotel "github.com/seed-2e639f12/tether/otel"
+)
+
+func TestRelation(t *testing.T) {
+	type relation string
+	const (
+		root    relation = "root"
+		child   relation = "child"
+		link    relation = "link"
+		dropped relation = "not sampled"
+	)
+	remote := trace.SpanContextConfig{TraceID: trace.TraceID{1}, SpanID: trace.SpanID{2}, TraceFlags: trace.FlagsSampled, Remote: true}
+	local, unsampled := remote, remote
+	local.Remote, unsampled.TraceFlags = false, 0
+	nothing := func() {}
+	request := func(name string, end bool) func(trace.Tracer) (context.Context, func()) {
+		return func(tracer trace.Tracer) (context.Context, func()) {
+			ctx, span := tracer.Start(context.Background(), name)
+			if end {
+				return ctx, func() { span.End() }
+			}
+			return ctx, nothing
+		}
+	}
+	inContext := func(sc trace.SpanContextConfig) func(trace.Tracer) (context.Context, func()) {
+		return func(trace.Tracer) (context.Context, func()) {
+			return trace.ContextWithSpanContext(context.Background(), trace.NewSpanContext(sc)), nothing
+		}
+	}
+	cases := map[string]struct {
+		submitter                         func(trace.Tracer) (ctx context.Context, end func())
+		untilEnd, alwaysLink, alwaysChild relation
+	}{
+		"none":                        {func(trace.Tracer) (context.Context, func()) { return context.Background(), nothing }, root, root, root},
+		"recording":                   {request("request", false), child, link, child},
+		"ended":                       {request("request", true), link, link, child},
+		"unsampled":                   {request("unsampled", false), dropped, dropped, dropped},
+		"unsampled and ended":         {request("unsampled", true), dropped, dropped, dropped},
+		"recorded only":               {request("recorded only", false), dropped, dropped, dropped},
+		"recorded only and ended":     {request("recorded only", true), dropped, dropped, dropped},
+		"remote":                      {inContext(remote), child, link, child},
+		"remote and unsampled":        {inContext(unsampled), dropped, dropped, dropped},
+		"a local context, not a span": {inContext(local), link, link, child},
+	}
+	for name, c := range cases {
+		for cfg, want := range map[tetherotel.Relation]relation{
+			tetherotel.ChildUntilEnd: c.untilEnd, tetherotel.AlwaysLink: c.alwaysLink, tetherotel.AlwaysChild: c.alwaysChild,
+		} {
+			for how, cancel := range map[string]bool{"runs": false, "is dropped": true} {
+				t.Run(fmt.Sprintf("%s, %d, %s", name, cfg, how), func(t *testing.T) {
+					s := newTelemetry(t)
+					r := newRegistry(t, tether.Config{Observer: s.observer(tetherotel.Config{Relation: cfg})})
+					ctx, end := c.submitter(s.tracers.Tracer(""))
+					submitter := trace.SpanContextFromContext(ctx)
+					var inBody trace.SpanContext
+					task := start(t, ctx, r, "task", func(ctx context.Context) error {
+						inBody = trace.SpanContextFromContext(ctx)
+						return nil
+					}, tether.Hold())
+					end()
+					if cancel {
+						task.Cancel(nil)
+					} else {
+						task.Release()
+					}
+					_ = task.Wait(context.Background())
+
+					if want == dropped {
+						for _, span := range s.spans.Ended() {
+							assert.NotEqual(t, "task", span.Name())
+						}
+						if !cancel {
+							assert.Equal(t, submitter.TraceID(), inBody.TraceID())
+							assert.False(t, inBody.IsSampled(), "what the body makes is not sampled either")
+						}
+						return
+					}
+					span := s.ended("task")
+					if !cancel {
+						assert.Equal(t, span.SpanContext(), inBody)
+					}
+					assert.True(t, span.SpanContext().IsSampled())
+					assert.Equal(t, trace.SpanKindInternal, span.SpanKind())
+					switch want {
+					case child:
+						assert.Equal(t, submitter.TraceID(), span.SpanContext().TraceID())
+						assert.Equal(t, submitter.SpanID(), span.Parent().SpanID())
+					default:
+						assert.False(t, span.Parent().IsValid())
+						assert.NotEqual(t, submitter.TraceID(), span.SpanContext().TraceID())
+					}
+					if want != link {
+						assert.Empty(t, span.Links())
+						return
+					}
+					require.Len(t, span.Links(), 1)
+					assert.Equal(t, submitter, span.Links()[0].SpanContext)
+				})
+			}
+		}
+	}
+}
+
+// A root that the sampler does not want stays unsampled, in the body and at its end.
+func TestUnsampledRoot(t *testing.T) {
+	for name, sampler := range map[string]func(sdktrace.Sampler) sdktrace.Sampler{
+		"by a parent-based sampler": func(s sdktrace.Sampler) sdktrace.Sampler { return sdktrace.ParentBased(s) },
+		"by another one":            func(s sdktrace.Sampler) sdktrace.Sampler { return s },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newTelemetry(t)
+			asked := 0
+			sample := sampler(everySecondOne{&asked})
+			s.tracers = sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(s.spans), sdktrace.WithSampler(sample))
+			r := newRegistry(t, tether.Config{Observer: s.observer(tetherotel.Config{})})
+			run(t, r, "task", func(ctx context.Context) error {
+				if name != "by a parent-based sampler" {
+					return nil
+				}
+				_, span := s.tracers.Tracer("").Start(ctx, "query")
+				span.End()
+				return start(t, ctx, r, "child", succeed).Wait(ctx)
+			})
+			assert.Equal(t, 1, asked)
+			assert.Empty(t, s.spans.Started())
+		})
+	}
+}
+
+type everySecondOne struct{ asked *int }
+
+func (everySecondOne) Description() string { return "every second one" }
+func (e everySecondOne) ShouldSample(sdktrace.SamplingParameters) sdktrace.SamplingResult {
+	if *e.asked++; *e.asked%2 == 0 {
+		return sdktrace.SamplingResult{Decision: sdktrace.RecordAndSample}
+	}
+	return sdktrace.SamplingResult{Decision: sdktrace.Drop}
+}
+
+// The spans of a request and its tasks, as a real server makes them.
+func TestAfterTheResponse(t *testing.T) {
+	s := newTelemetry(t)
+	r := newRegistry(t, tether.Config{Observer: s.observer(tetherotel.Config{})})
+	tracer := s.tracers.Tracer("server")
+	member, err := baggage.NewMember("order", "5")
+	require.NoError(t, err)
+	bag, err := baggage.New(member)
+	require.NoError(t, err)
+	tasks := make(chan *tether.Task, 1)
+	body := func(ctx context.Context) error {
+		assert.Equal(t, bag, baggage.FromContext(ctx))
+		_, query := tracer.Start(ctx, "query of "+trace.SpanFromContext(ctx).(sdktrace.ReadOnlySpan).Name())
+		query.End()
+		return nil
+	}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		ctx, span := tracer.Start(baggage.ContextWithBaggage(req.Context(), bag), "POST /orders", trace.WithSpanKind(trace.SpanKindServer))
+		assert.NoError(t, start(t, ctx, r, "early", body).Wait(ctx))
+		late := start(t, ctx, r, "late", body, tether.Hold())
+		w.WriteHeader(http.StatusAccepted)
+		span.End()
+		tasks <- late
+	}))
+	defer server.Close()
+	resp, err := server.Client().Post(server.URL, "", nil)
+	require.NoError(t, err)
+	require.NoError(t, resp.Body.Close())
+	late := <-tasks
+	late.Release()
+	require.NoError(t, late.Wait(context.Background()))
+
+	request := s.ended("POST /orders").SpanContext()
+	assert.Equal(t, request, s.ended("early").Parent())
+	assert.Equal(t, s.ended("early").SpanContext(), s.ended("query of early").Parent())
+	assert.False(t, s.ended("late").Parent().IsValid())
+	assert.NotEqual(t, request.TraceID(), s.ended("late").SpanContext().TraceID())
+	require.Len(t, s.ended("late").Links(), 1)
+	assert.Equal(t, request, s.ended("late").Links()[0].SpanContext)
+	assert.Equal(t, s.ended("late").SpanContext(), s.ended("query of late").Parent())
+}
+
+func TestTasksOfTasks(t *testing.T) {
+	s := newTelemetry(t)
+	r := newRegistry(t, tether.Config{Observer: s.observer(tetherotel.Config{})})
+	var next, never *tether.Task
+	run(t, r, "parent", func(ctx context.Context) error {
+		child := start(t, ctx, r, "child", func(ctx context.Context) error {
+			return start(t, ctx, r, "grandchild", succeed).Wait(ctx)
+		})
+		next = start(t, ctx, r, "next", succeed, tether.Hold())
+		never = start(t, ctx, r, "never", succeed, tether.Hold())
+		start(t, ctx, r, "dropped meanwhile", succeed, tether.Hold()).Cancel(nil)
+		return child.Wait(ctx)
+	})
+	next.Release()
+	require.NoError(t, next.Wait(context.Background()))
+	never.Cancel(nil)
+
+	parent := s.ended("parent").SpanContext()
+	assert.Equal(t, parent, s.ended("child").Parent())
+	assert.Equal(t, s.ended("child").SpanContext(), s.ended("grandchild").Parent())
+	assert.Equal(t, parent, s.ended("dropped meanwhile").Parent())
+	for _, name := range []string{"next", "never"} {
+		assert.False(t, s.ended(name).Parent().IsValid(), name)
+		require.Len(t, s.ended(name).Links(), 1, name)
+		assert.Equal(t, parent, s.ended(name).Links()[0].SpanContext, name)
+	}
+	assert.Len(t, s.spans.Ended(), 6)
+}
+
+// body is a body whose function is known by its name.
+func body(context.Context) error {
+	time.Sleep(3 * time.Second)
+	return nil
+}
+
+func TestOutcomes(t *testing.T) {
+	drop := func(cause error) func(*tether.Registry, *tether.Pool) {
+		return func(r *tether.Registry, p *tether.Pool) {
+			task := start(t, context.Background(), r, "task", succeed, tether.Hold())
+			time.Sleep(time.Second)
+			task.Cancel(cause)
+		}
+	}
+	wrapped := fmt.Errorf("no mail: %w", &url.Error{Op: "Get", URL: "/", Err: errTest})
+	cases := map[string]struct {
+		do                      func(*tether.Registry, *tether.Pool)
+		outcome, errType, cause string
+		exception               string // its message
+		pool                    string
+		attempts                int
+		handedOver              bool
+		queued, took            time.Duration
+	}{
+		"success": {do: func(r *tether.Registry, p *tether.Pool) { run(t, r, "task", body) },
+			outcome: "succeeded", attempts: 1, took: 3 * time.Second},
+		"success on a pool, after a wait": {do: func(r *tether.Registry, p *tether.Pool) {
+			p.Pause()
+			time.AfterFunc(2*time.Second, p.Resume)
+			run(t, p, "task", body)
+		}, outcome: "succeeded", attempts: 1, pool: "pool", queued: 2 * time.Second, took: 3 * time.Second},
+		"success in the end": {do: func(r *tether.Registry, p *tether.Pool) {
+			run(t, r, "task", failing(2), tether.Retry(tether.RetryPolicy{Attempts: 3, Backoff: everySecond}))
+		}, outcome: "succeeded", attempts: 3, took: 2 * time.Second},
+		"failure": {do: func(r *tether.Registry, p *tether.Pool) {
+			run(t, r, "task", func(context.Context) error { return wrapped })
+		}, outcome: "failed", errType: "*url.Error", exception: wrapped.Error(), attempts: 1},
+		"failure in the end": {do: func(r *tether.Registry, p *tether.Pool) {
+			run(t, r, "task", fail, tether.Retry(tether.RetryPolicy{Attempts: 2, Backoff: everySecond}))
+		}, outcome: "failed", errType: "*errors.errorString", exception: "test error", attempts: 2, took: time.Second},
+		"failure of a task of its own, which panicked": {do: func(r *tether.Registry, p *tether.Pool) {
+			run(t, r, "task", func(ctx context.Context) error {
+				return start(t, ctx, r, "other", func(context.Context) error { panic("boom") }).Wait(ctx)
+			})
+		}, outcome: "failed", errType: "*tether.PanicError", exception: `tether: task "other" panicked: boom`, attempts: 1},
+		"goexit": {do: func(r *tether.Registry, p *tether.Pool) {
+			run(t, r, "task", func(context.Context) error { runtime.Goexit(); return nil })
+		}, outcome: "failed", errType: "goexit", exception: tether.ErrGoexit.Error(), attempts: 1},
+		"panic": {do: func(r *tether.Registry, p *tether.Pool) {
+			run(t, r, "task", func(context.Context) error { panic("boom") })
+		}, outcome: "panicked", errType: "panic", exception: `tether: task "task" panicked: boom`, attempts: 1},
+		"timeout": {do: func(r *tether.Registry, p *tether.Pool) {
+			run(t, r, "task", untilCanceled, tether.Timeout(time.Minute))
+		}, outcome: "canceled", errType: "timeout", cause: tether.ErrTimeout.Error(),
+			exception: tether.ErrTimeout.Error() + ": context deadline exceeded", attempts: 1, took: time.Minute},
+		"shutdown": {do: func(r *tether.Registry, p *tether.Pool) {
+			start(t, context.Background(), r, "task", untilCanceled)
+			time.Sleep(time.Second)
+			drain(t, r)
+		}, outcome: "canceled", errType: "shutdown", cause: tether.ErrShutdown.Error(),
+			exception: tether.ErrShutdown.Error() + ": context canceled", attempts: 1, took: 56 * time.Second},
+		"canceled by somebody": {do: func(r *tether.Registry, p *tether.Pool) {
+			task := start(t, context.Background(), r, "task", untilCanceled)
+			time.Sleep(time.Second)
+			task.Cancel(errTest)
+		}, outcome: "canceled", cause: "test error", attempts: 1, took: time.Second},
+		"canceled by somebody, while a task of its own timed out": {do: func(r *tether.Registry, p *tether.Pool) {
+			task := start(t, context.Background(), r, "task", func(ctx context.Context) error {
+				<-ctx.Done()
+				return fmt.Errorf("%w after %w", ctx.Err(), tether.ErrTimeout)
+			})
+			synctest.Wait()
+			task.Cancel(errTest)
+		}, outcome: "canceled", cause: "test error", attempts: 1},
+		"canceled between two attempts": {do: func(r *tether.Registry, p *tether.Pool) {
+			task := start(t, context.Background(), r, "task", fail, tether.Retry(tether.RetryPolicy{Attempts: 2, Backoff: everySecond}))
+			synctest.Wait()
+			task.Cancel(nil)
+		}, outcome: "canceled", cause: "context canceled", attempts: 2}, // the second was to come
+		"dropped by somebody": {do: drop(errTest), outcome: "dropped", cause: "test error", queued: time.Second, took: time.Second},
+		"dropped for a timeout of somebody's": {do: drop(fmt.Errorf("too late: %w", tether.ErrTimeout)),
+			outcome: "dropped", errType: "timeout", cause: "too late: " + tether.ErrTimeout.Error(), exception: "too late: " + tether.ErrTimeout.Error(),
+			queued: time.Second, took: time.Second},
+		"dropped by the shutdown": {do: func(r *tether.Registry, p *tether.Pool) {
+			start(t, context.Background(), r, "task", succeed, tether.Hold())
+			time.Sleep(time.Second)
+			drain(t, r)
+		}, outcome: "dropped", errType: "shutdown", cause: tether.ErrShutdown.Error(), exception: tether.ErrShutdown.Error(),
+			queued: 56 * time.Second, took: 56 * time.Second},
+		"handed over by the shutdown": {do: func(r *tether.Registry, p *tether.Pool) {
+			start(t, context.Background(), r, "task", succeed, tether.Hold(), tether.HandOver(func(context.Context, tether.Info) error { return nil }))
+			time.Sleep(time.Second)
+			drain(t, r)
+		}, outcome: "dropped", cause: tether.ErrShutdown.Error(), handedOver: true, queued: 56 * time.Second, took: 56 * time.Second},
+		"dropped by a full pool": {do: func(r *tether.Registry, p *tether.Pool) {
+			p.Pause()
+			start(t, context.Background(), p, "task", succeed)
+			time.Sleep(time.Second)
+			start(t, context.Background(), p, "newer", succeed)
+			p.Resume()
+		}, outcome: "dropped", errType: "full", cause: tether.ErrFull.Error(), exception: tether.ErrFull.Error(), pool: "pool",
+			queued: time.Second, took: time.Second},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newTelemetry(t)
+				r := newRegistry(t, tether.Config{Observer: s.observer(tetherotel.Config{})})
+				c.do(r, r.NewPool("pool", tether.PoolConfig{Workers: 1, Queue: 1, Overflow: tether.DropOldest}))
+				synctest.Wait()
+
+				span := s.ended("task")
+				attrs := attributes(span.Attributes())
+				function, _ := attrs["code.function.name"].(string)
+				assert.True(t, strings.HasPrefix(function, "github.com/seed-2e639f12/tether/otel_test."), function)
+				delete(attrs, "code.function.name")
+				want := map[string]any{
+					"tether.task.name": "task", "tether.pool.name": c.pool, "tether.task.outcome": c.outcome,
+					"tether.task.attempt": int64(c.attempts), "tether.task.queue.duration": c.queued.Seconds(),
+				}
+				if c.cause != "" {
+					want["tether.task.cause"] = c.cause
+				}
+				if c.handedOver {
+					want["tether.task.handed_over"] = true
+				}
+				if c.errType != "" {
+					want["error.type"] = c.errType
+				}
+				assert.Equal(t, want, attrs)
+				assert.Equal(t, c.took, span.EndTime().Sub(span.StartTime()))
+				assert.WithinDuration(t, time.Now(), span.EndTime(), time.Minute)
+
+				if c.errType == "" {
+					assert.Equal(t, sdktrace.Status{}, span.Status())
+					assert.Empty(t, span.Events())
+					return
+				}
+				assert.Equal(t, sdktrace.Status{Code: codes.Error, Description: c.exception}, span.Status())
+				require.Len(t, span.Events(), 1)
+				event := span.Events()[0]
+				assert.Equal(t, "exception", event.Name)
+				exception := attributes(event.Attributes)
+				assert.Equal(t, c.exception, exception["exception.message"])
+				assert.NotEmpty(t, exception["exception.type"])
+				stack, has := exception["exception.stacktrace"].(string)
+				assert.Equal(t, c.outcome == "panicked", has)
+				if has {
+					assert.Contains(t, stack, "TestOutcomes", "the stack of the panic")
+				}
+			})
+		})
+	}
+}
+
+func everySecond(int) time.Duration { return time.Second }
+
+// failing returns a body that fails so many times.
+func failing(times int) tether.Func {
+	return func(context.Context) error {
+		if times--; times >= 0 {
+			return errTest
+		}
+		return nil
+	}
+}
+
+func TestFunctionName(t *testing.T) {
+	s := newTelemetry(t)
+	run(t, newRegistry(t, tether.Config{Observer: s.observer(tetherotel.Config{})}), "task", succeed)
+	assert.Equal(t, "github.com/seed-2e639f12/tether/otel_test.succeed", attributes(s.ended("task").Attributes())["code.function.name"])
+}
+
+func TestStuck(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newTelemetry(t)
+		r := newRegistry(t, tether.Config{Observer: s.observer(tetherotel.Config{}), Stuck: time.Minute})
+		run(t, r, "quick", succeed)
+		run(t, r, "stuck", func(context.Context) error { time.Sleep(time.Hour); return nil })
+		assert.Empty(t, s.ended("quick").Events())
+		require.Len(t, s.ended("stuck").Events(), 1)
+		event := s.ended("stuck").Events()[0]
+		assert.Equal(t, "tether.task.stuck", event.Name)
+		assert.Contains(t, attributes(event.Attributes)["code.stacktrace"], "TestStuck")
+		assert.InDelta(t, time.Minute, event.Time.Sub(s.ended("stuck").StartTime()), float64(5*time.Second))
+		assert.Equal(t, codes.Unset, s.ended("stuck").Status().Code)
+	})
+}
+
+func TestStuck_OfAnUnsampledTask(t *testing.T) {
+	s := newTelemetry(t)
+	o := s.observer(tetherotel.Config{})
+	ctx, span := s.tracers.Tracer("").Start(context.Background(), "request")
+	r := newRegistry(t, tether.Config{Observer: o})
+	o.TaskStuck(ctx, start(t, ctx, r, "task", succeed), []byte("stack"))
+	span.End()
+	assert.Empty(t, s.ended("request").Events(), "it is the submitter's span")
+}
+
+func TestAttributes(t *testing.T) {
+	t.Run("what may be private is left out", func(t *testing.T) {
+		s := newTelemetry(t)
+		r := newRegistry(t, tether.Config{Observer: s.observer(tetherotel.Config{})})
+		task := run(t, r, "task", func(context.Context) error { panic("boom") }, tether.Unique("the key"), tether.Label("tenant", "the label"))
+		span := s.ended("task")
+		all := fmt.Sprint(span.Attributes(), span.Events(), span.Status())
+		for _, private := range []string{task.ID(), "the key", "the label"} {
+			assert.NotContains(t, all, private)
+		}
+	})
+	t.Run("added ones", func(t *testing.T) {
+		s := newTelemetry(t)
+		r := newRegistry(t, tether.Config{Observer: s.observer(tetherotel.Config{Attributes: func(i tether.Info) []attribute.KeyValue {
+			return []attribute.KeyValue{attribute.String("tether.task.id", i.ID), attribute.String("tenant", i.Labels["tenant"])}
+		}})})
+		task := run(t, r, "task", succeed, tether.Label("tenant", "5"))
+		attrs := attributes(s.ended("task").Attributes())
+		assert.Equal(t, task.ID(), attrs["tether.task.id"])
+		assert.Equal(t, "5", attrs["tenant"])
+		assert.Equal(t, "task", attrs["tether.task.name"])
+	})
+	t.Run("a panic of theirs", func(t *testing.T) {
+		s := newTelemetry(t)
+		r := newRegistry(t, tether.Config{Observer: s.observer(tetherotel.Config{Attributes: func(tether.Info) []attribute.KeyValue {
+			panic("boom")
+		}})})
+		assert.Equal(t, tether.Succeeded, run(t, r, "task", succeed).State())
+		s.ended("task")
+	})
+	for name, err := range map[string]error{"an error whose text panics": badText{}, "an error whose type panics": badType{errTest}} {
+		t.Run(name, func(t *testing.T) {
+			s := newTelemetry(t)
+			r := newRegistry(t, tether.Config{Observer: s.observer(tetherotel.Config{})})
+			run(t, r, "task", func(context.Context) error { return err })
+			s.ended("task")
+		})
+	}
+}
+
+type (
+	badText struct{}
+	badType struct{ error }
+)
+
+func (badText) Error() string     { panic("boom") }
+func (badType) ErrorType() string { panic("boom") }
+
+// Each of several observers has its own span, whatever the others put into the context.
+func TestJoined(t *testing.T) {
+	a, b, request := newTelemetry(t), newTelemetry(t), newTelemetry(t)
+	r := newRegistry(t, tether.Config{Observer: tether.Observers(a.observer(tetherotel.Config{}), b.observer(tetherotel.Config{}), request.covering())})
+	ctx, span := request.tracers.Tracer("").Start(context.Background(), "request")
+	task := start(t, ctx, r, "parent", func(ctx context.Context) error {
+		return start(t, ctx, r, "child", succeed).Wait(ctx)
+	})
+	require.NoError(t, task.Wait(context.Background()))
+	start(t, ctx, r, "dropped", succeed, tether.Hold()).Cancel(nil)
+	assert.True(t, span.IsRecording())
+	span.End()
+	for _, s := range []*telemetry{a, b} {
+		for _, name := range []string{"parent", "child", "dropped"} {
+			assert.Equal(t, name, attributes(s.ended(name).Attributes())["tether.task.name"])
+		}
+		assert.Len(t, s.spans.Started(), 3)
+		assert.Len(t, s.spans.Ended(), 3)
+	}
+	assert.Equal(t, request.ended("request").SpanContext(), a.ended("parent").Parent())
+	assert.Empty(t, request.ended("request").Attributes())
+}
+
+// Nor does it matter if the observer is part of another one, which hands on its own context.
+func TestEmbedded(t *testing.T) {
+	s, other := newTelemetry(t), newTelemetry(t)
+	r := newRegistry(t, tether.Config{Observer: embedding{s.observer(tetherotel.Config{}), other.covering()}})
+	run(t, r, "task", succeed)
+	assert.Equal(t, "task", attributes(s.ended("task").Attributes())["tether.task.name"])
+	assert.Empty(t, other.spans.Ended())
+}
+
+type embedding struct {
+	*tetherotel.Observer
+	over tether.Observer
+}
+
+func (e embedding) TaskStarted(ctx context.Context, t *tether.Task) context.Context {
+	return e.over.TaskStarted(e.Observer.TaskStarted(ctx, t), t)
+}
+
+// covering returns an observer that starts spans of its own and never ends them.
+func (s *telemetry) covering() tether.Observer { return covering{tracer: s.tracers.Tracer("")} }
+
+type covering struct {
+	tether.NopObserver
+	tracer trace.Tracer
+}
+
+func (c covering) TaskStarted(ctx context.Context, t *tether.Task) context.Context {
+	ctx, _ = c.tracer.Start(ctx, "over "+t.Name())
+	return ctx
+}
+
+func TestNoop(t *testing.T) {
+	s := newTelemetry(t)
+	o := s.observer(tetherotel.Config{TracerProvider: tracenoop.NewTracerProvider(), MeterProvider: metricnoop.NewMeterProvider()})
+	r := newRegistry(t, tether.Config{Observer: o})
+	reg, err := o.Watch(r)
+	require.NoError(t, err)
+	require.NoError(t, reg.Unregister())
+	ctx, span := s.tracers.Tracer("").Start(context.Background(), "request")
+	for _, ctx := range []context.Context{context.Background(), ctx} {
+		submitters := trace.SpanFromContext(ctx)
+		require.NoError(t, start(t, ctx, r, "task", func(ctx context.Context) error {
+			assert.Equal(t, submitters, trace.SpanFromContext(ctx), "the body has its submitter's span")
+			return nil
+		}).Wait(context.Background()))
+		start(t, ctx, r, "dropped", succeed, tether.Hold()).Cancel(nil)
+	}
+	assert.True(t, span.IsRecording())
+	span.End()
+	assert.Empty(t, s.ended("request").Attributes())
+	assert.Empty(t, s.ended("request").Events())
+}
+
+// The global providers may be set after New. That can be tried once in a process.
+func TestGlobalProviders(t *testing.T) {
+	if _, set := otel.GetTracerProvider().(*sdktrace.TracerProvider); set {
+		t.Skip("that was in this process")
+	}
+	o, err := tetherotel.New(tetherotel.Config{})
+	require.NoError(t, err)
+	r := newRegistry(t, tether.Config{Observer: o})
+	_, err = o.Watch(r)
+	require.NoError(t, err)
+	run(t, r, "before", succeed)
+	s := newTelemetry(t)
+	otel.SetTracerProvider(s.tracers)
+	otel.SetMeterProvider(s.meters)
+	run(t, r, "after", succeed)
+	s.ended("after")
+	assert.Equal(t, map[string]int64{"tether.pool.name=": 2}, s.counts("tether.task.submitted"))
+}
+
+func TestManyTasks(t *testing.T) {
+	s := newTelemetry(t)
+	o := s.observer(tetherotel.Config{})
+	r := newRegistry(t, tether.Config{Observer: o})
+	p := r.NewPool("pool", tether.PoolConfig{Workers: 4, Queue: tether.Unbounded})
+	const submitters, each = 8, 200
+	var all sync.WaitGroup
+	for i := range submitters {
+		all.Go(func() {
+			for j := range each {
+				task, err := p.Go(context.Background(), fmt.Sprint("task ", j%3), func(ctx context.Context) error {
+					child, err := r.Go(ctx, "child", succeed)
+					if err != nil {
+						return err
+					}
+					return errors.Join(child.Wait(ctx), context.Cause(ctx))
+				})
+				if assert.NoError(t, err) && i == 0 {
+					task.Cancel(nil)
+				}
+			}
+		})
+	}
+	all.Wait()
+	drain(t, r)
+	stats := r.Stats()
+	assert.Len(t, s.spans.Started(), int(stats.Submitted))
+	assert.Len(t, s.spans.Ended(), int(stats.Submitted))
+	spans := make(map[trace.SpanID]sdktrace.ReadOnlySpan)
+	for _, span := range s.spans.Ended() {
+		spans[span.SpanContext().SpanID()] = span
+	}
+	for _, span := range spans {
+		if span.Name() == "child" {
+			require.True(t, span.Parent().IsValid())
+			assert.Contains(t, spans[span.Parent().SpanID()].Name(), "task")
+		}
+	}
+}
