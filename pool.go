@@ -717,7 +717,7 @@ func (l *lane) start(t *Task, now int64) {
 func (l *lane) Run(n *node) int64 {
 	l.gate.Freed() // a place to wait at
 	(*Task)(n).run()
-	if n.end != Succeeded || l.reg.cfg.Observer != nil {
+	if n.end != Succeeded || l.reg.observers != nil {
 		return l.reg.now() // a callback may have taken its time since the body ended
 	}
 	return n.ended

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"runtime"
 	"runtime/pprof"
@@ -1533,7 +1534,7 @@ func TestNewPool_PanicsOnWhatNoRunCouldMend(t *testing.T) {
 	assert.NotPanics(t, func() {
 		p := r.NewPool("pool", tether.PoolConfig{})
 		assert.Equal(t, runtime.GOMAXPROCS(0), p.Stats().Workers)
-		r.NewPool("pool", tether.PoolConfig{Workers: 1 << 40, Queue: 1 << 40, Capacity: 1 << 62, PerKey: 1 << 40})
+		r.NewPool("pool", tether.PoolConfig{Workers: math.MaxInt, Queue: math.MaxInt, Capacity: 1 << 62, PerKey: math.MaxInt})
 	})
 }
 

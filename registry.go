@@ -16,6 +16,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"weak"
 
 	"github.com/seed-2e639f12/tether/internal/crew"
 	"github.com/seed-2e639f12/tether/internal/names"
@@ -49,18 +50,21 @@ type Config struct {
 	// Observer is told of every task. nil: nobody is.
 	Observer Observer
 	// Stuck is how long an attempt may run before the task is reported with the stack
-	// of its goroutine: once, to the Logger, to a [StuckObserver], and in [Info]; at
-	// most a sixteenth of Stuck later. The task runs
-	// on. For its stack all goroutines stop for some milliseconds; in a process of more
-	// than 2000 none does, and the stacks are those of all tasks of that name. 0: never.
+	// of its goroutine: once, to the Logger, to a [StuckObserver], and in [Info]. The
+	// report comes at most a sixteenth of Stuck later, and a millisecond, unless so much
+	// is stuck that to report it takes longer. The task runs on. For its stack all
+	// goroutines stop for some milliseconds; in a process of more than 2000 none does,
+	// and the stacks are those of all tasks of that name. 0: never.
 	Stuck time.Duration
 	// OnPanic says what a panic of a body or of a callback does.
 	OnPanic PanicPolicy
 	// Linger is how long the goroutine of an idle worker waits for another task, with
-	// the stack that it has grown: worth some microseconds to each task that needs a
-	// deep stack and finds nobody at work. At most 64 wait in each pool, until
-	// Shutdown. 0: none does, each ends as soon as nothing is left to do, and a program
-	// that ends without Shutdown, as tests do, leaves no goroutine behind.
+	// the stack that it has grown, as far as the garbage collector leaves it: worth some
+	// microseconds to each task that needs a deep stack and finds nobody at work. Until
+	// Shutdown, at most 64 wait in each pool, and for the registry's own tasks 64 for
+	// each processor. 0: none does. Each ends then as soon as nothing is left to do, so
+	// that a program that ends without Shutdown, as a test may, leaves no goroutine
+	// behind, and a registry may serve more than one bubble of testing/synctest.
 	Linger time.Duration
 }
 
@@ -95,8 +99,9 @@ type Observer interface {
 // StuckObserver is an [Observer] that is told of stuck tasks too, see [Config].Stuck.
 type StuckObserver interface {
 	Observer
-	// TaskStuck comes once for a task that is stuck, on a goroutine of its own: the
-	// task may end meanwhile. ctx is what TaskStarted returned.
+	// TaskStuck comes once for a task that is stuck, on another goroutine than the
+	// task's, which may end meanwhile. One comes after the other, so that whoever is slow
+	// delays the next. ctx is what TaskStarted returned.
 	TaskStuck(ctx context.Context, t *Task, stack []byte)
 }
 
@@ -104,47 +109,115 @@ type StuckObserver interface {
 // the context of one on to the next; TaskEnded and TaskStuck give each what it
 // returned itself. It is a [StuckObserver] to those of them that are.
 func Observers(each ...Observer) Observer {
-	return observers(slices.DeleteFunc(slices.Clone(each), func(o Observer) bool { return o == nil }))
+	var all observers
+	for _, o := range each {
+		if more, ok := o.(*observers); ok {
+			all.each = append(all.each, more.each...)
+		} else if o != nil {
+			all.each = append(all.each, o)
+		}
+	}
+	return &all
 }
 
-type observers []Observer
+type observers struct {
+	each []Observer
+	reg  *Registry // whose they are, and who logs their panics; nil if another observer has them
+}
 
-// tell calls each of them, also if one panics.
-func (all observers) tell(call func(i int, o Observer)) {
-	for i := range all {
-		defer call(len(all)-1-i, all[len(all)-1-i]) // they run in reverse: the first one first
+// event is a call of observers.
+type event struct {
+	what  uint8 // taskSubmitted, …
+	ctx   context.Context
+	task  *Task // nil if it was refused
+	name  string
+	err   error
+	stack []byte
+	each  []context.Context // what each has made of ctx, if there are several
+}
+
+const (
+	taskSubmitted = iota
+	taskStarted
+	taskEnded
+	taskRefused
+	taskStuck
+)
+
+// tell tells all of them. In an event of one alone nothing is allocated.
+func (all *observers) tell(e *event) {
+	if len(all.each) == 1 {
+		all.call(0, e)
+	} else {
+		several := *e
+		all.callEach(&several)
+		e.ctx = several.ctx
 	}
 }
 
-func (all observers) TaskSubmitted(ctx context.Context, t *Task) {
-	all.tell(func(_ int, o Observer) { o.TaskSubmitted(ctx, t) })
+// callEach calls each, also if one before it panics or ends this goroutine.
+func (all *observers) callEach(e *event) {
+	if e.what == taskStarted {
+		e.each = make([]context.Context, len(all.each))
+		defer func() { e.ctx = context.WithValue(e.ctx, observedKey{}, &observed{e.task, e.each}) }()
+	}
+	for i := range all.each {
+		defer all.call(len(all.each)-1-i, e) // they run in reverse: the first one first
+	}
 }
 
-func (all observers) TaskRefused(ctx context.Context, name string, err error) {
-	all.tell(func(_ int, o Observer) { o.TaskRefused(ctx, name, err) })
-}
-
-func (all observers) TaskStarted(ctx context.Context, t *Task) context.Context {
-	each := make([]context.Context, len(all))
-	all.tell(func(i int, o Observer) {
-		if c := o.TaskStarted(ctx, t); c != nil {
-			ctx = c
+func (all *observers) call(i int, e *event) {
+	if all.reg != nil {
+		defer func() {
+			if v := recover(); v != nil {
+				all.reg.observerPanicked(e, v)
+			}
+		}()
+	}
+	switch o := all.each[i]; e.what {
+	case taskSubmitted:
+		o.TaskSubmitted(e.ctx, e.task)
+	case taskStarted:
+		if e.each != nil {
+			e.each[i] = e.ctx // what stays if it panics
 		}
-		each[i] = ctx
-	})
-	return context.WithValue(ctx, observedKey{}, &observed{t, each})
-}
-
-func (all observers) TaskEnded(ctx context.Context, t *Task) {
-	all.tell(func(i int, o Observer) { o.TaskEnded(all.own(ctx, t, i), t) })
-}
-
-func (all observers) TaskStuck(ctx context.Context, t *Task, stack []byte) {
-	all.tell(func(i int, o Observer) {
+		if c := o.TaskStarted(e.ctx, e.task); c != nil {
+			e.ctx = c
+		}
+		if e.each != nil {
+			e.each[i] = e.ctx
+		}
+	case taskEnded:
+		o.TaskEnded(all.own(e, i), e.task)
+	case taskRefused:
+		o.TaskRefused(e.ctx, e.name, e.err)
+	case taskStuck:
 		if o, ok := o.(StuckObserver); ok {
-			o.TaskStuck(all.own(ctx, t, i), t, stack)
+			o.TaskStuck(all.own(e, i), e.task, e.stack)
 		}
-	})
+	}
+}
+
+func (all *observers) TaskSubmitted(ctx context.Context, t *Task) {
+	all.tell(&event{what: taskSubmitted, ctx: ctx, task: t})
+}
+
+func (all *observers) TaskStarted(ctx context.Context, t *Task) context.Context {
+	e := event{what: taskStarted, ctx: ctx, task: t}
+	all.tell(&e)
+	return e.ctx
+}
+
+func (all *observers) TaskEnded(ctx context.Context, t *Task) {
+	all.tell(&event{what: taskEnded, ctx: ctx, task: t})
+}
+
+func (all *observers) TaskRefused(ctx context.Context, name string, err error) {
+	all.tell(&event{what: taskRefused, ctx: ctx, name: name, err: err})
+}
+
+func (all *observers) TaskStuck(ctx context.Context, t *Task, stack []byte) {
+	all.tell(&event{what: taskStuck, ctx: ctx, task: t, stack: stack})
 }
 
 // observed is what each of some observers has made of a body's context, under
@@ -156,11 +229,13 @@ type observed struct {
 
 type observedKey struct{}
 
-func (all observers) own(ctx context.Context, t *Task, i int) context.Context {
-	if o, ok := ctx.Value(observedKey{}).(*observed); ok && o.task == t && o.each[i] != nil {
-		return o.each[i]
+func (all *observers) own(e *event, i int) context.Context {
+	if len(all.each) > 1 {
+		if o, ok := e.ctx.Value(observedKey{}).(*observed); ok && o.task == e.task {
+			return o.each[i]
+		}
 	}
-	return ctx // it has not started, or that observer panicked when it did
+	return e.ctx // it has not started
 }
 
 // NopObserver does nothing.
@@ -187,7 +262,8 @@ type Registry struct {
 	closed    chan struct{} // is closed: the Done of what has ended before anybody asked
 	noOptions options       // never written
 	cancelKey any           // see cancelKey
-	watching  atomic.Bool   // a timer will run findStuck: true before anything that runs is older than Stuck
+	observers *observers    // the Observer; nil if there is none
+	stuck     watch
 
 	uniqueMu sync.Mutex
 	unique   map[string]*uniqueTask // guarded by uniqueMu
@@ -219,10 +295,14 @@ func New(cfg Config) *Registry {
 	cfg.Limit = max(cfg.Limit, 0)
 	cfg.Timeout = max(cfg.Timeout, 0)
 	cfg.Stuck = max(cfg.Stuck, 0)
-	r := &Registry{cfg: cfg, birth: time.Now().Add(-1), key: seal.NewKey(), seed: maphash.MakeSeed(), closed: make(chan struct{})}
+	r := &Registry{cfg: cfg, stuck: watch{round: make(chan struct{}, 1)}, birth: time.Now().Add(-1), key: seal.NewKey(), seed: maphash.MakeSeed(), closed: make(chan struct{})}
 	close(r.closed)
 	r.unique = make(map[string]*uniqueTask)
 	r.cancelKey = cancelKey()
+	if all := Observers(cfg.Observer).(*observers); len(all.each) > 0 {
+		all.reg = r
+		r.observers = all
+	}
 	r.drain.init()
 	if cfg.Retain > 0 {
 		r.finished, r.kept = new(retain.Store[Task]), new(retain.Store[Task])
@@ -366,8 +446,8 @@ func (r *Registry) refuse(ctx context.Context, p *Pool, name string, err error) 
 		p.refused.Add(1) // first: who reads the registry's and then the pool's finds no more there
 	}
 	r.refused.Add(1)
-	if r.cfg.Observer != nil {
-		r.observe(nil, name, func() { r.cfg.Observer.TaskRefused(ctx, name, err) })
+	if r.observers != nil {
+		r.observers.TaskRefused(ctx, name, err)
 	}
 	return err
 }
@@ -443,7 +523,7 @@ func (r *Registry) claim(from *Task, l *lane) (table.Slot[Task], error) {
 // publish makes an admitted task known and sends it on its way.
 func (r *Registry) publish(ctx context.Context, t *Task, w *wishes, inline bool) {
 	l, o, hold := t.lane, w.kept(), w.held()
-	plain := !hold && !inline && (o == nil || o.delay == 0) && r.cfg.Observer == nil
+	plain := !hold && !inline && (o == nil || o.delay == 0) && r.observers == nil
 	if !plain || l.pool != nil {
 		t.submitted = r.now()
 	}
@@ -484,8 +564,8 @@ func (r *Registry) publish(ctx context.Context, t *Task, w *wishes, inline bool)
 			l.setOut(t)
 		}
 	}()
-	if r.cfg.Observer != nil {
-		r.observe(t, t.kind.name, func() { r.cfg.Observer.TaskSubmitted(ctx, t) })
+	if r.observers != nil {
+		r.observers.TaskSubmitted(ctx, t)
 	}
 }
 
@@ -742,10 +822,10 @@ func (r *Registry) decide(t *Task, end State, err error) {
 	if err != nil {
 		t.extra().err = err
 	}
-	if r.cfg.Observer != nil {
+	if r.observers != nil {
 		ctx := t.observed()
 		t.state.Add(uint32(end) - t.state.Load()&stateMask)
-		r.observe(t, t.kind.name, func() { r.cfg.Observer.TaskEnded(ctx, t) })
+		r.observers.TaskEnded(ctx, t)
 	}
 	if err != nil && !t.attended() {
 		r.logFailure(t, end, err)
@@ -762,64 +842,163 @@ func (r *Registry) logFailure(t *Task, end State, err error) {
 	}
 }
 
-// watch sees to it that a task that has started is reported if it gets stuck. It is
+// watch is what finds the tasks that are stuck: rounds, one at a time, by a timer that
+// is set as long as anything runs.
+type watch struct {
+	set   atomic.Bool   // the timer is set, or a round is under way: nobody else sets it
+	round chan struct{} // has room for one: who is in a round, or the end of the drain
+	mu    sync.Mutex
+	timer *time.Timer // guarded by mu
+}
+
+// watch sees to it that an attempt that has begun is reported if it gets stuck. It is
 // called after the state says that it runs.
 func (r *Registry) watch() {
-	if r.cfg.Stuck > 0 && !r.watching.Load() && r.watching.CompareAndSwap(false, true) {
-		time.AfterFunc(r.cfg.Stuck, r.findStuck)
+	if r.cfg.Stuck > 0 && !r.stuck.set.Load() && r.stuck.set.CompareAndSwap(false, true) {
+		r.lookIn(r.cfg.Stuck)
 	}
 }
 
-// findStuck reports the tasks that have run for too long, and has a timer call it
-// again as long as there are others.
-func (r *Registry) findStuck() {
-	stuck, next := r.overdue()
-	if next == 0 {
-		// Who starts a task from here on sets the timer. A task that has started since
-		// it was looked for found the timer set.
-		r.watching.Store(false)
-		if _, next := r.overdue(); next != 0 {
-			r.watch()
-		}
+func (r *Registry) lookIn(d time.Duration) {
+	w := &r.stuck
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.timer == nil {
+		self := weak.Make(r) // the runtime may know of a timer for a while after it was stopped
+		w.timer = time.AfterFunc(d, func() {
+			if r := self.Value(); r != nil {
+				r.findStuck()
+			}
+		})
 	} else {
-		time.AfterFunc(max(next, r.cfg.Stuck/16, time.Millisecond), r.findStuck)
+		w.timer.Reset(d)
 	}
-	if len(stuck) == 0 {
+}
+
+// stopWatch ends the watch when the drain is over. It waits for a round that is under
+// way, and reports false if ctx ends before that does.
+func (r *Registry) stopWatch(ctx context.Context) bool {
+	w := &r.stuck
+	w.mu.Lock()
+	if w.timer != nil {
+		w.timer.Stop()
+	}
+	w.mu.Unlock()
+	select {
+	case w.round <- struct{}{}:
+		<-w.round
+		return true
+	default:
+	}
+	select {
+	case w.round <- struct{}{}:
+		<-w.round
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// findStuck is a round: it reports what is overdue, and has the timer set again as long
+// as anything else runs.
+func (r *Registry) findStuck() {
+	w := &r.stuck
+	w.round <- struct{}{}
+	began := time.Now()
+	defer func() { // also if the observer or the log has ended this goroutine
+		defer func() { <-w.round }()
+		// A round is costly if much is stuck: most of the time there is none.
+		pause := max(r.cfg.Stuck/16, time.Millisecond, 16*time.Since(began))
+		if next, runs := r.nextOverdue(); runs {
+			r.lookIn(max(next, pause))
+			return
+		}
+		// Who begins an attempt from here on sets the timer. Who has begun one since
+		// nextOverdue looked found it set.
+		w.set.Store(false)
+		if next, runs := r.nextOverdue(); runs && w.set.CompareAndSwap(false, true) {
+			r.lookIn(max(next, pause))
+		}
+	}()
+	late := r.overdue()
+	if len(late) == 0 {
 		return
 	}
 	dump := stacks.Take(reflect.TypeFor[Task]().PkgPath()+".(*Task).run", labelTask)
-	for _, t := range stuck {
-		stack := dump.Of(fmt.Sprintf("%p", t), t.kind.name)
-		if stack != nil && t.stuckAt(stack) { // else it has ended meanwhile
-			r.reportStuck(t, stack)
+	var found []stuckTask
+	for _, s := range late {
+		s.stack = dump.Of(fmt.Sprintf("%p", s.task), s.task.kind.name)
+		if s.stack == nil {
+			if s.task.state.Or(unseen)&unseen == 0 {
+				continue // it is not there yet, or there no more: the next round knows
+			}
+			s.stack = []byte("its goroutine was not found\n")
+		}
+		var first bool
+		if s.ctx, first = s.task.noteStuck(s.began, s.stack); first {
+			found = append(found, s)
 		}
 	}
+	r.reportStuck(found)
 }
 
-// overdue returns the tasks that are stuck and not reported yet, and how long it is
-// until the next one may be; 0 if no other one runs.
-func (r *Registry) overdue() (stuck []*Task, next time.Duration) {
+// stuckTask is a task of which an attempt is stuck.
+type stuckTask struct {
+	task  *Task
+	began int64 // the attempt
+	stack []byte
+	ctx   context.Context
+}
+
+func (r *Registry) overdue() (late []stuckTask) {
 	now := r.now()
-	for t := range r.Tasks() {
-		if s := t.state.Load(); State(s&stateMask) != Running || s&reported != 0 {
-			continue
-		}
-		switch left := r.cfg.Stuck - time.Duration(now-t.attemptBegan()); {
-		case left <= 0:
-			stuck = append(stuck, t)
-		case next == 0 || left < next:
-			next = left
+	for t := range r.unreported() {
+		if began := t.attemptBegan(); now-began >= int64(r.cfg.Stuck) {
+			late = append(late, stuckTask{task: t, began: began})
 		}
 	}
-	return stuck, next
+	return late
 }
 
-func (r *Registry) reportStuck(t *Task, stack []byte) {
-	r.log(slog.LevelWarn, "task stuck",
-		slog.String("task", t.kind.name), slog.String("id", t.ID()), slog.String("pool", t.lane.poolName()),
-		slog.Duration("running", time.Duration(r.now()-t.attemptBegan())), slog.String("stack", string(stack)))
-	if o, ok := r.cfg.Observer.(StuckObserver); ok {
-		r.observe(t, t.kind.name, func() { o.TaskStuck(t.observed(), t, stack) })
+// nextOverdue returns how long it is until an attempt may be overdue, and whether one
+// runs at all.
+func (r *Registry) nextOverdue() (next time.Duration, runs bool) {
+	now := r.now()
+	next = r.cfg.Stuck
+	for t := range r.unreported() {
+		next, runs = min(next, r.cfg.Stuck-time.Duration(now-t.attemptBegan())), true
+	}
+	return next, runs
+}
+
+// unreported returns the tasks that run and are not reported as stuck.
+func (r *Registry) unreported() iter.Seq[*Task] {
+	return func(yield func(*Task) bool) {
+		for t := range r.Tasks() {
+			if s := t.state.Load(); State(s&stateMask) == Running && s&reported == 0 && !yield(t) {
+				return
+			}
+		}
+	}
+}
+
+func (r *Registry) reportStuck(found []stuckTask) {
+	defer func() {
+		if len(found) > 0 { // the observer or the log has ended this goroutine
+			r.reportStuck(found)
+		}
+	}()
+	for len(found) > 0 {
+		s := found[0]
+		found = found[1:]
+		t := s.task
+		t.changed()
+		r.log(slog.LevelWarn, "task stuck",
+			slog.String("task", t.kind.name), slog.String("id", t.ID()), slog.String("pool", t.lane.poolName()),
+			slog.Duration("running", time.Duration(r.now()-s.began)), slog.String("stack", string(s.stack)))
+		if r.observers != nil {
+			r.observers.TaskStuck(s.ctx, t, s.stack)
+		}
 	}
 }
 
@@ -843,18 +1022,14 @@ func (r *Registry) panicked(what string, e *PanicError, pool string) {
 	select {}
 }
 
-// observe calls the observer about a task, which is nil for a refusal.
-func (r *Registry) observe(t *Task, name string, call func()) {
-	defer func() {
-		if v := recover(); v != nil {
-			if t != nil {
-				t.panicked("observer", v)
-				return
-			}
-			r.panicked("observer", &PanicError{Value: v, Stack: debug.Stack(), Task: name}, "")
-		}
-	}()
-	call()
+// observerPanicked logs an observer's panic. It is called while the panic's stack is
+// still there.
+func (r *Registry) observerPanicked(e *event, v any) {
+	if e.task != nil {
+		e.task.panicked("observer", v)
+		return
+	}
+	r.panicked("observer", &PanicError{Value: v, Stack: debug.Stack(), Task: e.name}, "")
 }
 
 // observeStart returns the context of a body that the observer has seen.
@@ -862,12 +1037,7 @@ func (r *Registry) observeStart(t *Task) context.Context {
 	if retry := t.options().retry; retry != nil && retry.attempt() > 1 {
 		return t.observed()
 	}
-	ctx := context.Context((*taskContext)(t))
-	r.observe(t, t.kind.name, func() {
-		if c := r.cfg.Observer.TaskStarted(ctx, t); c != nil {
-			ctx = c
-		}
-	})
+	ctx := r.observers.TaskStarted((*taskContext)(t), t)
 	if own, ok := ctx.(*taskContext); ok && (*Task)(own) == t {
 		return ctx // as it was: nothing to remember
 	}

@@ -129,6 +129,11 @@ func (r *Registry) Shutdown(ctx context.Context) error {
 			return err
 		}
 	}
+	if !r.stopWatch(ctx) {
+		err := &DrainError{d.makeReport(r, self), ctx}
+		r.log(slog.LevelError, "drain: the report of a stuck task has not ended", slog.Any("error", err))
+		return err
+	}
 	r.log(slog.LevelInfo, "drain: done", d.makeReport(r, self).attrs()...)
 	return nil
 }
@@ -504,6 +509,9 @@ type DrainError struct {
 
 func (e *DrainError) Error() string {
 	var b strings.Builder
+	if e.left == 0 {
+		return fmt.Sprintf("tether: %v: the report of a stuck task, to the log or the observer, has not ended", e.ctx.Err())
+	}
 	fmt.Fprintf(&b, "tether: %v: %d tasks have not ended", e.ctx.Err(), e.left)
 	for i, info := range e.Abandoned {
 		if i == 10 {

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -325,7 +327,7 @@ func TestObservers(t *testing.T) {
 		assert.Equal(t, []string{
 			"a submitted <nil> <nil>", "b submitted <nil> <nil>",
 			"a started <nil> <nil>", "b started <nil> <nil>",
-			"a ended <nil> <nil>", "b ended <nil> <nil>",
+			"a ended <nil> <nil>", "b ended <nil> task",
 		}, calls)
 		assert.Equal(t, 3, strings.Count(logged.String(), "panic=broken"))
 	})
@@ -333,4 +335,216 @@ func TestObservers(t *testing.T) {
 		r := newRegistry(t, tether.Config{Observer: tether.Observers()})
 		wait(start(t, r, "task", succeed))
 	})
+}
+
+// stuckFunc is an Observer whose TaskStuck is a function.
+type stuckFunc func(ctx context.Context, t *tether.Task)
+
+func (stuckFunc) TaskSubmitted(context.Context, *tether.Task)               {}
+func (stuckFunc) TaskEnded(context.Context, *tether.Task)                   {}
+func (stuckFunc) TaskRefused(context.Context, string, error)                {}
+func (f stuckFunc) TaskStuck(ctx context.Context, t *tether.Task, _ []byte) { f(ctx, t) }
+func (stuckFunc) TaskStarted(ctx context.Context, _ *tether.Task) context.Context {
+	return context.WithValue(ctx, spanKey("s"), "span")
+}
+
+// hookHandler is a log that calls a function for each record.
+type hookHandler struct {
+	slog.Handler
+	hook func(slog.Record)
+}
+
+func (hookHandler) Enabled(context.Context, slog.Level) bool             { return true }
+func (h hookHandler) Handle(_ context.Context, record slog.Record) error { h.hook(record); return nil }
+
+// frames calls f that many frames deeper.
+func frames(n int, f func()) {
+	if n == 0 {
+		f()
+		return
+	}
+	frames(n-1, f)
+	runtime.KeepAlive(n)
+}
+
+func TestStuck_Hostile(t *testing.T) {
+	bubble := func(name string, f func(t *testing.T)) { t.Run(name, func(t *testing.T) { synctest.Test(t, f) }) }
+
+	bubble("a slow observer delays the next, and no attempt that is not stuck is reported", func(t *testing.T) {
+		var logged bytes.Buffer
+		release := make(chan struct{})
+		seen := 0
+		r := newRegistry(t, tether.Config{Stuck: time.Minute, Logger: slog.New(slog.NewTextHandler(&logged, nil)),
+			Observer: stuckFunc(func(context.Context, *tether.Task) {
+				if seen++; seen == 1 {
+					<-release
+				}
+			})})
+		end, end2 := make(chan struct{}), make(chan struct{})
+		for range 2 {
+			attempts := 0
+			start(t, r, "retried", func(context.Context) error {
+				if attempts++; attempts == 1 {
+					<-end
+					return errTest
+				}
+				<-end2
+				return nil
+			}, tether.Retry(tether.RetryPolicy{Attempts: 2, Backoff: func(int) time.Duration { return 0 }}))
+		}
+		time.Sleep(time.Minute + 4*time.Second) // the first report hangs
+		synctest.Wait()
+		close(end)
+		time.Sleep(time.Second)
+		close(release)
+		synctest.Wait()
+		assert.Equal(t, 2, seen)
+		assert.NotContains(t, logged.String(), "running=1s")
+		close(end2)
+	})
+	bubble("an observer that ends its goroutine does not end the round", func(t *testing.T) {
+		seen := 0
+		r := newRegistry(t, tether.Config{Stuck: time.Minute, Observer: stuckFunc(func(context.Context, *tether.Task) {
+			seen++
+			runtime.Goexit()
+		})})
+		end := make(chan struct{})
+		for range 3 {
+			start(t, r, "task", until(end))
+		}
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		assert.Equal(t, 3, seen)
+		start(t, r, "later", until(end))
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		assert.Equal(t, 4, seen)
+		close(end)
+	})
+	bubble("the context is what TaskStarted returned, also if the task has ended", func(t *testing.T) {
+		end := make(chan struct{})
+		var task *tether.Task
+		var span any
+		r := newRegistry(t, tether.Config{Stuck: time.Minute,
+			Observer: stuckFunc(func(ctx context.Context, _ *tether.Task) { span = ctx.Value(spanKey("s")) }),
+			Logger: slog.New(hookHandler{hook: func(record slog.Record) {
+				if record.Message == "task stuck" {
+					close(end)
+					<-task.Done()
+				}
+			}})})
+		task = start(t, r, "task", until(end), tether.Hold())
+		task.Release()
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		assert.Equal(t, "span", span)
+	})
+	bubble("whose goroutine cannot be found is reported too", func(t *testing.T) {
+		d := new(stuckJournal)
+		r := newRegistry(t, tether.Config{Stuck: time.Minute, Observer: d})
+		end := make(chan struct{})
+		p := r.NewPool("p", tether.PoolConfig{Workers: 1, Overflow: tether.CallerRuns})
+		start(t, p, "busy", until(end))
+		var inline *tether.Task
+		go frames(60, func() {
+			_, err := p.Go(t.Context(), "inline", func(ctx context.Context) error {
+				inline, _ = tether.FromContext(ctx)
+				frames(60, func() { <-end }) // the runtime leaves out what is between the outermost and the innermost 50
+				return nil
+			})
+			assert.NoError(t, err)
+		})
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		require.Len(t, d.of(inline), 1)
+		assert.Contains(t, d.of(inline)[0], "not found")
+		close(end)
+	})
+	bubble("whose labels are lost, in a process of many goroutines", func(t *testing.T) {
+		d := new(stuckJournal)
+		r := newRegistry(t, tether.Config{Stuck: time.Minute, Observer: d})
+		end := make(chan struct{})
+		for range 3000 {
+			go func() { <-end }()
+		}
+		p := r.NewPool("p", tether.PoolConfig{Workers: 1, Overflow: tether.CallerRuns})
+		start(t, p, "busy", until(end))
+		task := start(t, r, "task", func(context.Context) error {
+			_, err := p.Go(context.Background(), "inline", succeed) // leaves the goroutine with the labels of that context
+			<-end
+			return err
+		})
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		assert.Len(t, d.of(task), 1)
+		close(end)
+	})
+	bubble("one round at a time, however long it takes", func(t *testing.T) {
+		var inside, most, reports int
+		r := newRegistry(t, tether.Config{Stuck: time.Minute, Observer: stuckFunc(func(context.Context, *tether.Task) {
+			inside++
+			most = max(most, inside)
+			reports++
+			time.Sleep(time.Minute)
+			inside--
+		})})
+		end := make(chan struct{})
+		for range 20 {
+			start(t, r, "task", until(end))
+		}
+		time.Sleep(time.Hour)
+		for range 3 {
+			start(t, r, "later", until(end))
+		}
+		time.Sleep(10 * time.Hour)
+		synctest.Wait()
+		assert.Equal(t, 23, reports)
+		assert.Equal(t, 1, most)
+		close(end)
+	})
+	bubble("D6: Shutdown waits for a report that is under way", func(t *testing.T) {
+		release, ended := make(chan struct{}), false
+		r := newRegistry(t, tether.Config{Stuck: time.Minute, Observer: stuckFunc(func(context.Context, *tether.Task) {
+			<-release
+			ended = true
+		})})
+		end := make(chan struct{})
+		start(t, r, "task", until(end))
+		time.Sleep(time.Hour)
+		close(end)
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		err := r.Shutdown(ctx)
+		assert.ErrorIs(t, err, context.DeadlineExceeded)
+		assert.ErrorContains(t, err, "stuck")
+		go func() {
+			time.Sleep(time.Second)
+			close(release)
+		}()
+		drain(t, r)
+		assert.True(t, ended)
+	})
+	t.Run("a registry that is drained is kept alive by no timer", func(t *testing.T) {
+		var gone atomic.Bool
+		func() {
+			r := tether.New(tether.Config{Stuck: time.Hour, Retain: -1, Logger: slog.New(slog.DiscardHandler)})
+			require.NoError(t, wait(start(t, r, "task", succeed)))
+			drain(t, r)
+			runtime.AddCleanup(r, func(int) { gone.Store(true) }, 0)
+		}()
+		assert.True(t, collected(gone.Load))
+	})
+}
+
+func TestT6_EachObserversPanicIsLogged(t *testing.T) {
+	var logged bytes.Buffer
+	var calls []string
+	r := newRegistry(t, tether.Config{Logger: slog.New(slog.NewTextHandler(&logged, nil)), Observer: tether.Observers(
+		twinObserver{name: "a", calls: &calls, fails: true}, twinObserver{name: "b", calls: &calls, fails: true})})
+	require.NoError(t, wait(start(t, r, "task", succeed)))
+	_, err := r.Go(t.Context(), "", succeed)
+	require.Error(t, err)
+	assert.Len(t, calls, 8)
+	assert.Equal(t, 8, strings.Count(logged.String(), "panic=broken"))
 }

@@ -95,7 +95,7 @@ type Task struct {
 
 	// fn and values are let go when the task is released. values is read under
 	// more.mu before that: see heritage and release.
-	fn     Func
+	fn     Func // nil: more.typed is the body
 	values context.Context
 
 	// Nanoseconds since the registry was made. submitted is 0 for what starts at
@@ -118,6 +118,7 @@ const (
 	released                     // its outcome may be seen: Done is closed
 	kept                         // it is to be retained apart from the others
 	forgotten                    // it is retained no more; not set once kept is, but for those that were
+	unseen                       // it was stuck, and its goroutine was not found
 	reported                     // it was stuck, and that was reported
 )
 
@@ -136,7 +137,7 @@ type more struct {
 	parent    parent          // written before the task is published, as are opts, typed and timeout
 	inherited *lineage        // as values: let go on release
 	opts      *options        // what was wished beyond a Timeout; may be nil
-	typed     typed           // the body of a Submit
+	typed     typed           // of a Submit: room for its result, and its body if fn is nil
 	timeout   time.Duration   // 0: the registry's
 	aside     atomic.Pointer[aside]
 }
@@ -555,13 +556,13 @@ func (t *Task) body() (end State, err error) {
 		}
 	}()
 	ctx := context.Context((*taskContext)(t))
-	if t.lane.reg.cfg.Observer != nil {
+	if t.lane.reg.observers != nil {
 		ctx = t.lane.reg.observeStart(t)
 	}
-	if m := t.more.Load(); m != nil && m.typed != nil {
-		err = m.typed.run(ctx)
-	} else {
+	if t.fn != nil {
 		err = t.fn(ctx)
+	} else {
+		err = t.more.Load().typed.run(ctx)
 	}
 	return t.judge(err)
 }
@@ -608,19 +609,20 @@ func (t *Task) cause() error {
 	return m.cause
 }
 
-// stuckAt notes that the task is stuck, if it runs still and nobody has noted it.
-func (t *Task) stuckAt(stack []byte) bool {
+// noteStuck notes that the attempt that began then is stuck, if it runs still and the
+// task is not noted already. It returns the body's context as the observer made it.
+func (t *Task) noteStuck(began int64, stack []byte) (ctx context.Context, first bool) {
 	m := t.extra()
 	m.mu.Lock()
-	first := t.State() == Running && t.state.Or(reported)&reported == 0
-	if first {
-		m.beside().stuck = stack
+	defer m.mu.Unlock()
+	if t.State() != Running || t.attemptBegan() != began || t.state.Or(reported)&reported != 0 {
+		return nil, false
 	}
-	m.mu.Unlock()
-	if first {
-		t.changed()
+	m.beside().stuck = stack
+	if m.observed != nil {
+		return m.observed, true
 	}
-	return first
+	return (*taskContext)(t), true
 }
 
 // observed returns the body's context as the observer has made it, as long as the
@@ -1006,7 +1008,9 @@ type Runner interface {
 // Result is the handle of a task that returns a T.
 type Result[T any] struct{ *Task }
 
-// Submit is Go for a body that returns a value.
+// Submit is Go for a body that returns a value. A Runner that is neither a *Registry
+// nor a *Pool is given a body that keeps the value for its Result; it may wrap that,
+// and has to hand its opts on.
 func Submit[T any](ctx context.Context, r Runner, name string, fn func(context.Context) (T, error), opts ...Option) (*Result[T], error) {
 	s := &submission[T]{fn: fn}
 	var t *Task
@@ -1016,14 +1020,40 @@ func Submit[T any](ctx context.Context, r Runner, name string, fn func(context.C
 		t, err = r.submit(ctx, nil, name, nil, s, opts)
 	case *Pool:
 		t, err = r.reg.submit(ctx, r, name, nil, s, opts)
+	case nil:
+		err = fmt.Errorf("%w: nil Runner", ErrInvalid)
 	default:
-		t, err = r.Go(ctx, name, s.run, append(opts[:len(opts):len(opts)], Option{wish: wishTyped, value: typed(s)})...)
+		var body Func
+		if fn != nil {
+			body = func(ctx context.Context) error {
+				v, err := fn(ctx)
+				if s := submissionOf[T](ctx); s != nil && err == nil {
+					s.v = v
+				}
+				return err
+			}
+		}
+		t, err = r.Go(ctx, name, body, append(opts[:len(opts):len(opts)], Option{wish: wishTyped, value: typed(s)})...)
 	}
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, err
+	case t != &s.task:
+		return &Result[T]{t}, nil // s goes, and with it fn
 	}
 	s.handle.Task = t
 	return &s.handle, nil
+}
+
+// submissionOf returns what a body's value goes to, nil if ctx is no task's.
+func submissionOf[T any](ctx context.Context) *submission[T] {
+	if t, ok := FromContext(ctx); ok {
+		if m := t.more.Load(); m != nil {
+			s, _ := m.typed.(*submission[T])
+			return s
+		}
+	}
+	return nil
 }
 
 // Value waits as Wait does and returns what the body returned. With [Unique] the
@@ -1045,7 +1075,8 @@ func (r *Result[T]) Value(ctx context.Context) (T, error) {
 // typed is a *submission[T].
 type typed interface {
 	room() (*Task, *more)
-	pc() uintptr // of the body; 0 if that is nil
+	another() typed // for a task whose body somebody else has wrapped
+	pc() uintptr    // of the body; 0 if that is nil
 	run(ctx context.Context) error
 	value() any
 	letGo()
@@ -1059,21 +1090,13 @@ type submission[T any] struct {
 	fn     func(context.Context) (T, error)
 	v      T // written by the body, read once the task is released
 	handle Result[T]
-	taken  atomic.Bool // task and more are
 }
 
-// room returns where the task is to be made. A Runner of somebody else's may submit
-// more than once.
-func (s *submission[T]) room() (*Task, *more) {
-	if s.taken.CompareAndSwap(false, true) {
-		return &s.task, &s.more
-	}
-	return new(Task), new(more)
-}
-
-func (s *submission[T]) pc() uintptr { return reflect.ValueOf(s.fn).Pointer() }
-func (s *submission[T]) value() any  { return s.v }
-func (s *submission[T]) letGo()      { s.fn = nil }
+func (s *submission[T]) room() (*Task, *more) { return &s.task, &s.more }
+func (s *submission[T]) another() typed       { return new(submission[T]) }
+func (s *submission[T]) pc() uintptr          { return reflect.ValueOf(s.fn).Pointer() }
+func (s *submission[T]) value() any           { return s.v }
+func (s *submission[T]) letGo()               { s.fn = nil }
 
 func (s *submission[T]) run(ctx context.Context) error {
 	v, err := s.fn(ctx)
@@ -1083,8 +1106,8 @@ func (s *submission[T]) run(ctx context.Context) error {
 	return err
 }
 
-// Option is a wish about one submission; the zero Option is none. It may be used
-// again for others, by many goroutines at once.
+// Option is a wish about one submission; the zero Option is none. But for [IsNew] it
+// may be used again, by many goroutines at once.
 type Option struct {
 	wish   wish
 	n      int64
@@ -1164,9 +1187,12 @@ func (w *wishes) furnish(fn Func) *Task {
 	var t *Task
 	var m *more
 	switch {
-	case w.typed != nil:
+	case w.typed != nil && fn == nil:
 		t, m = w.typed.room()
 		m.typed, t.pc = w.typed, w.typed.pc()
+	case w.typed != nil:
+		t, m = new(Task), new(more)
+		m.typed, t.pc = w.typed.another(), w.typed.pc()
 	case w.lasting:
 		both := new(struct {
 			more
@@ -1291,7 +1317,8 @@ func Unique(key string) Option {
 }
 
 // IsNew has Go set *is before it returns a task: to false if the task is that of
-// an earlier submission, by [Unique], and to true if this one has made it.
+// an earlier submission, by [Unique], and to true if this one has made it. Each
+// submission needs one of its own.
 func IsNew(is *bool) Option {
 	if is == nil {
 		return invalid("nil IsNew")

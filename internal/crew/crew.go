@@ -87,12 +87,7 @@ type Crew[T any, P Item[T]] struct {
 	staff atomic.Uint64 // workers<<32 | those of them that are searching
 	limit atomic.Int64  // most workers; 0: each leaves when its item is done
 	host  Host[T]
-	// Goroutines that linger receive from rouse, until they have waited for linger or
-	// quit is closed. Written once, by Linger.
-	linger time.Duration
-	quit   <-chan struct{}
-	rouse  chan struct{}
-
+	idle  idle
 	enter func() // the life of a worker that is hired: made once, so that to hire one allocates nothing
 	_     [64]byte
 	sync.Mutex
@@ -113,9 +108,10 @@ func (c *Crew[T, P]) Init(host Host[T], limit int) {
 
 // Linger has the goroutine of a worker that leaves wait for so long, if the host
 // allows it, until it is hired again, or quit is closed. It keeps a stack that has
-// grown. It is called before the first Push, or never.
+// grown, as far as the garbage collector leaves it. Linger is called before the first
+// Push, or never.
 func (c *Crew[T, P]) Linger(d time.Duration, quit <-chan struct{}) {
-	c.linger, c.quit, c.rouse = d, quit, make(chan struct{})
+	c.idle.linger, c.idle.quit = d, quit
 }
 
 // SetLimit changes how many workers there may be. Workers above the limit leave
@@ -216,9 +212,7 @@ func (c *Crew[T, P]) hire(most int) {
 			return
 		}
 		if c.staff.CompareAndSwap(staff, staff+worker+searcher) {
-			select {
-			case c.rouse <- struct{}{}: // somebody lingers
-			default:
+			if !c.idle.hire() {
 				go c.enter()
 			}
 			return
@@ -227,20 +221,8 @@ func (c *Crew[T, P]) hire(most int) {
 }
 
 // rehired waits for another hire, and reports whether it came.
-func (c *Crew[T, P]) rehired(timer **time.Timer) (hired bool) {
-	if *timer == nil {
-		*timer = time.NewTimer(c.linger)
-	} else {
-		(*timer).Reset(c.linger)
-	}
-	select {
-	case <-c.rouse:
-		(*timer).Stop()
-		hired = true
-	case <-(*timer).C:
-	case <-c.quit:
-		(*timer).Stop()
-	}
+func (c *Crew[T, P]) rehired(s **seat) bool {
+	hired := c.idle.wait(s)
 	c.host.Lingered(hired)
 	return hired
 }
@@ -254,7 +236,7 @@ func (c *Crew[T, P]) work(done *T, searching bool) {
 			go c.work(running, false) // the item has ended this goroutine: hand its place on
 		}
 	}()
-	var timer *time.Timer // made for the first wait
+	var s *seat // made for the first wait
 	now := c.host.Clock()
 	for {
 		c.Lock()
@@ -271,9 +253,9 @@ func (c *Crew[T, P]) work(done *T, searching bool) {
 		if next == nil && done == nil {
 			if c.leave(searching, stalled) {
 				c.host.Gone()
-				wait := c.linger > 0 && c.host.MayLinger()
+				wait := c.idle.linger > 0 && c.host.MayLinger()
 				c.Unlock()
-				if !wait || !c.rehired(&timer) {
+				if !wait || !c.rehired(&s) {
 					return
 				}
 				searching, now = true, c.host.Clock()

@@ -764,6 +764,25 @@ func TestLinger(t *testing.T) {
 		assert.NotEqual(t, first, run(h), "it has waited long enough")
 		h.check(t, nil)
 	})
+	bubble("the one that has waited least is hired first, and the others leave", func(t *testing.T) {
+		h := newHost(100)
+		h.crew.Linger(time.Minute, nil)
+		open := make(chan struct{})
+		for range 50 {
+			h.crew.Push(&job{body: func() { <-open }})
+		}
+		synctest.Wait()
+		close(open)
+		synctest.Wait()
+		assert.EqualValues(t, 50, h.lingering.Load())
+		first := run(h)
+		for range 10 {
+			time.Sleep(10 * time.Second)
+			assert.Equal(t, first, run(h))
+		}
+		assert.EqualValues(t, 1, h.lingering.Load())
+		h.check(t, nil)
+	})
 	bubble("until quit is closed", func(t *testing.T) {
 		h := newHost(1)
 		quit := make(chan struct{})
