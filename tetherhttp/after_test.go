@@ -185,7 +185,7 @@ func TestAfterScope(t *testing.T) {
 		require.NoError(t, task.Wait(context.Background()))
 		assert.Equal(t, map[string]string{"key": "value"}, task.Info().Labels)
 		for _, opt := range opts[1:cap(opts)] {
-			assert.Nil(t, opt, "room behind the options was written to")
+			assert.Zero(t, opt, "room behind the options was written to")
 		}
 	})
 

@@ -19,7 +19,7 @@ var (
 	// ErrClientGone is why a task of [Async] is cancelled whose client has gone
 	// before it was told where to find the outcome.
 	ErrClientGone = errors.New("tetherhttp: the client has gone before the answer")
-	// ErrCanceled is why a task is cancelled that a client has DELETEd, see [Tasks].
+	// ErrCanceled is why a task is cancelled that a client has DELETEd or has cancelled on the live page, see [Tasks] and [Debug].
 	ErrCanceled = errors.New("tetherhttp: canceled by a client")
 )
 

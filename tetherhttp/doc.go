@@ -34,6 +34,13 @@
 // [AsyncHandler] does the same for a handler as it is; [Idempotent] makes one task of
 // the same request sent twice. [Problem] is how an error tells the client something.
 //
+// # The live page
+//
+// [Debug] shows people what the tasks do: what has failed or is stuck, the pools, the live
+// tasks and those that have ended. Protect it as you would net/http/pprof.
+//
+//	mux.Handle("/debug/tether/", tetherhttp.Debug(reg))
+//
 // # The server
 //
 // [ListenAndServe] attaches, serves, and on SIGTERM stops the server and drains the

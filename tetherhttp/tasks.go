@@ -30,12 +30,6 @@ func Authorize(ok func(r *http.Request, t *tether.Task) bool) TasksOption {
 	return tasksOption(func(h *tasks) { h.authorize = ok })
 }
 
-// AllowCancel lets clients cancel and forget tasks by DELETE. Without it DELETE is
-// answered 405.
-func AllowCancel() TasksOption {
-	return tasksOption(func(h *tasks) { h.cancel = true })
-}
-
 // Tasks shows the tasks of reg, for the Location that [Async] gives; mount it at
 // "/tasks/", or where [StatusAt] says. The last part of a path is the [tether.Task.ID]:
 //

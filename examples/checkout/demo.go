@@ -23,6 +23,7 @@ import (
 // checks it: the demo's part of the program.
 type customer struct {
 	base   string
+	admin  string
 	client *http.Client
 	out    io.Writer
 
@@ -32,8 +33,8 @@ type customer struct {
 
 // playCustomer orders, imports, uploads and asks for reports, then has the process
 // told to stop while work is going on. Its error says what was not as it should be.
-func playCustomer(serving context.Context, base string, out io.Writer) error {
-	c := &customer{base: base, client: &http.Client{Timeout: 10 * time.Second}, out: out}
+func playCustomer(serving context.Context, base, admin string, out io.Writer) error {
+	c := &customer{base: base, admin: admin, client: &http.Client{Timeout: 10 * time.Second}, out: out}
 	defer c.client.CloseIdleConnections()
 	ctx, cancel := context.WithTimeout(serving, time.Minute)
 	defer cancel()
@@ -41,7 +42,7 @@ func playCustomer(serving context.Context, base string, out io.Writer) error {
 	var err error
 	for _, scene := range []func(context.Context) error{
 		c.orders, c.clicksTwice, c.ordersWithKey, c.ordersTheImpossible, c.writesNonsense, c.importsStock, c.uploadsPicture,
-		c.ordersForMany, c.readsReports, c.followsReport, c.cancelsReport, c.readsAuditLog,
+		c.ordersForMany, c.readsReports, c.followsReport, c.cancelsReport, c.readsAuditLog, c.looksBehindTheScenes,
 		c.ordersUntilTheEnd,
 	} {
 		if err = scene(ctx); err != nil {
@@ -358,6 +359,40 @@ func (c *customer) cancelsReport(ctx context.Context) error {
 
 // readsAuditLog finds a line for each 202. They are written after the answers, so
 // the last may take a moment.
+// looksBehindTheScenes looks at what is there for those who run the shop.
+func (c *customer) looksBehindTheScenes(ctx context.Context) error {
+	behind := &customer{base: c.admin, client: c.client}
+	metrics, err := behind.get(ctx, "/metrics")
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(string(metrics)) {
+		if strings.HasPrefix(line, `tether_tasks_ended_total{pool="orders"`) && !strings.HasSuffix(line, " 0\n") {
+			c.say("GET /metrics: %s", strings.TrimSpace(line))
+		}
+	}
+	page, err := behind.get(ctx, "/debug/tether/?format=json")
+	if err != nil {
+		return err
+	}
+	var seen struct {
+		Pools []struct {
+			Name   string
+			Counts struct{ Succeeded int }
+		}
+	}
+	if err := json.Unmarshal(page, &seen); err != nil {
+		return fmt.Errorf("the live page: %w", err)
+	}
+	for _, p := range seen.Pools {
+		if p.Name == "orders" && p.Counts.Succeeded > 0 {
+			c.say("GET /debug/tether/: %d tasks of the pool %s have succeeded", p.Counts.Succeeded, p.Name)
+			return nil
+		}
+	}
+	return errors.New("the live page does not show the orders' tasks")
+}
+
 func (c *customer) readsAuditLog(ctx context.Context) error {
 	var lines []json.RawMessage
 	err := poll(ctx, func() (bool, error) {

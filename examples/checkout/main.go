@@ -27,6 +27,14 @@
 //	GET  /ready                   the readiness probe: 503 from SIGTERM on
 //	GET  /healthz                 the liveness probe
 //
+// and on the -admin address, for those who run it, until the drain is over:
+//
+//	GET  /debug/tether/           the live page: what runs, waits, has failed, is stuck
+//	GET  /metrics                 for Prometheus; prom/dashboard.json is Grafana's
+//	GET  /debug/pprof/            profiles, by task
+//
+// With -trace every request and every task prints a span.
+//
 // # What it promises
 //
 // What was answered 202 is on the disk and its work is admitted. Whatever happens
@@ -57,6 +65,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"strconv"
 	"sync"
 	"time"
 
@@ -66,7 +75,11 @@ import (
 // config is what the flags say.
 type config struct {
 	addr, data      string
+	admin           string
 	demo            bool
+	trace           bool
+	traces          io.Writer // where spans are printed; nil: none are
+	stuck           time.Duration
 	workers, queue  int
 	budget          time.Duration
 	maxImport       int64
@@ -104,18 +117,25 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	s, err := newShop(cfg)
+	admin, err := net.Listen("tcp", cfg.admin)
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}
-	base := "http://" + listener.Addr().String()
-	greet(out, s, base)
+	if cfg.trace {
+		cfg.traces = out
+	}
+	s, err := newShop(cfg)
+	if err != nil {
+		return errors.Join(err, listener.Close(), admin.Close())
+	}
+	base, adminBase := "http://"+listener.Addr().String(), "http://"+admin.Addr().String()
+	greet(out, s, base, adminBase)
 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	played := make(chan error, 1)
 	if cfg.demo {
-		go func() { played <- playCustomer(ctx, base, out) }()
+		go func() { played <- playCustomer(ctx, base, adminBase, out) }()
 	} else {
 		played <- nil
 	}
@@ -123,7 +143,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		end tally
 		sum bytes.Buffer // printed last, below what may be a long list of tasks
 	)
-	err = s.serve(ctx, listener, func(ctx context.Context) (err error) {
+	err = s.serve(ctx, listener, admin, func(ctx context.Context) (err error) {
 		end, err = s.sum(ctx, &sum)
 		return err
 	})
@@ -154,6 +174,9 @@ func parseFlags(args []string) (config, error) {
 	cfg := config{webhookAttempts: 8, webhookBackoff: tether.Exponential(500*time.Millisecond, time.Minute)}
 	f := flag.NewFlagSet("checkout", flag.ContinueOnError)
 	f.StringVar(&cfg.addr, "addr", "127.0.0.1:8080", "`address` to listen on; with -demo the default is a free port")
+	f.StringVar(&cfg.admin, "admin", "", "`address` of the live page, metrics and profiles (default: the port after that of -addr, on 127.0.0.1)")
+	f.BoolVar(&cfg.trace, "trace", false, "print a span for each request and each task")
+	f.DurationVar(&cfg.stuck, "stuck", 5*time.Minute, "how long a task may run before it is reported as stuck")
 	f.StringVar(&cfg.data, "data", "", "`folder` of the orders, invoices and uploads (default: a new temporary one)")
 	f.BoolVar(&cfg.demo, "demo", false, "play a customer, then SIGTERM, and exit")
 	f.IntVar(&cfg.workers, "workers", max(4, runtime.GOMAXPROCS(0)), "orders that are worked on at once; they mostly wait for the disk")
@@ -181,6 +204,9 @@ func parseFlags(args []string) (config, error) {
 	if cfg.demo && !given["addr"] {
 		cfg.addr = "127.0.0.1:0"
 	}
+	if cfg.admin == "" {
+		cfg.admin = nextPort(cfg.addr)
+	}
 	if cfg.demo && !given["webhook-delay"] {
 		cfg.webhookDelay = 500 * time.Millisecond // so that something is still running at the SIGTERM
 	}
@@ -191,9 +217,21 @@ func parseFlags(args []string) (config, error) {
 	return cfg, nil
 }
 
+// nextPort returns the address of the port after that of addr; a free one if that is
+// for the system to choose, or has no number.
+func nextPort(addr string) string {
+	_, port, _ := net.SplitHostPort(addr)
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil || n == 0 || n == 65535 {
+		return "127.0.0.1:0"
+	}
+	return net.JoinHostPort("127.0.0.1", strconv.FormatUint(n+1, 10))
+}
+
 // greet says where the shop is and what to try.
-func greet(out io.Writer, s *shop, base string) {
+func greet(out io.Writer, s *shop, base, admin string) {
 	fmt.Fprintf(out, "checkout: serving %s, data in %s\n", base, s.cfg.data)
+	fmt.Fprintf(out, "checkout: live page %[1]s/debug/tether/, metrics %[1]s/metrics\n", admin)
 	if s.cfg.webhook != "" && os.Getenv("CHECKOUT_WEBHOOK_SECRET") == "" {
 		fmt.Fprintf(out, "checkout: webhooks are signed with %s\n", s.cfg.webhookSecret)
 	}

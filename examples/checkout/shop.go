@@ -26,6 +26,7 @@ type shop struct {
 	audit    auditLog
 	webhooks webhooks
 	receiver *receiver // nil: the webhooks go to -webhook
+	seen     *instruments
 
 	reg     *tether.Registry
 	orders  *tether.Pool // stock and invoice
@@ -82,12 +83,22 @@ func newShop(cfg config) (s *shop, err error) {
 	}
 	s.webhooks = newWebhooks(url, sign, cfg.webhookAttempts, cfg.webhookBackoff)
 
+	if s.seen, err = newInstruments(cfg.traces); err != nil {
+		return nil, err
+	}
+	observer, err := s.seen.observer()
+	if err != nil {
+		return nil, err
+	}
+
 	// Limit bounds what the pools do not: the clicks that are being accepted.
 	// Of the tasks that have ended only the reports are asked for.
 	s.reg = tether.New(tether.Config{
 		Limit:  cfg.queue + auditQueue + 4096,
 		Retain: reportsKept, RetainFor: reportsKeptFor,
+		Observer: observer, Stuck: cfg.stuck,
 	})
+	s.seen.metrics.Watch(s.reg)
 	s.orders = s.reg.NewPool("orders", tether.PoolConfig{Workers: cfg.workers, Queue: cfg.queue, Overflow: tether.Reject})
 	s.hooks = s.reg.NewPool("webhooks", tether.PoolConfig{Workers: webhookWorkers, Queue: 64, Overflow: tether.Reject})
 	s.imports = s.reg.NewPool("imports", tether.PoolConfig{Workers: 1, Queue: 7, Overflow: tether.Reject})
@@ -105,6 +116,9 @@ func (s *shop) close(ctx context.Context) error {
 	}
 	if s.webhooks.client != nil {
 		s.webhooks.client.CloseIdleConnections()
+	}
+	if s.seen != nil {
+		err = errors.Join(err, s.seen.close(ctx))
 	}
 	return errors.Join(err, s.audit.close(), s.store.close(ctx))
 }
@@ -135,7 +149,7 @@ func (s *shop) handler() http.Handler {
 		quick("POST /webhook-receiver", s.receiver.receive)
 		quick("GET /webhook-receiver", s.receiver.counts)
 	}
-	return problems(mux)
+	return s.seen.traced(problems(mux))
 }
 
 // within bounds how long a request of a route may take to arrive and its answer to
@@ -168,7 +182,7 @@ func unhurried(h handler) http.Handler {
 
 // serve serves until ctx ends or the process is told to stop; then it drains.
 // summary is called when the drain is over and the store still open.
-func (s *shop) serve(ctx context.Context, listener net.Listener, summary func(context.Context) error) error {
+func (s *shop) serve(ctx context.Context, listener, adminListener net.Listener, summary func(context.Context) error) error {
 	srv := &http.Server{
 		Handler:           s.handler(),
 		ReadHeaderTimeout: 5 * time.Second,
@@ -176,8 +190,11 @@ func (s *shop) serve(ctx context.Context, listener net.Listener, summary func(co
 		MaxHeaderBytes:    64 << 10,
 	}
 	if _, err := s.reg.Go(ctx, "resume", s.resume); err != nil {
-		return errors.Join(fmt.Errorf("resume: %w", err), listener.Close(), s.close(ctx))
+		return errors.Join(fmt.Errorf("resume: %w", err), listener.Close(), adminListener.Close(), s.close(ctx))
 	}
+	admin := s.seen.admin(s.reg)
+	adminDone := make(chan error, 1)
+	go func() { adminDone <- admin.Serve(adminListener) }()
 	return tetherhttp.ListenAndServe(ctx, srv, s.reg, tether.RunConfig{
 		Serve: func() error { return srv.Serve(listener) },
 		Stop: func(ctx context.Context) error {
@@ -190,7 +207,14 @@ func (s *shop) serve(ctx context.Context, listener net.Listener, summary func(co
 			}
 			return srv.Close()
 		},
-		Budget:  s.cfg.budget,
-		Closers: []func(context.Context) error{summary, s.close},
+		Budget: s.cfg.budget,
+		Closers: []func(context.Context) error{summary, s.close, func(context.Context) error {
+			// The live page has shown the drain; nobody waits for those who still look at it.
+			err := admin.Close()
+			if served := <-adminDone; !errors.Is(served, http.ErrServerClosed) {
+				err = errors.Join(err, served)
+			}
+			return err
+		}},
 	})
 }

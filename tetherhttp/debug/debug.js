@@ -1,0 +1,152 @@
+// Keeps the page up to date: asks for it again, and changes in place what is different. All
+// that the page can do it does without this too.
+'use strict';
+
+const every = 2000; // milliseconds between two updates
+const main = document.getElementById('main');
+const pause = document.getElementById('pause');
+let timer, asking, paused = false, over = false;
+
+// show asks for a page and shows it here. What the user has asked for himself is shown as
+// it is; an update does not move what he is about to press.
+async function show(url, {init, asked = false} = {}) {
+  clearTimeout(timer);
+  asking?.abort();
+  const mine = asking = new AbortController();
+  try {
+    const answer = await fetch(url, {cache: 'no-store', ...init, signal: mine.signal});
+    const next = new DOMParser().parseFromString(await answer.text(), 'text/html');
+    const fresh = next.getElementById('main');
+    if (!fresh) throw new Error('Answered ' + answer.status);
+    if (answer.redirected) history.replaceState(null, '', answer.url);
+    over = !answer.ok; // a task that is forgotten does not come back
+    document.title = next.title;
+    update(fresh, asked);
+    say('');
+  } catch (e) {
+    if (mine.signal.aborted) return; // another one is under way
+    say(e instanceof TypeError ? 'No connection' : e.message);
+  }
+  later();
+}
+
+function later() {
+  clearTimeout(timer);
+  if (!paused && !over && !document.hidden) timer = setTimeout(() => show(location.href), every);
+}
+
+function say(text) {
+  document.getElementById('note').textContent = text;
+}
+
+// update makes main what fresh is, and leaves the focus where it was, or in its section.
+function update(fresh, asked) {
+  const had = document.activeElement, section = had?.closest('section');
+  morph(main, fresh, !asked);
+  if (document.activeElement !== had && had?.isConnected) had.focus({preventScroll: true});
+  if (document.activeElement !== had && section?.isConnected) {
+    section.querySelector('[tabindex]')?.focus({preventScroll: true});
+  }
+}
+
+// morph makes one element what another is. Elements with an id are matched by it, others by
+// their order. Attributes of data-own elements and what is in them are this script's.
+function morph(old, fresh, gently) {
+  if ('own' in old.dataset) return;
+  for (const {name, value} of fresh.attributes) {
+    if (name !== 'open' && old.getAttribute(name) !== value) old.setAttribute(name, value);
+  }
+  for (const {name} of [...old.attributes]) {
+    if (name !== 'open' && name !== 'style' && !fresh.hasAttribute(name)) old.removeAttribute(name);
+  }
+  const known = new Map(), others = [];
+  for (const node of old.childNodes) node.id ? known.set(node.id, node) : others.push(node);
+  const want = [];
+  for (const node of fresh.childNodes) {
+    let have = known.get(node.id);
+    if (!node.id) {
+      const i = others.findIndex(o => o.nodeName === node.nodeName);
+      have = others[i];
+      others.splice(0, i + 1);
+    }
+    if (!have) have = document.importNode(node, true);
+    else if (have.nodeType === Node.ELEMENT_NODE) morph(have, node, gently);
+    else if (have.data !== node.data && !selected(have)) have.data = node.data;
+    want.push(have);
+  }
+  arrange(old, want, gently);
+  if (old !== document.activeElement && 'value' in old && old.value !== fresh.value) old.value = fresh.value;
+}
+
+// arrange makes nodes the children of a parent. In a table that the user points at, or is
+// in, the rows stay where they are: those that leave are only marked, new ones come last.
+// What he has opened stays too.
+function arrange(parent, nodes, gently) {
+  const wanted = new Set(nodes);
+  const hold = gently && parent.tagName === 'TBODY' && parent.childElementCount < 400 &&
+    (parent.matches(':hover') || parent.contains(document.activeElement));
+  for (const node of [...parent.childNodes]) {
+    if (wanted.has(node)) continue;
+    if (hold && node.dataset || gently && node.querySelector?.('details[open]')) node.dataset.left = '';
+    else node.remove();
+  }
+  if (hold) {
+    parent.append(...nodes.filter(node => node.parentNode !== parent));
+    return;
+  }
+  let at = parent.firstChild;
+  for (const node of nodes) {
+    if (node === at) at = at.nextSibling;
+    else if (node.parentNode === parent && parent.moveBefore) parent.moveBefore(node, at); // keeps the focus
+    else parent.insertBefore(node, at);
+  }
+}
+
+function selected(node) {
+  const s = getSelection();
+  return !s.isCollapsed && s.containsNode(node, true);
+}
+
+// go shows a page that is another view of the same.
+function go(url, replace) {
+  history[replace ? 'replaceState' : 'pushState'](null, '', url);
+  show(url, {asked: true});
+}
+
+document.addEventListener('click', event => {
+  const link = event.target.closest('a[data-live][href]');
+  if (!link || event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
+  event.preventDefault();
+  go(link.href);
+});
+
+function filter(form) {
+  const query = new URLSearchParams([...new FormData(form)].filter(([, value]) => value !== ''));
+  go('./?' + query, true);
+}
+
+let typing;
+document.addEventListener('input', event => {
+  clearTimeout(typing);
+  const form = event.target.form;
+  if (form?.id === 'filter') typing = setTimeout(filter, 200, form);
+});
+
+document.addEventListener('submit', event => {
+  const form = event.target;
+  event.preventDefault();
+  clearTimeout(typing);
+  if (form.id === 'filter') filter(form);
+  else show(form.action, {init: {method: 'POST', body: new URLSearchParams(new FormData(form))}});
+});
+
+pause.hidden = false;
+pause.addEventListener('click', () => {
+  paused = !paused;
+  pause.textContent = paused ? 'Go on' : 'Pause';
+  pause.setAttribute('aria-pressed', paused);
+  paused ? later() : show(location.href);
+});
+document.addEventListener('visibilitychange', () => document.hidden || paused ? later() : show(location.href));
+addEventListener('popstate', () => show(location.href, {asked: true}));
+later();

@@ -1,0 +1,146 @@
+package tetherhttp
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/seed-2e639f12/tether"
+)
+
+const (
+	interval  = 10 * time.Second // of a bar
+	intervals = 60               // bars there are
+	sampleFor = 10 * time.Minute // after the last request
+)
+
+// history counts what became of the registry's tasks, by intervals. The zero history has
+// not begun.
+type history struct {
+	since time.Time    // the counts are whole from here on
+	bars  []bar        // one after the other without a gap; the last one is under way
+	stats tether.Stats // as they were last noted
+	asked time.Time    // when somebody wanted to see it
+}
+
+// bar is what happened in an interval.
+type bar struct {
+	Time      time.Time `json:"time"` // when it began
+	Submitted uint64    `json:"submitted"`
+	Succeeded uint64    `json:"succeeded"`
+	Failed    uint64    `json:"failed"`   // and panicked
+	Canceled  uint64    `json:"canceled"` // and dropped
+}
+
+// begin starts a history with what a snapshot has. The finished tasks tell what was before,
+// if they are all that ever were: what is missing could have ended at any time.
+func (h *history) begin(reg *tether.Registry, s *snapshot) {
+	now := s.time
+	this := now.Add(-time.Duration(now.UnixNano() % int64(interval))) // keeps the monotonic clock's reading
+	h.since, h.bars, h.stats = now, []bar{{Time: this}}, s.stats
+	if s.stats.Submitted != uint64(len(s.finished)+len(s.live)) || reg.Stats() != s.stats {
+		return
+	}
+	bars := make([]bar, intervals)
+	for i := range bars {
+		bars[i].Time = this.Add(time.Duration(i-intervals+1) * interval)
+	}
+	at := func(t time.Time) *bar {
+		if i := int(t.Sub(bars[0].Time) / interval); !t.Before(bars[0].Time) && i < intervals {
+			return &bars[i]
+		}
+		return new(bar)
+	}
+	for _, infos := range [][]tether.Info{s.live, s.finished} {
+		for i := range infos {
+			info := &infos[i]
+			if info.Submitted.IsZero() {
+				return // not known yet
+			}
+			at(info.Submitted).Submitted++
+			switch info.State {
+			case tether.Succeeded:
+				at(info.Finished).Succeeded++
+			case tether.Failed, tether.Panicked:
+				at(info.Finished).Failed++
+			case tether.Canceled, tether.Dropped:
+				at(info.Finished).Canceled++
+			}
+		}
+	}
+	h.since, h.bars = bars[0].Time, bars
+}
+
+// note adds what has happened since the last note, to the interval of that one: a timer
+// comes a little late.
+func (h *history) note(now time.Time, s tether.Stats) {
+	b, was := &h.bars[len(h.bars)-1], h.stats
+	b.Submitted += s.Submitted - was.Submitted
+	b.Succeeded += s.Succeeded - was.Succeeded
+	b.Failed += s.Failed + s.Panicked - was.Failed - was.Panicked
+	b.Canceled += s.Canceled + s.Dropped - was.Canceled - was.Dropped
+	h.stats = s
+	for h.left(now) <= 0 {
+		next := h.bars[len(h.bars)-1].Time.Add(interval)
+		h.bars = append(h.bars[max(0, len(h.bars)-intervals+1):], bar{Time: next})
+	}
+	if first := h.bars[0].Time; h.since.Before(first) {
+		h.since = first
+	}
+}
+
+// left is the time until the interval ends.
+func (h *history) left(now time.Time) time.Duration {
+	return h.bars[len(h.bars)-1].Time.Add(interval).Sub(now)
+}
+
+// debugHistory is a history as it is shown.
+type debugHistory struct {
+	Interval float64   `json:"interval_seconds"`
+	Since    time.Time `json:"since"`
+	Bars     []bar     `json:"intervals"`
+}
+
+func (h *history) shown() debugHistory {
+	s := debugHistory{interval.Seconds(), h.since.UTC(), append([]bar(nil), h.bars...)}
+	for i := range s.Bars {
+		s.Bars[i].Time = s.Bars[i].Time.UTC()
+	}
+	return s
+}
+
+// plot is a picture of one of a history's counts: bars of one unit's width, in a box of
+// 60 by 20.
+type plot struct {
+	Title     string
+	Class     string
+	Sum, Peak uint64
+	Path      string // of the bars
+	Unknown   int    // intervals that were not sampled
+}
+
+// Plots returns the pictures that the page has.
+func (s debugHistory) Plots() []plot {
+	draw := func(title, class string, count func(b *bar) uint64) plot {
+		p := plot{Title: title, Class: class, Unknown: intervals - len(s.Bars)}
+		for i := range s.Bars {
+			p.Sum += count(&s.Bars[i])
+			p.Peak = max(p.Peak, count(&s.Bars[i]))
+		}
+		var d strings.Builder
+		for i := range s.Bars {
+			if n := count(&s.Bars[i]); n > 0 {
+				height := max(20*float64(n)/float64(p.Peak), 0.7) // or one of many would not be seen
+				fmt.Fprintf(&d, "M%.1f 20v-%.1fh.8v%.1fz", float64(p.Unknown+i)+.1, height, height)
+			}
+		}
+		p.Path = d.String()
+		return p
+	}
+	return []plot{
+		draw("Submitted", "submitted", func(b *bar) uint64 { return b.Submitted }),
+		draw("Succeeded", "succeeded", func(b *bar) uint64 { return b.Succeeded }),
+		draw("Failed, panicked", "failed", func(b *bar) uint64 { return b.Failed }),
+		draw("Canceled, dropped", "canceled", func(b *bar) uint64 { return b.Canceled }),
+	}
+}
