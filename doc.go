@@ -47,6 +47,31 @@
 // where those hang that do not end. [Registry.Run] does this on SIGTERM, after the
 // server has been stopped and before the database is closed.
 //
+// # The honest cost
+//
+// An empty task costs 0.3 to 0.5 µs of a processor and one allocation of 112 bytes, where
+// the go statement with a WaitGroup costs 0.5 to 1.5 µs. What comes on top, on one
+// processor of a small virtual machine, with its allocations:
+//
+//	Config.Timeout, Limit, Stuck, Linger   nothing that can be measured
+//	Retain (set to -1 to save it)          0.05 µs
+//	a pool, its queue, its Overflow        nothing that can be measured
+//	PoolConfig.Capacity; with a Weight     0.02 µs; 0.17 µs, 2
+//	an Observer that does nothing          0.2 µs
+//	Timeout, Label, HandOver               0.2 to 0.3 µs, 2 or 3
+//	Hold and Release                       0.2 to 0.4 µs, 2
+//	Retry, not needed                      0.5 µs, 5
+//	Serial; Unique                         0.4 to 0.7 µs, 2 or 3; 0.8 µs, 4
+//	Delay                                  3 µs, 4: a timer
+//	Submit; Done asked for                 0.1 µs, 1; 0.2 µs, 2
+//	ID asked for                           0.15 µs, 2
+//	ctx.Value; ctx.Done in the body        0.13 µs, 1; 0.6 µs, 5
+//	an error, logged by nobody             0.5 µs, 4
+//	a panic, with its stack                37 µs
+//
+// The profiler's labels are 0.02 µs of each task. The repository's bench/RESULTS.md has
+// where these are from, and the same workloads for other libraries.
+//
 // What must survive a crash of the process does not belong here but on a durable
 // queue. [HandOver] takes it there when the process stops before its turn.
 package tether

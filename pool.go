@@ -66,9 +66,9 @@ type Pool struct {
 	kinds    names.Cache[kind]
 	lane     lane
 	refused  atomic.Uint64
-	lastFull atomic.Pointer[FullError] // the last refusal's; not to be changed
-	workers  atomic.Int64              // changed under the lane's lock
-	paused   bool                      // guarded by the lane's lock
+	lastFull atomic.Pointer[refusal]
+	workers  atomic.Int64 // changed under the lane's lock
+	paused   bool         // guarded by the lane's lock
 }
 
 // NewPool makes a pool of the registry. The name, one like a task's, should be
@@ -255,20 +255,32 @@ func (p *Pool) replaceOldest(ctx context.Context, o *options) bool {
 // full returns the error of a refusal. As long as the pool stays as full as it was
 // it is the same one: what refuses a burst should not make garbage.
 func (p *Pool) full() *FullError {
-	wait, run := p.lane.gate.Count()
-	slots := int(p.workers.Load())
-	after := time.Duration(p.lane.mean.Load()) * time.Duration(wait+1) / time.Duration(slots)
+	now := fullness{workers: p.workers.Load(), mean: p.lane.mean.Load()}
+	now.wait, now.run = p.lane.gate.Count()
+	if last := p.lastFull.Load(); last != nil && last.fullness == now {
+		return last.err
+	}
+	after := time.Duration(now.mean) * time.Duration(now.wait+1) / time.Duration(now.workers)
 	if after <= 0 {
 		after = time.Second // nothing is known yet
 	}
-	now := FullError{Pool: p.name, Running: run, Queued: wait, Limit: p.cfg.Queue + slots, RetryAfter: min(after, time.Hour)}
-	last := p.lastFull.Load()
-	if last == nil || *last != now {
-		last = new(FullError)
-		*last = now
-		p.lastFull.Store(last)
+	err := &FullError{
+		Pool: p.name, Running: now.run, Queued: now.wait, Limit: p.cfg.Queue + int(now.workers),
+		RetryAfter: min(after, time.Hour),
 	}
-	return last
+	p.lastFull.Store(&refusal{now, err})
+	return err
+}
+
+// fullness is what a FullError is made of.
+type fullness struct {
+	wait, run     int
+	workers, mean int64
+}
+
+type refusal struct {
+	fullness
+	err *FullError
 }
 
 // lane is where tasks are numbered, held, queued and run: a pool has one, the

@@ -258,11 +258,11 @@ type Registry struct {
 	finished  *retain.Store[Task] // nil if none is retained
 	kept      *retain.Store[Task] // those that were to be kept; nil with finished
 	live      atomic.Int64        // only counted if there is a Limit
-	refused   atomic.Uint64
-	closed    chan struct{} // is closed: the Done of what has ended before anybody asked
-	noOptions options       // never written
-	cancelKey any           // see cancelKey
-	observers *observers    // the Observer; nil if there is none
+	refused   atomic.Uint64       // by no pool
+	closed    chan struct{}       // is closed: the Done of what has ended before anybody asked
+	noOptions options             // never written
+	cancelKey any                 // see cancelKey
+	observers *observers          // the Observer; nil if there is none
 	stuck     watch
 
 	uniqueMu sync.Mutex
@@ -443,9 +443,10 @@ func (r *Registry) grant(ctx context.Context, p *Pool, k *kind, fn Func, w *wish
 // refuse counts a refusal and tells the observer; it returns err.
 func (r *Registry) refuse(ctx context.Context, p *Pool, name string, err error) error {
 	if p != nil {
-		p.refused.Add(1) // first: who reads the registry's and then the pool's finds no more there
+		p.refused.Add(1)
+	} else {
+		r.refused.Add(1)
 	}
-	r.refused.Add(1)
 	if r.observers != nil {
 		r.observers.TaskRefused(ctx, name, err)
 	}
@@ -762,6 +763,7 @@ type Stats struct {
 
 func (s *Stats) add(o Stats) {
 	s.Submitted += o.Submitted
+	s.Refused += o.Refused
 	s.Succeeded += o.Succeeded
 	s.Failed += o.Failed
 	s.Panicked += o.Panicked

@@ -314,6 +314,9 @@ func (h *debug) tick() {
 		h.last, h.history = nil, history{}
 		return
 	}
+	if now.Sub(h.history.asked) > interval {
+		h.last = nil // of many tasks it is large
+	}
 	h.history.note(now, h.reg.Stats())
 	h.tickLater(now)
 }
