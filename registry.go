@@ -777,9 +777,15 @@ func (s *Stats) add(o Stats) {
 // Stats returns the registry's counts, those of its pools included. The end of a
 // task is counted before its Done is closed. The standard library's expvar shows
 // them as they are: expvar.Publish("tether", expvar.Func(func() any { return r.Stats() })).
-func (r *Registry) Stats() Stats {
+func (r *Registry) Stats() Stats { return r.sum(r.all()) }
+
+// OwnStats returns the counts of the tasks that are on no pool: with the Stats of the
+// Pools they make up Stats.
+func (r *Registry) OwnStats() Stats { return r.sum(r.own) }
+
+func (r *Registry) sum(lanes []*lane) Stats {
 	s := Stats{Refused: r.refused.Load()}
-	for _, l := range r.all() {
+	for _, l := range lanes {
 		l.crew.Lock()
 		s.add(l.count())
 		l.crew.Unlock()

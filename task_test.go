@@ -1708,3 +1708,19 @@ func TestParticulars(t *testing.T) {
 		assert.Equal(t, 2*time.Minute+3*time.Second, finished.Sub(started))
 	})
 }
+
+func TestOwnStats(t *testing.T) {
+	r := newRegistry(t, tether.Config{})
+	p := r.NewPool("pool", tether.PoolConfig{Workers: 1, Overflow: tether.Reject})
+	require.NoError(t, wait(start(t, p, "task", succeed)))
+	held := start(t, r, "task", succeed, tether.Hold())
+	for _, on := range []tether.Runner{r, p, p} {
+		_, err := on.Go(t.Context(), "", succeed)
+		require.Error(t, err)
+	}
+	assert.Equal(t, tether.Stats{Submitted: 1, Refused: 1, Held: 1}, r.OwnStats())
+	assert.Equal(t, tether.Stats{Submitted: 1, Refused: 2, Succeeded: 1}, p.Stats().Stats)
+	assert.Equal(t, tether.Stats{Submitted: 2, Refused: 3, Succeeded: 1, Held: 1}, r.Stats())
+	held.Cancel(nil)
+	assert.Equal(t, tether.Stats{Submitted: 1, Refused: 1, Dropped: 1}, r.OwnStats())
+}

@@ -148,7 +148,7 @@ func among(first map[string]bool, s string, most int) bool {
 // The counts of several registries that one Observer watches are added up, as are
 // those of pools of one name.
 func (o *Observer) Watch(reg *tether.Registry) (metric.Registration, error) {
-	w := &watch{metrics: &o.metrics, reg: reg}
+	w := watch{&o.metrics, reg}
 	return o.meter.RegisterCallback(w.observe,
 		o.submitted, o.refused, o.ended, o.live, o.workerLimit, o.queueLimit, o.weight, o.weightMax)
 }
@@ -157,66 +157,34 @@ func (o *Observer) Watch(reg *tether.Registry) (metric.Registration, error) {
 type watch struct {
 	*metrics
 	reg *tether.Registry
-
-	mu  sync.Mutex // collections may overlap
-	own counts     // those of pool "" when they were last read; guarded by mu
 }
 
-// counts are the figures of a tether.Stats: first the monotonic ones, by column.
-type counts [columns]int64
-
-const (
-	colSubmitted = iota
-	colRefused
-	colEnded                                                       // one for each outcome
-	colLive  = colEnded + int(tether.Dropped-tether.Succeeded) + 1 // one for each live state
-	columns  = colLive + int(tether.Running-tether.Held) + 1
-)
-
-func countsOf(s tether.Stats) counts {
-	return counts{int64(s.Submitted), int64(s.Refused),
-		int64(s.Succeeded), int64(s.Failed), int64(s.Panicked), int64(s.Canceled), int64(s.Dropped),
-		int64(s.Held), int64(s.Queued), int64(s.Running)}
-}
-
-func (w *watch) observe(_ context.Context, to metric.Observer) error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	// The registry's counts first: what its pools count meanwhile makes the difference
-	// too low, which the last one mends. Too high it would stay.
-	own := countsOf(w.reg.Stats())
+func (w watch) observe(_ context.Context, to metric.Observer) error {
+	w.tell(to, "", w.reg.OwnStats())
 	for p := range w.reg.Pools() {
 		s := p.Stats()
-		pool := countsOf(s.Stats)
-		for i := range own {
-			own[i] -= pool[i]
-		}
-		w.tell(to, s.Name, pool)
+		w.tell(to, s.Name, s.Stats)
 		w.tellLimits(to, s)
 	}
-	for i := range own {
-		own[i] = max(own[i], w.own[i])
-		if i < colLive {
-			w.own[i] = own[i] // the others may go down to 0
-		}
-	}
-	w.tell(to, "", own)
 	return nil
 }
 
-func (w *watch) tell(to metric.Observer, pool string, c counts) {
+func (w watch) tell(to metric.Observer, pool string, s tether.Stats) {
 	in := poolName.String(pool)
-	to.ObserveInt64(w.submitted, c[colSubmitted], metric.WithAttributes(in))
-	to.ObserveInt64(w.refused, c[colRefused], metric.WithAttributes(in))
-	for s := tether.Succeeded; s <= tether.Dropped; s++ {
-		to.ObserveInt64(w.ended, c[colEnded+int(s-tether.Succeeded)], metric.WithAttributes(in, taskOutcome.String(s.String())))
+	to.ObserveInt64(w.submitted, int64(s.Submitted), metric.WithAttributes(in))
+	to.ObserveInt64(w.refused, int64(s.Refused), metric.WithAttributes(in))
+	for outcome, n := range map[tether.State]uint64{
+		tether.Succeeded: s.Succeeded, tether.Failed: s.Failed, tether.Panicked: s.Panicked,
+		tether.Canceled: s.Canceled, tether.Dropped: s.Dropped,
+	} {
+		to.ObserveInt64(w.ended, int64(n), metric.WithAttributes(in, taskOutcome.String(outcome.String())))
 	}
-	for s := tether.Held; s <= tether.Running; s++ {
-		to.ObserveInt64(w.live, c[colLive+int(s)], metric.WithAttributes(in, taskState.String(s.String())))
+	for state, n := range map[tether.State]int{tether.Held: s.Held, tether.Queued: s.Queued, tether.Running: s.Running} {
+		to.ObserveInt64(w.live, int64(n), metric.WithAttributes(in, taskState.String(state.String())))
 	}
 }
 
-func (w *watch) tellLimits(to metric.Observer, s tether.PoolStats) {
+func (w watch) tellLimits(to metric.Observer, s tether.PoolStats) {
 	in := metric.WithAttributes(poolName.String(s.Name))
 	workers := s.Workers
 	if s.Paused {

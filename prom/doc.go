@@ -41,10 +41,8 @@
 //
 //	tether_tasks_submitted_total == the sum of tether_tasks_ended_total and tether_tasks_live
 //
-// and no counter goes back. A pool's counts are of one instant. Those of pool="" are
-// what the registry counts beyond its pools: while pools start and end tasks without a
-// pause of microseconds they may lag behind by a few, which a later scrape makes up
-// for; they never exceed the truth.
+// and no counter goes back. A pool's counts are of one instant, as are those of each
+// of the queues that the registry has for its own tasks, which are pool="".
 //
 // The task label has at most [Config].MaxNames values, those that came first, and
 // [Other] for all further names. The histograms have thus at most (MaxNames + 1) * 5

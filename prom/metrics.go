@@ -45,7 +45,7 @@ type Metrics struct {
 	index atomic.Pointer[index] // replaced under mu
 
 	mu      sync.Mutex
-	watched []*source // guarded by mu, and so is what they point to
+	watched []*tether.Registry // guarded by mu
 }
 
 var (

@@ -38,8 +38,8 @@ func (m *Metrics) Watch(reg *tether.Registry) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if !slices.ContainsFunc(m.watched, func(s *source) bool { return s.reg == reg }) {
-		m.watched = append(m.watched, &source{reg: reg})
+	if !slices.Contains(m.watched, reg) {
+		m.watched = append(m.watched, reg)
 	}
 }
 
@@ -63,7 +63,7 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
-	counter := func(d *prometheus.Desc, v int64, labels ...string) {
+	counter := func(d *prometheus.Desc, v uint64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
 	}
 	if len(pools) > 0 {
@@ -117,13 +117,13 @@ func (m *Metrics) read() (isReady bool, byName map[string]*figures) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for _, s := range m.watched {
-		isReady = s.reg.Ready() && isReady
-		own, pools := s.read()
-		at("").add(own, 1)
-		for _, p := range pools {
+	for _, reg := range m.watched {
+		isReady = reg.Ready() && isReady
+		at("").add(reg.OwnStats())
+		for pool := range reg.Pools() {
+			p := pool.Stats()
 			f := at(p.Name)
-			f.add(countsOf(p.Stats), 1)
+			f.add(p.Stats)
 			f.inline += float64(p.Inline)
 			f.workers += float64(p.Workers)
 			f.weight += float64(p.Weight)
@@ -137,81 +137,20 @@ func (m *Metrics) read() (isReady bool, byName map[string]*figures) {
 	return isReady, byName
 }
 
-// source is a registry that is watched.
-type source struct {
-	reg *tether.Registry
-	own counts // of its own tasks, as they were read last
-}
-
-// read returns the counts of the registry's own tasks, and of its pools.
-//
-// The registry's Stats include its pools', and they cannot be had at one instant.
-// The registry's are read first: what its pools have counted by then they have counted
-// still when they are read, so that what is left is never more than the truth. It is
-// less by what the pools do in between, and exact when they do nothing, which a few
-// attempts find unless they are very busy. What is missing then comes with a later
-// scrape.
-func (s *source) read() (counts, []tether.PoolStats) {
-	pools := s.pools()
-	for range 8 {
-		before := pools
-		own := countsOf(s.reg.Stats())
-		pools = s.pools()
-		for _, p := range pools {
-			own.add(countsOf(p.Stats), -1)
-		}
-		s.own.advance(own)
-		if slices.Equal(before, pools) {
-			break
-		}
-	}
-	return s.own, pools
-}
-
-func (s *source) pools() (all []tether.PoolStats) {
-	for p := range s.reg.Pools() {
-		all = append(all, p.Stats())
-	}
-	return all
-}
-
-// counts are a tether.Stats.
+// counts are a sum of tether.Stats.
 type counts struct {
-	submitted, refused int64
-	in                 [tether.Dropped + 1]int64 // by state
+	submitted, refused uint64
+	in                 [tether.Dropped + 1]uint64 // by state
 }
 
-func countsOf(s tether.Stats) counts {
-	return counts{int64(s.Submitted), int64(s.Refused), [...]int64{
-		tether.Held: int64(s.Held), tether.Queued: int64(s.Queued), tether.Running: int64(s.Running),
-		tether.Succeeded: int64(s.Succeeded), tether.Failed: int64(s.Failed), tether.Panicked: int64(s.Panicked),
-		tether.Canceled: int64(s.Canceled), tether.Dropped: int64(s.Dropped),
-	}}
-}
-
-// add adds o to c, times often.
-func (c *counts) add(o counts, times int64) {
-	c.submitted += times * o.submitted
-	c.refused += times * o.refused
-	for s := range o.in {
-		c.in[s] += times * o.in[s]
+func (c *counts) add(s tether.Stats) {
+	c.submitted += s.Submitted
+	c.refused += s.Refused
+	for state, n := range [...]uint64{
+		tether.Held: uint64(s.Held), tether.Queued: uint64(s.Queued), tether.Running: uint64(s.Running),
+		tether.Succeeded: s.Succeeded, tether.Failed: s.Failed, tether.Panicked: s.Panicked,
+		tether.Canceled: s.Canceled, tether.Dropped: s.Dropped,
+	} {
+		c.in[state] += n
 	}
-}
-
-// advance makes c what it has become, of which at is no overestimate: no counter goes
-// back, no gauge is negative, and they add up.
-func (c *counts) advance(at counts) {
-	c.refused = max(c.refused, at.refused)
-	var over int64
-	for s := tether.Succeeded; s <= tether.Dropped; s++ {
-		c.in[s] = max(c.in[s], at.in[s])
-		over += c.in[s]
-	}
-	c.submitted = max(c.submitted, at.submitted, over)
-	rest := c.submitted - over
-	for _, s := range []tether.State{tether.Held, tether.Queued, tether.Running} {
-		c.in[s] = min(max(at.in[s], 0), rest)
-		rest -= c.in[s]
-	}
-	c.in[tether.Running] += rest
 }
