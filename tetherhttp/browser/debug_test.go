@@ -380,8 +380,8 @@ func TestNoConnection(t *testing.T) {
 	v.hold("row")
 	v.open("")
 	v.shows("live", "row")
+	v.srv.Listener.Close() // first, or the page may make another connection
 	v.srv.CloseClientConnections()
-	v.srv.Listener.Close()
 	v.until(`document.getElementById('note').textContent === 'No connection'`)
 	assert.Equal(t, []string{"row"}, eval[[]string](v, names("live")), "what was seen last")
 }
