@@ -39,7 +39,8 @@ type Config struct {
 	Grace time.Duration
 	// Retain is how many finished tasks Find and Finished still know, and
 	// RetainFor for how long. 0: 1024, and 1 hour; Retain below 0: none. As many
-	// again are known of those that were to be kept, see [Task.Keep].
+	// again are known of those that failed or panicked, so that the others do not push
+	// them out, and of those that were to be kept, see [Task.Keep].
 	Retain    int
 	RetainFor time.Duration
 	// Logger gets one record for each panic (Error), for each failure, timeout or
@@ -256,6 +257,7 @@ type Registry struct {
 	own       []*lane // for tasks on no pool; a power of two
 	seed      maphash.Seed
 	finished  *retain.Store[Task] // nil if none is retained
+	failed    *retain.Store[Task] // those that failed or panicked; nil with finished
 	kept      *retain.Store[Task] // those that were to be kept; nil with finished
 	live      atomic.Int64        // only counted if there is a Limit
 	refused   atomic.Uint64       // by no pool
@@ -305,9 +307,10 @@ func New(cfg Config) *Registry {
 	}
 	r.drain.init()
 	if cfg.Retain > 0 {
-		r.finished, r.kept = new(retain.Store[Task]), new(retain.Store[Task])
+		r.finished, r.failed, r.kept = new(retain.Store[Task]), new(retain.Store[Task]), new(retain.Store[Task])
 		age := func(t *Task) time.Duration { return time.Duration(r.now() - t.ended) }
 		r.finished.Init(cfg.Retain, cfg.RetainFor, age, r.pushedOut)
+		r.failed.Init(cfg.Retain, cfg.RetainFor, age, r.pushedOut)
 		r.kept.Init(cfg.Retain, cfg.RetainFor, age, r.forget)
 	}
 	r.kinds.Init(func(name string) *kind {
@@ -525,7 +528,7 @@ func (r *Registry) claim(from *Task, l *lane) (table.Slot[Task], error) {
 func (r *Registry) publish(ctx context.Context, t *Task, w *wishes, inline bool) {
 	l, o, hold := t.lane, w.kept(), w.held()
 	plain := !hold && !inline && (o == nil || o.delay == 0) && r.observers == nil
-	if !plain || l.pool != nil {
+	if !plain || l.pool != nil || o != nil && o.serial != "" { // else it starts now
 		t.submitted = r.now()
 	}
 	state := uint32(Queued)
@@ -646,8 +649,11 @@ func (r *Registry) finish(t *Task) {
 		r.live.Add(-1)
 	}
 	store := r.finished
-	if t.has(kept) {
+	switch {
+	case t.has(kept):
 		store = r.kept
+	case t.end == Failed || t.end == Panicked:
+		store = r.failed
 	}
 	if store != nil {
 		store.Add(t)
@@ -722,10 +728,11 @@ func (r *Registry) Finished() iter.Seq[*Task] {
 		if r.finished == nil {
 			return
 		}
-		kept := slices.SortedFunc(visible(r.kept), func(a, b *Task) int { return cmp.Compare(b.ended, a.ended) }) // Keep may come late
+		apart := slices.Concat(slices.Collect(visible(r.failed)), slices.Collect(visible(r.kept)))
+		slices.SortFunc(apart, func(a, b *Task) int { return cmp.Compare(b.ended, a.ended) })
 		for t := range visible(r.finished) {
-			for ; len(kept) > 0 && kept[0].ended > t.ended; kept = kept[1:] {
-				if !yield(kept[0]) {
+			for ; len(apart) > 0 && apart[0].ended > t.ended; apart = apart[1:] {
+				if !yield(apart[0]) {
 					return
 				}
 			}
@@ -733,7 +740,7 @@ func (r *Registry) Finished() iter.Seq[*Task] {
 				return
 			}
 		}
-		for _, t := range kept {
+		for _, t := range apart {
 			if !yield(t) {
 				return
 			}

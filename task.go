@@ -369,7 +369,7 @@ func (t *Task) changed() {
 // if the task has not ended, or is forgotten already. The handle stays good.
 func (t *Task) Forget() bool {
 	r := t.lane.reg
-	if !t.has(released) || r.finished == nil || !r.finished.Take(t) && !r.kept.Take(t) {
+	if !t.has(released) || r.finished == nil || !r.finished.Take(t) && !r.failed.Take(t) && !r.kept.Take(t) {
 		return false
 	}
 	r.forget(t)
@@ -388,7 +388,7 @@ func (t *Task) Keep() bool {
 	if !t.has(released) {
 		return true // finish will find the mark, or pushedOut
 	}
-	if r.finished.Take(t) {
+	if r.finished.Take(t) || r.failed.Take(t) {
 		r.kept.Add(t)
 	}
 	return r.retains(t)

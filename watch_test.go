@@ -474,3 +474,45 @@ func TestKeep(t *testing.T) {
 		}
 	})
 }
+
+// What has failed is to be found still when many others have ended after it.
+func TestFailuresAreRetainedApart(t *testing.T) {
+	r := newRegistry(t, tether.Config{Retain: 4})
+	var failed []*tether.Task
+	for range 3 {
+		failed = append(failed, start(t, r, "fails", fail), start(t, r, "panics", func(context.Context) error { panic(errTest) }))
+	}
+	for _, task := range failed {
+		require.Error(t, wait(task))
+	}
+	for range 100 {
+		require.NoError(t, wait(start(t, r, "task", succeed)))
+	}
+	var found []*tether.Task
+	succeeded := 0
+	for task := range r.Finished() {
+		if task.State() == tether.Succeeded {
+			succeeded++
+		} else {
+			found = append(found, task)
+		}
+	}
+	assert.Equal(t, 4, succeeded)
+	assert.Len(t, found, 4, "the last of them")
+	for _, task := range found {
+		again, err := r.Find(task.ID())
+		require.NoError(t, err)
+		assert.Same(t, task, again)
+	}
+	assert.True(t, found[0].Keep())
+	assert.True(t, found[1].Forget())
+	_, err := r.Find(found[1].ID())
+	assert.ErrorIs(t, err, tether.ErrExpired)
+	for range 5 {
+		require.Error(t, wait(start(t, r, "fails", fail)))
+	}
+	_, err = r.Find(found[0].ID())
+	assert.NoError(t, err, "it is kept")
+	_, err = r.Find(found[2].ID())
+	assert.ErrorIs(t, err, tether.ErrExpired)
+}
