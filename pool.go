@@ -464,7 +464,7 @@ func (l *lane) forbids(t *Task) error {
 	if cause := t.cause(); cause != nil {
 		return cause
 	}
-	if l.stage == cancelling {
+	if l.stage == cancelling || l.reg.drain.over.Load() {
 		return ErrShutdown
 	}
 	return nil

@@ -65,7 +65,8 @@ type Config struct {
 	// Shutdown, at most 64 wait in each pool, and for the registry's own tasks 64 for
 	// each processor. 0: none does. Each ends then as soon as nothing is left to do, so
 	// that a program that ends without Shutdown, as a test may, leaves no goroutine
-	// behind, and a registry may serve more than one bubble of testing/synctest.
+	// behind, and a registry without Stuck may serve more than one bubble of
+	// testing/synctest.
 	Linger time.Duration
 }
 
@@ -102,7 +103,8 @@ type StuckObserver interface {
 	Observer
 	// TaskStuck comes once for a task that is stuck, on another goroutine than the
 	// task's, which may end meanwhile. One comes after the other, so that whoever is slow
-	// delays the next. ctx is what TaskStarted returned.
+	// delays the next. ctx is what TaskStarted returned, or was given if it is what hangs,
+	// and may be that of a Shutdown: any other Shutdown waits for this call to end.
 	TaskStuck(ctx context.Context, t *Task, stack []byte)
 }
 
@@ -123,7 +125,7 @@ func Observers(each ...Observer) Observer {
 
 type observers struct {
 	each []Observer
-	reg  *Registry // whose they are, and who logs their panics; nil if another observer has them
+	reg  *Registry // whose they are; nil if another observer has them
 }
 
 // event is a call of observers.
@@ -151,8 +153,8 @@ func (all *observers) tell(e *event) {
 		all.call(0, e)
 	} else {
 		several := *e
+		defer func() { e.ctx = several.ctx }() // also if one ends this goroutine
 		all.callEach(&several)
-		e.ctx = several.ctx
 	}
 }
 
@@ -160,7 +162,7 @@ func (all *observers) tell(e *event) {
 func (all *observers) callEach(e *event) {
 	if e.what == taskStarted {
 		e.each = make([]context.Context, len(all.each))
-		defer func() { e.ctx = context.WithValue(e.ctx, observedKey{}, &observed{e.task, e.each}) }()
+		defer func() { e.ctx = context.WithValue(e.ctx, observedKey{all}, &observed{e.task, e.each}) }()
 	}
 	for i := range all.each {
 		defer all.call(len(all.each)-1-i, e) // they run in reverse: the first one first
@@ -168,10 +170,14 @@ func (all *observers) callEach(e *event) {
 }
 
 func (all *observers) call(i int, e *event) {
-	if all.reg != nil {
+	reg := all.reg
+	if e.task != nil {
+		reg = e.task.lane.reg
+	}
+	if reg != nil {
 		defer func() {
 			if v := recover(); v != nil {
-				all.reg.observerPanicked(e, v)
+				reg.observerPanicked(e, v)
 			}
 		}()
 	}
@@ -194,7 +200,7 @@ func (all *observers) call(i int, e *event) {
 		o.TaskRefused(e.ctx, e.name, e.err)
 	case taskStuck:
 		if o, ok := o.(StuckObserver); ok {
-			o.TaskStuck(all.own(e, i), e.task, e.stack)
+			o.TaskStuck(context.WithValue(all.own(e, i), roundKey{}, reg), e.task, e.stack)
 		}
 	}
 }
@@ -228,11 +234,11 @@ type observed struct {
 	each []context.Context
 }
 
-type observedKey struct{}
+type observedKey struct{ by *observers }
 
 func (all *observers) own(e *event, i int) context.Context {
 	if len(all.each) > 1 {
-		if o, ok := e.ctx.Value(observedKey{}).(*observed); ok && o.task == e.task {
+		if o, ok := e.ctx.Value(observedKey{all}).(*observed); ok && o.task == e.task {
 			return o.each[i]
 		}
 	}
@@ -297,7 +303,7 @@ func New(cfg Config) *Registry {
 	cfg.Limit = max(cfg.Limit, 0)
 	cfg.Timeout = max(cfg.Timeout, 0)
 	cfg.Stuck = max(cfg.Stuck, 0)
-	r := &Registry{cfg: cfg, stuck: watch{round: make(chan struct{}, 1)}, birth: time.Now().Add(-1), key: seal.NewKey(), seed: maphash.MakeSeed(), closed: make(chan struct{})}
+	r := &Registry{cfg: cfg, birth: time.Now().Add(-1), key: seal.NewKey(), seed: maphash.MakeSeed(), closed: make(chan struct{})}
 	close(r.closed)
 	r.unique = make(map[string]*uniqueTask)
 	r.cancelKey = cancelKey()
@@ -411,9 +417,16 @@ func (r *Registry) submit(ctx context.Context, p *Pool, name string, fn Func, bo
 		}
 		return nil, r.refuse(ctx, p, name, err)
 	default:
-		w := wishes{typed: body}
+		var w wishes
 		for _, o := range opts {
 			w.add(o)
+		}
+		switch {
+		case body == nil:
+		case w.typed == nil:
+			w.typed, w.own = body, true
+		default:
+			fn = body.run // somebody's Runner has wrapped a Submit in another, whose result counts
 		}
 		var t *Task
 		if t, err = r.grant(ctx, p, k, fn, &w); err == nil {
@@ -860,11 +873,19 @@ func (r *Registry) logFailure(t *Task, end State, err error) {
 // watch is what finds the tasks that are stuck: rounds, one at a time, by a timer that
 // is set as long as anything runs.
 type watch struct {
-	set   atomic.Bool   // the timer is set, or a round is under way: nobody else sets it
-	round chan struct{} // has room for one: who is in a round, or the end of the drain
+	set   atomic.Bool // the timer is set, or a round is under way: nobody else sets it
 	mu    sync.Mutex
-	timer *time.Timer // guarded by mu
+	timer *time.Timer           // guarded by mu
+	round atomic.Pointer[round] // that is under way; nil if none is
 }
+
+type round struct {
+	done    chan struct{}
+	reports atomic.Bool // code of the user's is called, which may take its time
+}
+
+// roundKey is for the registry in the context of a TaskStuck.
+type roundKey struct{}
 
 // watch sees to it that an attempt that has begun is reported if it gets stuck. It is
 // called after the state says that it runs.
@@ -875,55 +896,58 @@ func (r *Registry) watch() {
 }
 
 func (r *Registry) lookIn(d time.Duration) {
-	w := &r.stuck
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.timer == nil {
-		self := weak.Make(r) // the runtime may know of a timer for a while after it was stopped
-		w.timer = time.AfterFunc(d, func() {
-			if r := self.Value(); r != nil {
-				r.findStuck()
-			}
-		})
-	} else {
-		w.timer.Reset(d)
-	}
+	self := weak.Make(r) // the runtime may know of a timer for a while after it was stopped
+	r.stuck.mu.Lock()
+	defer r.stuck.mu.Unlock()
+	r.stuck.timer = time.AfterFunc(d, func() {
+		if r := self.Value(); r != nil {
+			r.findStuck()
+		}
+	})
 }
 
-// stopWatch ends the watch when the drain is over. It waits for a round that is under
-// way, and reports false if ctx ends before that does.
+// stopWatch ends the watch when nothing runs any more. It waits for a round that is
+// under way, and reports false if ctx ends before its reports do.
 func (r *Registry) stopWatch(ctx context.Context) bool {
-	w := &r.stuck
-	w.mu.Lock()
-	if w.timer != nil {
-		w.timer.Stop()
+	r.stuck.mu.Lock()
+	if r.stuck.timer != nil {
+		r.stuck.timer.Stop()
 	}
-	w.mu.Unlock()
-	select {
-	case w.round <- struct{}{}:
-		<-w.round
+	r.stuck.mu.Unlock()
+	now := r.stuck.round.Load()
+	if now == nil || ctx.Value(roundKey{}) == r {
 		return true
-	default:
 	}
 	select {
-	case w.round <- struct{}{}:
-		<-w.round
+	case <-now.done:
 		return true
 	case <-ctx.Done():
-		return false
 	}
+	if now.reports.Load() {
+		select {
+		case <-now.done:
+		default:
+			return false
+		}
+	}
+	<-now.done // nothing is left to report
+	return true
 }
 
 // findStuck is a round: it reports what is overdue, and has the timer set again as long
 // as anything else runs.
 func (r *Registry) findStuck() {
-	w := &r.stuck
-	w.round <- struct{}{}
-	began := time.Now()
+	w, now := &r.stuck, &round{done: make(chan struct{})}
+	w.round.Store(now)
+	began, took := time.Now(), time.Duration(0)
 	defer func() { // also if the observer or the log has ended this goroutine
-		defer func() { <-w.round }()
-		// A round is costly if much is stuck: most of the time there is none.
-		pause := max(r.cfg.Stuck/16, time.Millisecond, 16*time.Since(began))
+		defer func() {
+			w.round.Store(nil)
+			close(now.done)
+		}()
+		// A look at many tasks is costly, a dump stops the world: most of the time there
+		// is none.
+		pause := max(r.cfg.Stuck/16, time.Millisecond, 16*took)
 		if next, runs := r.nextOverdue(); runs {
 			r.lookIn(max(next, pause))
 			return
@@ -954,6 +978,8 @@ func (r *Registry) findStuck() {
 			found = append(found, s)
 		}
 	}
+	took = time.Since(began)
+	now.reports.Store(len(found) > 0)
 	r.reportStuck(found)
 }
 
@@ -1052,13 +1078,16 @@ func (r *Registry) observeStart(t *Task) context.Context {
 	if retry := t.options().retry; retry != nil && retry.attempt() > 1 {
 		return t.observed()
 	}
-	ctx := r.observers.TaskStarted((*taskContext)(t), t)
-	if own, ok := ctx.(*taskContext); ok && (*Task)(own) == t {
-		return ctx // as it was: nothing to remember
-	}
-	m := t.extra()
-	m.mu.Lock()
-	m.observed = ctx
-	m.mu.Unlock()
-	return ctx
+	e := event{what: taskStarted, ctx: (*taskContext)(t), task: t}
+	defer func() { // also if one ends this goroutine
+		if own, ok := e.ctx.(*taskContext); ok && (*Task)(own) == t {
+			return // as it was: nothing to remember
+		}
+		m := t.extra()
+		m.mu.Lock()
+		m.observed = e.ctx
+		m.mu.Unlock()
+	}()
+	r.observers.tell(&e)
+	return e.ctx
 }

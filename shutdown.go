@@ -50,6 +50,7 @@ type drain struct {
 	mu       sync.Mutex
 	callers  map[*Task]int // tasks that call Shutdown with their own context; guarded by mu
 	complete bool          // a Shutdown has found nothing live; guarded by mu
+	over     atomic.Bool   // as complete: a task that was spared begins no further attempt
 	report   *Report       // of the last Shutdown; guarded by mu
 
 	pokeMu sync.Mutex
@@ -129,7 +130,7 @@ func (r *Registry) Shutdown(ctx context.Context) error {
 			return err
 		}
 	}
-	if !r.stopWatch(ctx) {
+	if self == nil && !r.stopWatch(ctx) {
 		err := &DrainError{d.makeReport(r, self), ctx}
 		r.log(slog.LevelError, "drain: the report of a stuck task has not ended", slog.Any("error", err))
 		return err
@@ -276,6 +277,7 @@ func (d *drain) drained(r *Registry, self *Task) bool {
 		return false
 	}
 	d.complete = true
+	d.over.Store(true)
 	return true
 }
 

@@ -525,10 +525,86 @@ func TestStuck_Hostile(t *testing.T) {
 		drain(t, r)
 		assert.True(t, ended)
 	})
+	bubble("a slow report does not put the next round off", func(t *testing.T) {
+		at := make(map[string]time.Duration)
+		began := time.Now()
+		r := newRegistry(t, tether.Config{Stuck: time.Second, Observer: stuckFunc(func(_ context.Context, task *tether.Task) {
+			at[task.Name()] = time.Since(began)
+			time.Sleep(time.Minute)
+		})})
+		end := make(chan struct{})
+		start(t, r, "a", until(end))
+		time.Sleep(time.Minute)
+		start(t, r, "b", until(end))
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		assert.Less(t, at["b"], 63*time.Second)
+		close(end)
+	})
+	bubble("D5: Shutdown with the context of a report does not wait for that", func(t *testing.T) {
+		var r *tether.Registry
+		var err error
+		r = newRegistry(t, tether.Config{Stuck: time.Minute, Observer: stuckFunc(func(ctx context.Context, _ *tether.Task) {
+			err = r.Shutdown(ctx)
+		})})
+		task := start(t, r, "task", func(ctx context.Context) error {
+			<-tether.Stopping(ctx)
+			return nil
+		})
+		require.NoError(t, wait(task))
+		synctest.Wait()
+		assert.NoError(t, err)
+	})
+	bubble("a task that has called Shutdown itself", func(t *testing.T) {
+		d := new(stuckJournal)
+		r := newRegistry(t, tether.Config{Stuck: time.Minute, Observer: d})
+		task := start(t, r, "task", func(ctx context.Context) error {
+			err := r.Shutdown(ctx)
+			time.Sleep(time.Hour)
+			return err
+		})
+		require.NoError(t, wait(task))
+		assert.Len(t, d.of(task), 1)
+	})
+	t.Run("D5: many Shutdowns at once, with a context that has ended", func(t *testing.T) {
+		r := newRegistry(t, tether.Config{Stuck: time.Minute})
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		var calls sync.WaitGroup
+		for range 8 {
+			calls.Go(func() {
+				for range 2000 {
+					if err := r.Shutdown(ctx); err != nil {
+						t.Error(err)
+						return
+					}
+				}
+			})
+		}
+		calls.Wait()
+	})
+	t.Run("first in a bubble of synctest, then outside", func(t *testing.T) {
+		d := new(stuckJournal)
+		r := tether.New(tether.Config{Stuck: time.Millisecond, Retain: -1, Observer: d, Logger: slog.New(slog.DiscardHandler)})
+		synctest.Test(t, func(t *testing.T) {
+			require.NoError(t, wait(start(t, r, "inside", func(context.Context) error { time.Sleep(time.Hour); return nil })))
+			time.Sleep(time.Hour) // the watch has nothing to do any more
+		})
+		release := make(chan struct{})
+		task := start(t, r, "outside", until(release))
+		for info := range task.Watch(t.Context()) {
+			if len(info.Stuck) > 0 {
+				break
+			}
+		}
+		close(release)
+		require.NoError(t, wait(task))
+		drain(t, r)
+	})
 	t.Run("a registry that is drained is kept alive by no timer", func(t *testing.T) {
 		var gone atomic.Bool
 		func() {
-			r := tether.New(tether.Config{Stuck: time.Hour, Retain: -1, Logger: slog.New(slog.DiscardHandler)})
+			r := tether.New(tether.Config{Stuck: time.Hour, Logger: slog.New(slog.DiscardHandler)})
 			require.NoError(t, wait(start(t, r, "task", succeed)))
 			drain(t, r)
 			runtime.AddCleanup(r, func(int) { gone.Store(true) }, 0)
@@ -547,4 +623,67 @@ func TestT6_EachObserversPanicIsLogged(t *testing.T) {
 	require.Error(t, err)
 	assert.Len(t, calls, 8)
 	assert.Equal(t, 8, strings.Count(logged.String(), "panic=broken"))
+}
+
+// sampler hands only some events on.
+type sampler struct {
+	tether.Observer
+	starts bool
+}
+
+func (s sampler) TaskStarted(ctx context.Context, t *tether.Task) context.Context {
+	if s.starts {
+		return s.Observer.TaskStarted(ctx, t)
+	}
+	return ctx
+}
+
+func TestObservers_WithinOthers(t *testing.T) {
+	t.Run("groups do not take each other's contexts", func(t *testing.T) {
+		var calls []string
+		r := newRegistry(t, tether.Config{Observer: tether.Observers(
+			sampler{tether.Observers(twinObserver{name: "a", calls: &calls}, tether.NopObserver{}), true},
+			sampler{tether.Observers(twinObserver{name: "b", calls: &calls}, tether.NopObserver{}, twinObserver{name: "c", calls: &calls}), false},
+		)})
+		require.NoError(t, wait(start(t, r, "task", succeed)))
+		assert.Equal(t, []string{"a ended task <nil>", "b ended task <nil>", "c ended task <nil>"}, calls[len(calls)-3:])
+		assert.Len(t, calls, 7)
+	})
+	t.Run("a panic in a group within another observer", func(t *testing.T) {
+		var calls []string
+		var logged bytes.Buffer
+		r := newRegistry(t, tether.Config{Logger: slog.New(slog.NewTextHandler(&logged, nil)), Observer: sampler{tether.Observers(
+			twinObserver{name: "a", calls: &calls}, twinObserver{name: "x", calls: &calls, fails: true}, twinObserver{name: "b", calls: &calls}), true}})
+		require.NoError(t, wait(start(t, r, "task", succeed)))
+		assert.Equal(t, []string{"a ended task <nil>", "x ended task <nil>", "b ended task task"}, calls[len(calls)-3:])
+		assert.Equal(t, 3, strings.Count(logged.String(), "panic=broken"))
+	})
+	t.Run("one that ends the goroutine at the start", func(t *testing.T) {
+		var calls []string
+		r := newRegistry(t, tether.Config{Observer: tether.Observers(
+			twinObserver{name: "a", calls: &calls}, exitsAtStart{}, twinObserver{name: "b", calls: &calls})})
+		assert.ErrorIs(t, wait(start(t, r, "task", succeed)), tether.ErrGoexit)
+		assert.Equal(t, []string{"a ended task <nil>", "b ended task task"}, calls[len(calls)-2:])
+	})
+}
+
+type exitsAtStart struct{ tether.NopObserver }
+
+func (exitsAtStart) TaskStarted(context.Context, *tether.Task) context.Context {
+	runtime.Goexit()
+	return nil
+}
+
+func TestD2_ATaskThatHasCalledShutdownMakesNoFurtherAttempt(t *testing.T) {
+	r := newRegistry(t, tether.Config{})
+	attempts := 0
+	task := start(t, r, "task", func(ctx context.Context) error {
+		attempts++
+		if err := r.Shutdown(ctx); err != nil {
+			return err
+		}
+		return errTest
+	}, tether.Retry(tether.RetryPolicy{Attempts: 3, Backoff: func(int) time.Duration { return 0 }}))
+	assert.ErrorIs(t, wait(task), tether.ErrShutdown)
+	assert.Equal(t, 1, attempts)
 }

@@ -158,7 +158,7 @@ type parent struct {
 // and had derived a context from its own: those that this one lets go of at its end.
 type lineage struct {
 	of     *Task           // while it lives it answers for itself and all above
-	values context.Context // its submitter's; may be nil
+	values context.Context // its submitter's; nil if it has none, or none but what its observer made
 	up     *lineage        // its own
 }
 
@@ -332,7 +332,7 @@ func (t *Task) Watch(ctx context.Context) iter.Seq[Info] {
 // unended is the Info of a task whose end is being told to the observer, as it was
 // before that.
 func (i Info) unended(started bool) Info {
-	i.State, i.Err, i.Finished = Queued, nil, time.Time{}
+	i.State, i.Err, i.Finished, i.HandedOver = Queued, nil, time.Time{}, false
 	if started {
 		i.State = Running
 	}
@@ -790,8 +790,20 @@ func (c *taskContext) Value(key any) any {
 			return v
 		}
 	}
-	for ; from != nil && from.of.has(released); from = from.up {
-		if from.values != nil {
+	// Who lives was asked by those below, if none of them has ended.
+	for asked := true; from != nil; from = from.up {
+		if !from.of.has(released) {
+			if asked {
+				return nil
+			}
+			if v := (*taskContext)(from.of).Value(key); v != nil {
+				return v
+			}
+			if !from.of.has(released) {
+				return nil
+			}
+		}
+		if asked = from.values != nil; asked {
 			if v := from.values.Value(key); v != nil {
 				return v
 			}
@@ -891,7 +903,10 @@ func (t *Task) bequeath(ctx context.Context, to *more) (values context.Context) 
 	// A context may be of a type that cannot be compared.
 	to.fromObserver = reflect.ValueOf(ctx).Comparable() && ctx == observed
 	if to.fromObserver && m.fromObserver {
-		to.inherited = inherited
+		for inherited != nil && inherited.values == nil && inherited.of.has(released) {
+			inherited = inherited.up // or a chain of tasks would grow
+		}
+		to.inherited = &lineage{t, nil, inherited}
 	} else {
 		to.inherited = &lineage{t, values, inherited}
 	}
@@ -1009,8 +1024,8 @@ type Runner interface {
 type Result[T any] struct{ *Task }
 
 // Submit is Go for a body that returns a value. A Runner that is neither a *Registry
-// nor a *Pool is given a body that keeps the value for its Result; it may wrap that,
-// and has to hand its opts on.
+// nor a *Pool is given a body that keeps the value for the Result; it may wrap that,
+// but has to hand opts on, and to call it with the context of the task that it returns.
 func Submit[T any](ctx context.Context, r Runner, name string, fn func(context.Context) (T, error), opts ...Option) (*Result[T], error) {
 	s := &submission[T]{fn: fn}
 	var t *Task
@@ -1023,15 +1038,15 @@ func Submit[T any](ctx context.Context, r Runner, name string, fn func(context.C
 	case nil:
 		err = fmt.Errorf("%w: nil Runner", ErrInvalid)
 	default:
-		var body Func
-		if fn != nil {
-			body = func(ctx context.Context) error {
-				v, err := fn(ctx)
-				if s := submissionOf[T](ctx); s != nil && err == nil {
-					s.v = v
-				}
-				return err
+		if fn == nil {
+			return nil, fmt.Errorf("%w: nil body", ErrInvalid) // before anybody wraps it
+		}
+		body := func(ctx context.Context) error {
+			v, err := fn(ctx)
+			if err == nil {
+				keepValue(ctx, v)
 			}
+			return err
 		}
 		t, err = r.Go(ctx, name, body, append(opts[:len(opts):len(opts)], Option{wish: wishTyped, value: typed(s)})...)
 	}
@@ -1045,15 +1060,22 @@ func Submit[T any](ctx context.Context, r Runner, name string, fn func(context.C
 	return &s.handle, nil
 }
 
-// submissionOf returns what a body's value goes to, nil if ctx is no task's.
-func submissionOf[T any](ctx context.Context) *submission[T] {
-	if t, ok := FromContext(ctx); ok {
-		if m := t.more.Load(); m != nil {
-			s, _ := m.typed.(*submission[T])
-			return s
+// keepValue keeps what the body of a task has returned that somebody else's Runner has
+// submitted. The Runner may call the body late, or twice at once.
+func keepValue[T any](ctx context.Context, v T) {
+	t, ok := FromContext(ctx)
+	if !ok {
+		return
+	}
+	if m := t.more.Load(); m != nil {
+		if s, ok := m.typed.(*submission[T]); ok {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			if !t.has(released) {
+				s.v, s.has = v, true
+			}
 		}
 	}
-	return nil
 }
 
 // Value waits as Wait does and returns what the body returned. With [Unique] the
@@ -1066,7 +1088,10 @@ func (r *Result[T]) Value(ctx context.Context) (T, error) {
 	}
 	if m := r.more.Load(); m != nil { // or a Unique one's that was submitted by Go
 		if s, ok := m.typed.(*submission[T]); ok {
-			return s.v, nil
+			if s.has {
+				return s.v, nil
+			}
+			return zero, fmt.Errorf("tether: task %q kept no value: its Runner has not called the body with the task's context", r.Name())
 		}
 	}
 	return zero, fmt.Errorf("tether: task %q returned %T, not %T", r.Name(), r.Result(), zero)
@@ -1088,20 +1113,27 @@ type submission[T any] struct {
 	task   Task
 	more   more
 	fn     func(context.Context) (T, error)
-	v      T // written by the body, read once the task is released
+	v      T    // written by the body, read once the task is released
+	has    bool // it was written
 	handle Result[T]
 }
 
 func (s *submission[T]) room() (*Task, *more) { return &s.task, &s.more }
 func (s *submission[T]) another() typed       { return new(submission[T]) }
 func (s *submission[T]) pc() uintptr          { return reflect.ValueOf(s.fn).Pointer() }
-func (s *submission[T]) value() any           { return s.v }
 func (s *submission[T]) letGo()               { s.fn = nil }
+
+func (s *submission[T]) value() any {
+	if !s.has {
+		return nil
+	}
+	return s.v
+}
 
 func (s *submission[T]) run(ctx context.Context) error {
 	v, err := s.fn(ctx)
 	if err == nil {
-		s.v = v
+		s.v, s.has = v, true
 	}
 	return err
 }
@@ -1145,7 +1177,8 @@ type wishes struct {
 	timeout time.Duration
 	hold    bool
 	isNew   []*bool
-	typed   typed
+	typed   typed // of a Submit
+	own     bool  // typed is the body, and the task is made in its room; else fn is, and typed that of an outer Submit
 	err     error // the first wish that cannot be granted
 }
 
@@ -1187,7 +1220,7 @@ func (w *wishes) furnish(fn Func) *Task {
 	var t *Task
 	var m *more
 	switch {
-	case w.typed != nil && fn == nil:
+	case w.own:
 		t, m = w.typed.room()
 		m.typed, t.pc = w.typed, w.typed.pc()
 	case w.typed != nil:

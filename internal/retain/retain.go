@@ -6,6 +6,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"weak"
 )
 
 // Store holds the newest things, at most a fixed number and none longer than a
@@ -34,8 +35,18 @@ func (s *Store[T]) Add(v *T) {
 		s.evict(old)
 	}
 	if !s.armed.Load() && s.armed.CompareAndSwap(false, true) {
-		time.AfterFunc(s.keep, s.expire)
+		s.expireIn(s.keep)
 	}
+}
+
+// expireIn sets the timer, which does not keep the store alive.
+func (s *Store[T]) expireIn(d time.Duration) {
+	self := weak.Make(s)
+	time.AfterFunc(d, func() {
+		if s := self.Value(); s != nil {
+			s.expire()
+		}
+	})
 }
 
 // place returns n % len, which a mask does faster where it can.
@@ -97,7 +108,7 @@ func (s *Store[T]) expire() {
 			return
 		}
 	}
-	time.AfterFunc(soonest, s.expire)
+	s.expireIn(soonest)
 }
 
 func (s *Store[T]) any() bool {
