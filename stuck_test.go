@@ -55,7 +55,9 @@ func TestStuck(t *testing.T) {
 		d := new(stuckJournal)
 		return newRegistry(t, tether.Config{Stuck: limit, Observer: d, Logger: slog.New(slog.NewTextHandler(&logged, nil))}), d, &logged
 	}
-	bubble := func(name string, f func(t *testing.T)) { t.Run(name, func(t *testing.T) { synctest.Test(t, f) }) }
+	bubble := func(name string, f func(t *testing.T)) {
+		t.Run(name, func(t *testing.T) { settle(); synctest.Test(t, f) })
+	}
 
 	bubble("reported once, with the stack of its own goroutine", func(t *testing.T) {
 		r, d, logged := newStuck(t)
@@ -337,6 +339,14 @@ func TestObservers(t *testing.T) {
 	})
 }
 
+// settle waits until the goroutines that other tests have let go are gone: of too many
+// no stacks are taken.
+func settle() {
+	for runtime.NumGoroutine() > 1000 {
+		runtime.Gosched()
+	}
+}
+
 // stuckFunc is an Observer whose TaskStuck is a function.
 type stuckFunc func(ctx context.Context, t *tether.Task)
 
@@ -368,7 +378,9 @@ func frames(n int, f func()) {
 }
 
 func TestStuck_Hostile(t *testing.T) {
-	bubble := func(name string, f func(t *testing.T)) { t.Run(name, func(t *testing.T) { synctest.Test(t, f) }) }
+	bubble := func(name string, f func(t *testing.T)) {
+		t.Run(name, func(t *testing.T) { settle(); synctest.Test(t, f) })
+	}
 
 	bubble("a slow observer delays the next, and no attempt that is not stuck is reported", func(t *testing.T) {
 		var logged bytes.Buffer
