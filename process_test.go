@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -249,9 +250,12 @@ func TestProcess_OwnSignals(t *testing.T) {
 }
 
 func budgetChild(r *tether.Registry) error {
+	var started sync.WaitGroup // or the budget may be over before they are
+	started.Add(10)
 	for range 10 {
-		r.Go(context.Background(), "stuck", func(context.Context) error { select {} })
+		r.Go(context.Background(), "stuck", func(context.Context) error { started.Done(); select {} })
 	}
+	started.Wait()
 	cfg := serving(telling("closer"))
 	cfg.Budget = time.Millisecond
 	return r.Run(context.Background(), cfg)
