@@ -59,6 +59,10 @@
 //	canceled, dropped  timeout, shutdown, full; none if somebody else has canceled it:
 //	                   that is no error, and the status stays unset
 //
+// An error may be a nil pointer, whose methods panic: what they would have told is then
+// _OTHER as the error.type, and a text that says so. The text of an error, that of a
+// cause and a stack are cut after 16 KiB, and say so.
+//
 // What a retry has mended is no error either: of the attempts before the last one
 // there is only the number. A task that is stuck, see [tether.Config], has an event
 // "tether.task.stuck" with the stack of its goroutine as code.stacktrace.
@@ -73,14 +77,18 @@
 //	tether.task.ended           counter        {task}    by tether.task.outcome
 //	tether.task.live            updowncounter  {task}    by tether.task.state: held, queued, running
 //	tether.pool.worker.limit    updowncounter  {worker}  how many may run now: 0 while paused
-//	tether.pool.queue.limit     updowncounter  {task}    how many may wait; of bounded pools
+//	tether.pool.queue.limit     updowncounter  {task}    PoolConfig.Queue; of bounded pools
 //	tether.pool.weight.usage    updowncounter  1         weight that runs; of pools with a Capacity
 //	tether.pool.weight.limit    updowncounter  1         the Capacity
 //
 // All have tether.pool.name, "" for the tasks on the registry itself. The histograms
 // have one measurement of each task, made when it ends, with tether.task.name,
 // tether.task.outcome and, as above, error.type. Beyond [Config].MaxNames names and
-// 100 types of errors the names are "other" and the types "_OTHER".
+// 100 types of errors the names are "other" and the types "_OTHER". A task that is
+// really called "other" is counted with those, and is none of the MaxNames.
+//
+// More tasks than tether.pool.queue.limit may be held or queued: while a worker is
+// free, those that are held, delayed or between attempts wait in its place.
 //
 // The counts are read from [tether.Registry.Stats] whenever they are collected, and
 // cost the tasks nothing. Counters never go backwards. The figures of one pool are of
@@ -90,6 +98,6 @@
 // # Cost
 //
 // With a no-op TracerProvider the body's context is what it would be without an
-// observer. Nothing is read from a task whose span does not record and whose
-// durations nobody measures.
+// observer. Of a task whose span does not record and whose durations nobody measures
+// the name, the state and, if it is dropped, the times are read, and nothing else.
 package tetherotel

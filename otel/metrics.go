@@ -9,6 +9,7 @@ import (
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/metric/noop"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 
 	"github.com/seed-2e639f12/tether"
@@ -21,11 +22,14 @@ const (
 	poolName    = attribute.Key("tether.pool.name")
 )
 
-// Beyond these, names and types of errors are not told apart.
+// Beyond these, names and types of errors are not told apart. What is really called
+// other is counted with them, and takes up no place.
 const (
 	maxErrorTypes = 100
 	otherName     = "other"
 )
+
+var otherType = semconv.ErrorTypeOther.Value.AsString()
 
 // metrics are the instruments of an Observer.
 type metrics struct {
@@ -41,6 +45,9 @@ type metrics struct {
 	series          atomic.Pointer[map[kind]series] // replaced under mu
 	mu              sync.Mutex
 	names, errTypes map[string]bool // that are told apart; guarded by mu
+
+	watching sync.Mutex                         // held while a registry's callback comes or goes
+	watched  map[*tether.Registry]*registration // guarded by watching
 }
 
 // kind is what the histograms tell apart, and series how it is said.
@@ -58,6 +65,7 @@ func (m *metrics) init(cfg Config) error {
 	m.maxNames = cfg.MaxNames
 	m.series.Store(new(map[kind]series))
 	m.names, m.errTypes = make(map[string]bool), make(map[string]bool)
+	m.watched = make(map[*tether.Registry]*registration)
 
 	var errs []error
 	histogram := func(name, description string) metric.Float64Histogram {
@@ -83,17 +91,19 @@ func (m *metrics) init(cfg Config) error {
 	m.ended = counter("tether.task.ended", "Tasks that have ended.")
 	m.live = upDown("tether.task.live", "{task}", "Tasks that have not ended.")
 	m.workerLimit = upDown("tether.pool.worker.limit", "{worker}", "How many tasks of the pool may run at once; 0 while it is paused.")
-	m.queueLimit = upDown("tether.pool.queue.limit", "{task}", "How many tasks of the pool may wait.")
+	m.queueLimit = upDown("tether.pool.queue.limit", "{task}", "The PoolConfig.Queue of the pool. More tasks may wait while workers are free.")
 	m.weight = upDown("tether.pool.weight.usage", "1", "The weight of the pool's tasks that run.")
 	m.weightMax = upDown("tether.pool.weight.limit", "1", "The most weight that may run in the pool at once.")
 	return errors.Join(errs...)
 }
 
+// measures tells whether anybody wants to know the durations of tasks.
+func (m *metrics) measures(ctx context.Context) bool {
+	return m.queueDuration.Enabled(ctx) || m.runDuration.Enabled(ctx)
+}
+
 // measure records the durations of a task that has ended.
 func (m *metrics) measure(ctx context.Context, t *tether.Task, errType string) {
-	if !m.queueDuration.Enabled(ctx) && !m.runDuration.Enabled(ctx) {
-		return
-	}
 	s := m.of(kind{t.Name(), t.Pool(), t.State(), errType})
 	submitted, started, finished := t.Times()
 	m.queueDuration.Record(ctx, queued(submitted, started, finished).Seconds(), s...)
@@ -109,11 +119,11 @@ func (m *metrics) of(k kind) series {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if !among(m.names, k.name, m.maxNames) {
+	if k.name != otherName && !among(m.names, k.name, m.maxNames) {
 		k.name = otherName
 	}
-	if k.errType != "" && !among(m.errTypes, k.errType, maxErrorTypes) {
-		k.errType = semconv.ErrorTypeOther.Value.AsString()
+	if k.errType != "" && k.errType != otherType && !among(m.errTypes, k.errType, maxErrorTypes) {
+		k.errType = otherType
 	}
 	known := *m.series.Load()
 	s, ok := known[k]
@@ -143,14 +153,48 @@ func among(first map[string]bool, s string, most int) bool {
 
 // Watch has the counts of a registry and of its pools, those made later too, observed
 // whenever the MeterProvider collects, until the returned Registration is
-// unregistered or the MeterProvider is shut down. That holds on to the registry.
+// unregistered or the MeterProvider is shut down. The Observer holds on to the
+// registry until it is unregistered.
 //
-// The counts of several registries that one Observer watches are added up, as are
-// those of pools of one name.
+// A registry is watched once: the Registration of a second Watch, while there is the
+// first, does nothing. The counts of several registries that one Observer watches are
+// added up, as are those of pools of one name. Watch panics if reg is nil; an error is
+// the MeterProvider's.
 func (o *Observer) Watch(reg *tether.Registry) (metric.Registration, error) {
+	if reg == nil {
+		panic("tetherotel: Watch: nil registry")
+	}
+	o.watching.Lock()
+	defer o.watching.Unlock()
+	if o.watched[reg] != nil {
+		return noop.Registration{}, nil
+	}
 	w := watch{&o.metrics, reg}
-	return o.meter.RegisterCallback(w.observe,
+	registered, err := o.meter.RegisterCallback(w.observe,
 		o.submitted, o.refused, o.ended, o.live, o.workerLimit, o.queueLimit, o.weight, o.weightMax)
+	if err != nil {
+		return nil, err
+	}
+	r := &registration{registered, &o.metrics, reg}
+	o.watched[reg] = r
+	return r, nil
+}
+
+// registration is that of a watched registry.
+type registration struct {
+	metric.Registration
+	of  *metrics
+	reg *tether.Registry
+}
+
+// Unregister implements [metric.Registration].
+func (r *registration) Unregister() error {
+	r.of.watching.Lock()
+	defer r.of.watching.Unlock()
+	if r.of.watched[r.reg] == r { // not a later one's
+		delete(r.of.watched, r.reg)
+	}
+	return r.Registration.Unregister()
 }
 
 // watch observes one registry.

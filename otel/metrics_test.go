@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/otel/metric"
 	metricnoop "go.opentelemetry.io/otel/metric/noop"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	tracenoop "go.opentelemetry.io/otel/trace/noop"
@@ -100,6 +101,15 @@ func TestCardinality(t *testing.T) {
 		assert.Equal(t, map[string]uint64{"task 0": 2, "task 1": 2, "other": 16}, counts)
 		assert.Equal(t, "task 9", attributes(s.spans.Ended()[9].Attributes())["tether.task.name"], "a span has the name")
 	})
+	t.Run("what is really called other", func(t *testing.T) {
+		s := newTelemetry(t)
+		r := newRegistry(t, tether.Config{Observer: s.observer(tetherotel.Config{MaxNames: 1})})
+		for _, name := range []string{"other", "a", "b"} {
+			run(t, r, name, succeed)
+		}
+		assert.Len(t, s.durations("tether.task.run.duration"), 2)
+		assert.Contains(t, s.durations("tether.task.run.duration"), "tether.pool.name=,tether.task.name=a,tether.task.outcome=succeeded")
+	})
 	t.Run("names, by default", func(t *testing.T) {
 		s := newTelemetry(t)
 		r := newRegistry(t, tether.Config{Observer: s.observer(tetherotel.Config{})})
@@ -111,12 +121,13 @@ func TestCardinality(t *testing.T) {
 	t.Run("types of errors", func(t *testing.T) {
 		s := newTelemetry(t)
 		r := newRegistry(t, tether.Config{Observer: s.observer(tetherotel.Config{})})
+		run(t, r, "task", func(context.Context) error { return typedError("_OTHER") }) // takes up no place
 		for i := range 150 {
 			run(t, r, "task", func(context.Context) error { return typedError(fmt.Sprint(i)) })
 		}
 		got := s.durations("tether.task.run.duration")
 		assert.Len(t, got, 101)
-		assert.Contains(t, got["error.type=_OTHER,tether.pool.name=,tether.task.name=task,tether.task.outcome=failed"], "s, 50")
+		assert.Contains(t, got["error.type=_OTHER,tether.pool.name=,tether.task.name=task,tether.task.outcome=failed"], "s, 51")
 	})
 }
 
@@ -194,6 +205,31 @@ func TestWatch(t *testing.T) {
 
 	require.NoError(t, registration.Unregister())
 	assert.Empty(t, s.counts("tether.task.submitted"))
+}
+
+// A registry is watched once at a time, and a nil one never.
+func TestWatch_Again(t *testing.T) {
+	s := newTelemetry(t)
+	o := s.observer(tetherotel.Config{})
+	r := newRegistry(t, tether.Config{Observer: o})
+	run(t, r, "task", succeed)
+	watch := func() metric.Registration {
+		registration, err := o.Watch(r)
+		require.NoError(t, err)
+		return registration
+	}
+	counted := map[string]int64{"tether.pool.name=": 1}
+	first, second := watch(), watch()
+	assert.Equal(t, counted, s.counts("tether.task.submitted"))
+	require.NoError(t, second.Unregister())
+	assert.Equal(t, counted, s.counts("tether.task.submitted"), "it was not the second that had it counted")
+	require.NoError(t, first.Unregister())
+	assert.Empty(t, s.counts("tether.task.submitted"))
+	watch()
+	require.NoError(t, first.Unregister(), "again")
+	watch()
+	assert.Equal(t, counted, s.counts("tether.task.submitted"))
+	assert.Panics(t, func() { _, _ = o.Watch(nil) })
 }
 
 // rows are counts by pool and by a second attribute.

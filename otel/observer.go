@@ -26,11 +26,12 @@ type Config struct {
 	MeterProvider  metric.MeterProvider
 	// Relation is how tasks' spans stand to their submitters'.
 	Relation Relation
-	// MaxNames is how many names of tasks the histograms tell apart. 0: 100.
+	// MaxNames is how many names of tasks the histograms tell apart, "other" beside
+	// them. 0: 100.
 	MaxNames int
 	// Attributes adds attributes to the span of a task that has ended: its labels,
 	// say, or info.ID as "tether.task.id", if whoever reads the traces may ask for
-	// the task's status. nil: none.
+	// the task's status. nil: none. If it panics, they alone are missing.
 	Attributes func(info tether.Info) []attribute.KeyValue
 }
 
@@ -91,23 +92,28 @@ func (o *Observer) TaskStarted(ctx context.Context, t *tether.Task) context.Cont
 // TaskEnded implements [tether.Observer].
 func (o *Observer) TaskEnded(ctx context.Context, t *tether.Task) {
 	span := spanOf(ctx, t)
-	dropped := span == nil && t.State() == tether.Dropped
-	if span == nil && t.State() == tether.Succeeded {
+	if span == nil && t.State() == tether.Dropped {
+		// The registry's clock may have strayed from the one that other spans go by.
+		submitted, _, finished := t.Times()
+		since := time.Now().Add(submitted.Sub(finished))
+		ctx, span = o.start(ctx, t.Name(), trace.WithTimestamp(since))
+	}
+	recording, measured := span != nil && span.IsRecording(), o.measures(ctx)
+	if recording {
+		defer span.End() // also if what follows, which calls code of the user's, panics
+	}
+	switch {
+	case !recording && !measured:
+		return
+	case !recording && t.State() == tether.Succeeded:
 		o.measure(ctx, t, "") // all there is to say
 		return
 	}
 	info := t.Info()
-	if dropped {
-		// The registry's clock may have strayed from the one that other spans go by.
-		since := time.Now().Add(info.Submitted.Sub(info.Finished))
-		ctx, span = o.start(ctx, info.Name, trace.WithTimestamp(since))
-	}
-	recording := span != nil && span.IsRecording()
-	if recording {
-		defer span.End() // also if what follows, which calls code of the user's, panics
-	}
 	errType := errorType(ctx, info)
-	o.measure(ctx, t, errType)
+	if measured {
+		o.measure(ctx, t, errType)
+	}
 	if recording {
 		o.describe(ctx, span, info, errType)
 	}
@@ -116,7 +122,7 @@ func (o *Observer) TaskEnded(ctx context.Context, t *tether.Task) {
 // TaskStuck implements [tether.StuckObserver].
 func (o *Observer) TaskStuck(ctx context.Context, t *tether.Task, stack []byte) {
 	if span := spanOf(ctx, t); span != nil {
-		span.AddEvent("tether.task.stuck", trace.WithAttributes(semconv.CodeStacktrace(string(stack))))
+		span.AddEvent("tether.task.stuck", trace.WithAttributes(semconv.CodeStacktrace(cut(string(stack)))))
 	}
 }
 
@@ -184,26 +190,30 @@ func (o *Observer) describe(ctx context.Context, span trace.Span, info tether.In
 		attrs = append(attrs, attribute.Bool("tether.task.handed_over", true))
 	}
 	if cause := context.Cause(ctx); cause != nil && (info.State == tether.Canceled || info.State == tether.Dropped) {
-		attrs = append(attrs, attribute.String("tether.task.cause", cause.Error()))
+		attrs = append(attrs, attribute.String("tether.task.cause", textOf(cause)))
 	}
 	if errType != "" {
 		attrs = append(attrs, semconv.ErrorTypeKey.String(errType))
-		span.SetStatus(codes.Error, info.Err.Error())
-		var stack []trace.EventOption
-		if p := (*tether.PanicError)(nil); info.State == tether.Panicked && errors.As(info.Err, &p) {
-			stack = append(stack, trace.WithAttributes(semconv.ExceptionStacktrace(string(p.Stack))))
-		}
-		span.RecordError(info.Err, stack...)
-	}
-	if o.cfg.Attributes != nil {
-		attrs = append(attrs, o.cfg.Attributes(info)...)
 	}
 	span.SetAttributes(attrs...)
+	if errType != "" {
+		text := textOf(info.Err)
+		span.SetStatus(codes.Error, text)
+		// Not RecordError, which would ask the error for its text once more.
+		exception := []attribute.KeyValue{semconv.ExceptionType(typeOf(info.Err)), semconv.ExceptionMessage(text)}
+		if p, ok := info.Err.(*tether.PanicError); ok && info.State == tether.Panicked {
+			exception = append(exception, semconv.ExceptionStacktrace(cut(string(p.Stack))))
+		}
+		span.AddEvent(semconv.ExceptionEventName, trace.WithAttributes(exception...))
+	}
+	if o.cfg.Attributes != nil {
+		span.SetAttributes(o.cfg.Attributes(info)...) // last: it may panic
+	}
 }
 
 // errorType returns the error.type of an outcome, "" if nothing went wrong. ctx is
 // the task's: its cause is exact, while the error may wrap other tasks' errors.
-func errorType(ctx context.Context, info tether.Info) string {
+func errorType(ctx context.Context, info tether.Info) (name string) {
 	switch info.State {
 	case tether.Panicked:
 		return "panic"
@@ -211,11 +221,19 @@ func errorType(ctx context.Context, info tether.Info) string {
 		if info.Err == tether.ErrGoexit {
 			return "goexit"
 		}
+		defer func() {
+			if recover() != nil { // a method of the error's: the error may be a nil pointer
+				name = otherType
+			}
+		}()
 		return semconv.ErrorType(info.Err).Value.AsString()
 	case tether.Canceled, tether.Dropped:
 		if info.HandedOver {
 			return "" // somebody else does it
 		}
+		defer func() {
+			_ = recover() // somebody's error, as above: not one of those below
+		}()
 		switch cause := context.Cause(ctx); {
 		case errors.Is(cause, tether.ErrTimeout):
 			return "timeout"

@@ -1,9 +1,11 @@
 package tetherotel_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -13,6 +15,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unicode/utf8"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -463,14 +466,54 @@ func TestAttributes(t *testing.T) {
 			panic("boom")
 		}})})
 		assert.Equal(t, tether.Succeeded, run(t, r, "task", succeed).State())
-		s.ended("task")
+		assert.Equal(t, "succeeded", attributes(s.ended("task").Attributes())["tether.task.outcome"])
 	})
-	for name, err := range map[string]error{"an error whose text panics": badText{}, "an error whose type panics": badType{errTest}} {
+}
+
+// An error whose methods panic is one for all that: in the span and in the histograms.
+func TestErrorsThatPanic(t *testing.T) {
+	var nowhere *fs.PathError
+	const text = "the Error method of a %s panicked"
+	for name, c := range map[string]struct {
+		err                error
+		errType, exception string
+	}{
+		"a nil pointer":   {nowhere, "_OTHER", fmt.Sprintf(text, "*fs.PathError")},
+		"a wrapped one":   {fmt.Errorf("no mail: %w", nowhere), "_OTHER", "no mail: <nil>"},
+		"its text":        {badText{}, "github.com/seed-2e639f12/tether/otel_test.badText", fmt.Sprintf(text, "tetherotel_test.badText")},
+		"its type":        {badType{errTest}, "_OTHER", "test error"},
+		"that it is what": {badIs{errTest}, "github.com/seed-2e639f12/tether/otel_test.badIs", "test error"},
+	} {
 		t.Run(name, func(t *testing.T) {
 			s := newTelemetry(t)
 			r := newRegistry(t, tether.Config{Observer: s.observer(tetherotel.Config{})})
-			run(t, r, "task", func(context.Context) error { return err })
-			s.ended("task")
+			run(t, r, "task", func(context.Context) error { return c.err })
+
+			span := s.ended("task")
+			require.Equal(t, codes.Error, span.Status().Code)
+			attrs := attributes(span.Attributes())
+			assert.Equal(t, "failed", attrs["tether.task.outcome"])
+			assert.Equal(t, c.errType, attrs["error.type"])
+			assert.Equal(t, c.exception, span.Status().Description)
+			require.Len(t, span.Events(), 1)
+			assert.Equal(t, c.exception, attributes(span.Events()[0].Attributes)["exception.message"])
+			for _, h := range []string{"tether.task.queue.duration", "tether.task.run.duration"} {
+				require.Len(t, s.durations(h), 1)
+				assert.Contains(t, s.durations(h), "error.type="+c.errType+",tether.pool.name=,tether.task.name=task,tether.task.outcome=failed")
+			}
+		})
+	}
+	for name, err := range map[string]error{"a nil pointer": nowhere, "its text": badText{}, "that it is what": badIs{errTest}} {
+		t.Run("as the cause of a cancellation: "+name, func(t *testing.T) {
+			s := newTelemetry(t)
+			task := start(t, context.Background(), newRegistry(t, tether.Config{}), "task", succeed, tether.Hold())
+			task.Cancel(nil)
+			ctx, cancel := context.WithCancelCause(context.Background())
+			cancel(err)
+			s.observer(tetherotel.Config{}).TaskEnded(ctx, task)
+			assert.Equal(t, codes.Unset, s.ended("task").Status().Code, "it was somebody's wish")
+			assert.NotEmpty(t, attributes(s.ended("task").Attributes())["tether.task.cause"])
+			assert.Len(t, s.durations("tether.task.queue.duration"), 1)
 		})
 	}
 }
@@ -478,10 +521,55 @@ func TestAttributes(t *testing.T) {
 type (
 	badText struct{}
 	badType struct{ error }
+	badIs   struct{ error }
 )
 
 func (badText) Error() string     { panic("boom") }
 func (badType) ErrorType() string { panic("boom") }
+func (badIs) Is(error) bool       { panic("boom") }
+
+// No text that a span is given is endless.
+func TestLongTexts(t *testing.T) {
+	s := newTelemetry(t)
+	r := newRegistry(t, tether.Config{Observer: s.observer(tetherotel.Config{})})
+	const most = 16 << 10
+	long := errors.New(strings.Repeat("x", most-1) + strings.Repeat("ä", 5<<20)) // the limit is in the middle of a rune
+	run(t, r, "failed", func(context.Context) error { return long })
+	start(t, context.Background(), r, "canceled", succeed, tether.Hold()).Cancel(long)
+	run(t, r, "fits", func(context.Context) error { return errors.New(strings.Repeat("x", most)) })
+
+	want := strings.Repeat("x", most-1) + "… (cut: 10485760 bytes more)"
+	assert.True(t, want == s.ended("failed").Status().Description)
+	assert.True(t, want == attributes(s.ended("failed").Events()[0].Attributes)["exception.message"])
+	assert.True(t, want == attributes(s.ended("canceled").Attributes())["tether.task.cause"])
+	assert.Len(t, s.ended("fits").Status().Description, most)
+	assert.True(t, utf8.ValidString(s.ended("failed").Status().Description))
+}
+
+// So it is with stacks.
+func TestLongStacks(t *testing.T) {
+	s := newTelemetry(t)
+	o := s.observer(tetherotel.Config{})
+	r := newRegistry(t, tether.Config{Observer: o})
+	run(t, r, "stuck", func(ctx context.Context) error {
+		task, _ := tether.FromContext(ctx)
+		o.TaskStuck(ctx, task, bytes.Repeat([]byte("x"), 1<<20))
+		return nil
+	})
+	run(t, r, "panicked", func(context.Context) error { return deep(1000) })
+	assert.True(t, strings.Repeat("x", 16<<10)+"… (cut: 1032192 bytes more)" == attributes(s.ended("stuck").Events()[0].Attributes)["code.stacktrace"])
+	stack, _ := attributes(s.ended("panicked").Events()[0].Attributes)["exception.stacktrace"].(string)
+	assert.Contains(t, stack, "deep")
+	assert.Less(t, len(stack), 17<<10)
+}
+
+// deep panics far down.
+func deep(n int) error {
+	if n == 0 {
+		panic("boom")
+	}
+	return fmt.Errorf("%d: %w", n, deep(n-1))
+}
 
 // Each of several observers has its own span, whatever the others put into the context.
 func TestJoined(t *testing.T) {
@@ -557,6 +645,16 @@ func TestNoop(t *testing.T) {
 	span.End()
 	assert.Empty(t, s.ended("request").Attributes())
 	assert.Empty(t, s.ended("request").Events())
+}
+
+// Nor is anything read of a task that nobody wants to know of, however it ends.
+func TestNoop_ReadsNothing(t *testing.T) {
+	s := newTelemetry(t)
+	o := s.observer(tetherotel.Config{TracerProvider: tracenoop.NewTracerProvider(), MeterProvider: metricnoop.NewMeterProvider()})
+	r := newRegistry(t, tether.Config{})
+	task := run(t, r, "task", fail)
+	assert.NotZero(t, testing.AllocsPerRun(100, func() { task.Info() }))
+	assert.Zero(t, testing.AllocsPerRun(100, func() { o.TaskEnded(context.Background(), task) }))
 }
 
 // The global providers may be set after New. That can be tried once in a process.

@@ -38,11 +38,21 @@ type dashboard struct {
 		}
 	}
 	Panels []struct {
-		ID         int
-		Title      string
-		Datasource struct{ UID string }
-		GridPos    struct{ X, Y, W, H int }
-		Targets    []struct{ Expr, LegendFormat string }
+		ID          int
+		Title       string
+		Datasource  struct{ UID string }
+		GridPos     struct{ X, Y, W, H int }
+		FieldConfig struct {
+			Defaults struct {
+				Unit   string
+				Max    *float64
+				Custom struct {
+					DrawStyle string
+					Stacking  struct{ Mode string }
+				}
+			}
+		}
+		Targets []struct{ Expr, LegendFormat string }
 	}
 }
 
@@ -74,6 +84,7 @@ func TestDashboard(t *testing.T) {
 
 	variables := []string{"__rate_interval"}
 	used := make(map[string]bool)
+	shown := make(map[string]bool) // states of tether_tasks_ended_total that a panel asks for
 	// check returns the labels that the expression's metrics have.
 	check := func(t *testing.T, expr string) (labels []string) {
 		selectors := selector.FindAllStringSubmatch(expr, -1)
@@ -89,6 +100,7 @@ func TestDashboard(t *testing.T) {
 				for _, v := range strings.Split(m[2], "|") {
 					if m[1] == "state" {
 						assert.Contains(t, scraped[s[1]]["state"], v, s[1])
+						shown[v] = shown[v] || s[1] == "tether_tasks_ended_total"
 					}
 				}
 			}
@@ -115,9 +127,18 @@ func TestDashboard(t *testing.T) {
 				assert.False(t, p.GridPos.X < q.GridPos.X+q.GridPos.W && q.GridPos.X < p.GridPos.X+p.GridPos.W &&
 					p.GridPos.Y < q.GridPos.Y+q.GridPos.H && q.GridPos.Y < p.GridPos.Y+p.GridPos.H, "covers %q", q.Title)
 			}
+			look := p.FieldConfig.Defaults
+			if look.Unit == "percentunit" {
+				assert.Nil(t, look.Max, "it may be more than 100 %")
+			}
 			require.NotEmpty(t, p.Targets)
 			for _, target := range p.Targets {
 				labels := check(t, target.Expr)
+				if strings.Contains(target.Expr, "increase(") {
+					// The windows overlap: bars and stacks would look like a sum.
+					assert.Equal(t, "line", look.Custom.DrawStyle)
+					assert.Empty(t, look.Custom.Stacking.Mode)
+				}
 				var outer []string // by which the result is grouped
 				for i, g := range grouping.FindAllStringSubmatch(target.Expr, -1) {
 					by := strings.Split(g[1], ", ")
@@ -133,6 +154,9 @@ func TestDashboard(t *testing.T) {
 				}
 			}
 		})
+	}
+	for _, state := range []string{"failed", "panicked", "canceled", "dropped"} {
+		assert.True(t, shown[state], "%s is in no panel of failures", state)
 	}
 	for name := range scraped {
 		family := regexp.MustCompile(`_(bucket|sum|count)$`).ReplaceAllString(name, "")

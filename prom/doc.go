@@ -25,7 +25,8 @@
 //	tether_pool_weight_limit{pool}               PoolConfig.Capacity, if there is one
 //	tether_pool_paused{pool}                     1 or 0
 //
-// Counted when a task ends, if it has started:
+// Counted when a task ends, if it has started, and 0 from the first start of a task of
+// that name on that pool:
 //
 //	tether_task_wait_seconds{task,pool}          histogram: from submission to the first start
 //	tether_task_run_seconds{task,pool,state}     histogram: from the first start to the end
@@ -44,9 +45,19 @@
 // and no counter goes back. A pool's counts are of one instant, as are those of each
 // of the queues that the registry has for its own tasks, which are pool="".
 //
+// rate and increase show nothing of what a counter has at its first scrape. Those of a
+// task begin with the first start of one of its name on the pool: a first panic is shown
+// if there was a scrape between that start and the panic. tether_tasks_ended_total
+// begins with the pool: it has those that were too quick as well.
+//
+// While a worker of a pool is free, tasks that are held, delayed or between attempts
+// wait in its place: held and queued ones may then be more than tether_pool_queue_limit.
+//
 // The task label has at most [Config].MaxNames values, those that came first, and
-// [Other] for all further names. The histograms have thus at most (MaxNames + 1) * 5
-// series for each pool, of 21 values each.
+// [Other] for all further names; a task that is really called so is counted with those,
+// and is none of the MaxNames. The histograms have thus at most (MaxNames + 1) * 5
+// series for each pool, of 21 values each: each name has 5 on each pool that it has
+// run on.
 //
 // # Several registries
 //

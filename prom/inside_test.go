@@ -8,15 +8,15 @@ import (
 	"github.com/seed-2e639f12/tether"
 )
 
-// TestAllocations finds none, beyond those of the task's Info, once a name is known.
+// TestAllocations finds none once a name is known.
 func TestAllocations(t *testing.T) {
 	for _, factor := range []float64{0, 1.1} {
 		m := New(Config{MaxNames: 1, NativeHistogramBucketFactor: factor})
 		for _, name := range []string{"known", "unknown"} {
 			end := func() {
-				s := m.find(key{name, "pool", tether.Failed})
+				s := m.find(key{name, "pool"})
 				s.wait.Observe(1)
-				s.run.Observe(1)
+				s.run[tether.Failed].Observe(1)
 			}
 			end()
 			require.Zero(t, testing.AllocsPerRun(100, end), name)

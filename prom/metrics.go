@@ -15,8 +15,8 @@ import (
 
 // Config sets [Metrics] up. The zero Config is a good one.
 type Config struct {
-	// MaxNames is the most names of tasks that become a label's value; tasks of any
-	// further name count as [Other]. 0 or less: 100.
+	// MaxNames is the most names of tasks that become a label's value beside [Other], as
+	// which tasks of any further name count. 0 or less: 100.
 	MaxNames int
 	// Buckets are the upper bounds of the histograms, in seconds, which must increase.
 	// nil: 18 from 1 ms to 10 min. Empty but not nil: none, if there are native ones.
@@ -27,7 +27,8 @@ type Config struct {
 	NativeHistogramBucketFactor float64
 }
 
-// Other is the task label of the tasks whose name came after [Config].MaxNames others.
+// Other is the task label of the tasks whose name came after [Config].MaxNames others,
+// and of those that are really called so.
 const Other = "other"
 
 // Metrics are the metrics of one registry or more: the [tether.Observer] that their
@@ -59,14 +60,14 @@ type index struct {
 	series map[key]*series
 }
 
-type key struct {
-	task, pool string
-	state      tether.State
-}
+type key struct{ task, pool string }
 
-// series are what a task of one name, pool and final state is counted in.
+// series are what the tasks of one name and pool are counted in. All are there from the
+// first start of such a task on: a counter that is born at 1, with the first panic,
+// has not increased for Prometheus.
 type series struct {
-	wait, run      prometheus.Observer
+	wait           prometheus.Observer
+	run            [tether.Canceled + 1]prometheus.Observer // by final state
 	retries, stuck prometheus.Counter
 }
 
@@ -109,15 +110,21 @@ func New(cfg Config) *Metrics {
 	return m
 }
 
+// TaskStarted has the series of the task's name show 0 before they show more.
+func (m *Metrics) TaskStarted(ctx context.Context, t *tether.Task) context.Context {
+	m.find(key{t.Name(), t.Pool()})
+	return ctx
+}
+
 // TaskEnded counts the times and the retries of a task that has started.
 func (m *Metrics) TaskEnded(_ context.Context, t *tether.Task) {
 	submitted, started, finished := t.Times()
 	if started.IsZero() {
 		return
 	}
-	s := m.find(key{t.Name(), t.Pool(), t.State()})
+	s := m.find(key{t.Name(), t.Pool()})
 	s.wait.Observe(started.Sub(submitted).Seconds())
-	s.run.Observe(finished.Sub(started).Seconds())
+	s.run[t.State()].Observe(finished.Sub(started).Seconds())
 	if n := t.Attempt(); n > 1 {
 		s.retries.Add(float64(n - 1))
 	}
@@ -125,7 +132,7 @@ func (m *Metrics) TaskEnded(_ context.Context, t *tether.Task) {
 
 // TaskStuck counts a task that is stuck.
 func (m *Metrics) TaskStuck(_ context.Context, t *tether.Task, _ []byte) {
-	m.find(key{t.Name(), t.Pool(), tether.Running}).stuck.Inc()
+	m.find(key{t.Name(), t.Pool()}).stuck.Inc()
 }
 
 // find returns the series of a key, those of Other if there are enough names.
@@ -159,10 +166,13 @@ func (m *Metrics) add(k key) *series {
 	if s := at.series[k]; s != nil {
 		return s // somebody else has added it
 	}
-	s := &series{retries: m.retries.WithLabelValues(k.task, k.pool), stuck: m.stuck.WithLabelValues(k.task, k.pool)}
-	if k.state.Final() {
-		s.wait = m.wait.WithLabelValues(k.task, k.pool)
-		s.run = m.run.WithLabelValues(k.task, k.pool, k.state.String())
+	s := &series{
+		wait:    m.wait.WithLabelValues(k.task, k.pool),
+		retries: m.retries.WithLabelValues(k.task, k.pool),
+		stuck:   m.stuck.WithLabelValues(k.task, k.pool),
+	}
+	for state := tether.Succeeded; state <= tether.Canceled; state++ {
+		s.run[state] = m.run.WithLabelValues(k.task, k.pool, state.String())
 	}
 	next := &index{names, maps.Clone(at.series)}
 	next.series[k] = s

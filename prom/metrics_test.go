@@ -88,8 +88,14 @@ func TestTimes(t *testing.T) {
 			if c.state == "canceled" {
 				want = 60
 			}
-			require.Len(t, page["tether_task_run_seconds"].GetMetric(), 1)
-			assert.Equal(t, want, timesOf(page.metric("tether_task_run_seconds", "task", "task", "pool", "pool", "state", c.state)).sum)
+			for _, state := range []string{"succeeded", "failed", "panicked", "canceled"} {
+				ran := timesOf(page.metric("tether_task_run_seconds", "task", "task", "pool", "pool", "state", state))
+				if state == c.state {
+					assert.Equal(t, times{1, want, ran.upTo}, ran)
+				} else {
+					assert.Zero(t, ran.count, state)
+				}
+			}
 			assert.Equal(t, map[string]float64{c.state: 1}, page.states("pool"))
 			assert.Empty(t, page.states(""))
 		})
@@ -115,8 +121,12 @@ func TestTimes(t *testing.T) {
 			start(t, p, "queued", succeed)
 		}
 		page := scrape(t, m)
-		assert.Empty(t, page["tether_task_run_seconds"].GetMetric())
-		assert.Empty(t, page["tether_task_wait_seconds"].GetMetric())
+		for _, name := range []string{"tether_task_run_seconds", "tether_task_wait_seconds"} {
+			for _, m := range page[name].GetMetric() {
+				assert.Equal(t, "running", labelsOf(m)["task"], name)
+				assert.Zero(t, m.Histogram.GetSampleCount(), name)
+			}
+		}
 		assert.Equal(t, map[string]float64{"dropped": 1}, page.states(""))
 		assert.Equal(t, map[string]float64{"dropped": 1, "queued": 10, "running": 1}, page.states("pool"))
 		running.Cancel(nil)
@@ -133,9 +143,46 @@ func TestTimes(t *testing.T) {
 		assert.Equal(t, 1.0, page.value("tether_tasks_stuck_total", "task", "task", "pool", "pool"))
 		assert.Equal(t, 1.0, page.value("tether_tasks_stuck_total", "task", "task", "pool", ""))
 		assert.Equal(t, 1.0, page.value("tether_tasks_stuck_total", "task", "new", "pool", ""))
-		assert.Nil(t, page.metric("tether_task_wait_seconds", "task", "new", "pool", ""))
+		assert.Zero(t, timesOf(page.metric("tether_task_wait_seconds", "task", "new", "pool", "")).count, "it has not ended")
 		time.Sleep(24 * time.Hour)
 		assert.Equal(t, 1.0, scrape(t, m).value("tether_tasks_stuck_total", "task", "new", "pool", "pool"))
+	})
+}
+
+// Prometheus sees an increase only of what it has seen before: all that a task can
+// become is 0 from the task's start on, and what one of its name has not become as well.
+func TestBornAtZero(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := tetherprom.New(tetherprom.Config{})
+		r := newRegistry(t, m, tether.Config{})
+		p := r.NewPool("pool", tether.PoolConfig{Workers: 1, Queue: 10})
+		// counts returns all that is counted of the task.
+		counts := func(pool string) map[string]float64 {
+			page := scrape(t, m)
+			all := map[string]float64{
+				"stuck":   page.value("tether_tasks_stuck_total", "task", "task", "pool", pool),
+				"retries": page.value("tether_task_retries_total", "task", "task", "pool", pool),
+			}
+			for _, metric := range page["tether_task_run_seconds"].GetMetric() {
+				if l := labelsOf(metric); l["pool"] == pool {
+					all[l["state"]] = float64(metric.Histogram.GetSampleCount())
+				}
+			}
+			return all
+		}
+		want := map[string]float64{"succeeded": 0, "failed": 0, "panicked": 0, "canceled": 0, "retries": 0, "stuck": 0}
+		for pool, on := range map[string]tether.Runner{"": r, "pool": p} {
+			task := start(t, on, "task", func(context.Context) error {
+				time.Sleep(time.Hour)
+				panic("test")
+			})
+			synctest.Wait()
+			want["panicked"] = 0
+			assert.Equal(t, want, counts(pool), "while the first one runs")
+			<-task.Done()
+			want["panicked"] = 1
+			assert.Equal(t, want, counts(pool))
+		}
 	})
 }
 

@@ -19,7 +19,7 @@ var (
 
 	inline      = byPool("tether_pool_inline_tasks", "Running tasks that are run by their submitters, not by workers.")
 	workers     = byPool("tether_pool_workers_limit", "Most tasks that workers run at once.")
-	queue       = byPool("tether_pool_queue_limit", "Most tasks that wait, held ones included; +Inf without a bound.")
+	queue       = byPool("tether_pool_queue_limit", "PoolConfig.Queue, +Inf if it is Unbounded. More tasks may be held or queued while workers are free.")
 	weight      = byPool("tether_pool_weight", "Weight of the tasks that run, if the pool bounds it.")
 	weightLimit = byPool("tether_pool_weight_limit", "Most weight that runs at once, if the pool bounds it.")
 	paused      = byPool("tether_pool_paused", "1 if the pool is paused, 0 if not.")
@@ -31,7 +31,7 @@ func byPool(name, help string, more ...string) *prometheus.Desc {
 
 // Watch adds a registry whose counts are read at each scrape, with those of the pools
 // that it has then. A registry is watched once, however often Watch is called, and for
-// as long as the metrics live.
+// as long as the metrics live. Watch panics if reg is nil.
 func (m *Metrics) Watch(reg *tether.Registry) {
 	if reg == nil {
 		panic("tetherprom: Watch: nil registry")

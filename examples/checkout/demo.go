@@ -357,8 +357,6 @@ func (c *customer) cancelsReport(ctx context.Context) error {
 	return nil
 }
 
-// readsAuditLog finds a line for each 202. They are written after the answers, so
-// the last may take a moment.
 // looksBehindTheScenes looks at what is there for those who run the shop.
 func (c *customer) looksBehindTheScenes(ctx context.Context) error {
 	behind := &customer{base: c.admin, client: c.client}
@@ -393,6 +391,8 @@ func (c *customer) looksBehindTheScenes(ctx context.Context) error {
 	return errors.New("the live page does not show the orders' tasks")
 }
 
+// readsAuditLog finds a line for each 202. They are written after the answers, so
+// the last may take a moment.
 func (c *customer) readsAuditLog(ctx context.Context) error {
 	var lines []json.RawMessage
 	err := poll(ctx, func() (bool, error) {

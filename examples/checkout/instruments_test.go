@@ -4,11 +4,17 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"errors"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
+	"os"
+	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -67,11 +73,33 @@ func TestTraces(t *testing.T) {
 	assert.NotEmpty(t, spans["fulfil-order"].SpanContext.SpanID)
 }
 
+// A request's span is named after its route, and says nowhere what was asked for.
+func TestTraces_HaveNoIDs(t *testing.T) {
+	var out printed
+	ts := openShop(t, func(cfg *config) { cfg.traces = &out })
+	order := ts.post("/orders", `{"customer":"ann@example.com","lines":[{"sku":"tea","quantity":1}]}`)
+	report := ts.post("/reports", "", "Prefer", "respond-async")
+	for _, path := range []string{order, order + "/invoice.pdf", report, report + "/result", report + "/nonsense", "/nonsense" + report} {
+		ts.do("GET", path+"?id="+path, "")
+	}
+	ts.do("NONSENSE", report, "")
+	ts.end()
+
+	spans := out.spans(t)
+	for _, name := range []string{"POST /orders", "GET /orders/{id}", "GET /orders/{id}/invoice.pdf", "POST /reports", "GET /tasks/", "GET", "HTTP /tasks/"} {
+		assert.Contains(t, spans, name)
+	}
+	text := out.text.String()
+	for _, location := range []string{order, report} {
+		assert.NotContains(t, text, location[strings.LastIndexByte(location, '/')+1:], location)
+	}
+}
+
 func TestAdmin(t *testing.T) {
 	ts := openShop(t)
 	ts.post("/orders", `{"customer":"ann@example.com","lines":[{"sku":"tea","quantity":1}]}`)
 	ts.end()
-	admin := httptest.NewServer(ts.seen.admin(ts.reg).Handler)
+	admin := httptest.NewServer(ts.seen.admin(ts.reg, "").Handler)
 	defer admin.Close()
 	get := func(path string) string {
 		res, err := http.Get(admin.URL + path)
@@ -87,6 +115,10 @@ func TestAdmin(t *testing.T) {
 		"/debug/tether/": "fulfil-order",
 		"/metrics":       `tether_tasks_ended_total{pool="orders",state="succeeded"} 1`,
 		"/debug/pprof/":  "goroutine",
+
+		"/debug/pprof/cmdline":            os.Args[0],
+		"/debug/pprof/symbol":             "num_symbols",
+		"/debug/pprof/trace?seconds=.001": "go 1.",
 	} {
 		assert.Contains(t, get(path), text, path)
 	}
@@ -95,6 +127,52 @@ func TestAdmin(t *testing.T) {
 	for _, path := range []string{"/debug/tether/", "/metrics", "/debug/pprof/"} {
 		assert.Equal(t, http.StatusNotFound, serve(ts.handler(), path), "not for customers")
 	}
+}
+
+// Whoever has a name of his own mean this address is not served.
+func TestAdmin_Hosts(t *testing.T) {
+	ts := openShop(t)
+	for address, hosts := range map[string]map[string]int{
+		"": {
+			"127.0.0.1:8081": 200, "127.0.0.1": 200, "[::1]:8081": 200, "[::1]": 200, "10.1.2.3:8081": 200,
+			"localhost:8081": 200, "LocalHost": 200,
+			"evil.example:8081": 403, "evil.example": 403, "127.0.0.1.evil.example": 403, "localhost.evil.example:8081": 403, "": 403, ":8081": 403,
+		},
+		":8081":           {"127.0.0.1:8081": 200, "evil.example:8081": 403, "": 403},
+		"shop.local:8081": {"127.0.0.1:8081": 200, "localhost:8081": 200, "shop.local:8081": 200, "Shop.Local:80": 200, "evil.example:8081": 403},
+	} {
+		h := ts.seen.admin(ts.reg, address).Handler
+		for host, want := range hosts {
+			r, w := httptest.NewRequest("GET", "/metrics", nil), httptest.NewRecorder()
+			r.Host = host
+			h.ServeHTTP(w, r)
+			assert.Equal(t, want, w.Code, "-admin %q, host %q", address, host)
+		}
+	}
+}
+
+// A body must arrive soon; a profile, which has none, may take its time.
+func TestAdmin_Deadlines(t *testing.T) {
+	ts := openShop(t)
+	admin := ts.seen.admin(ts.reg, "")
+	assert.Zero(t, admin.ReadTimeout, "it would end the context of a profile")
+	assert.Zero(t, admin.WriteTimeout)
+	for body, bounded := range map[string]bool{"": false, "id=5": true} {
+		r, w := httptest.NewRequest("POST", "http://localhost/debug/pprof/symbol", strings.NewReader(body)), &deadlines{ResponseRecorder: httptest.NewRecorder()}
+		admin.Handler.ServeHTTP(w, r)
+		assert.Equal(t, bounded, !w.read.IsZero(), body)
+	}
+}
+
+// deadlines records the deadline for reading.
+type deadlines struct {
+	*httptest.ResponseRecorder
+	read time.Time
+}
+
+func (d *deadlines) SetReadDeadline(at time.Time) error {
+	d.read = at
+	return nil
 }
 
 func serve(h http.Handler, path string) int {
@@ -109,5 +187,50 @@ func TestNextPort(t *testing.T) {
 		"127.0.0.1:0": "127.0.0.1:0", "localhost:http": "127.0.0.1:0", ":65535": "127.0.0.1:0", "": "127.0.0.1:0",
 	} {
 		assert.Equal(t, want, nextPort(addr), addr)
+	}
+}
+
+// The live page goes elsewhere if the next port is taken, unless its address was given.
+func TestListen(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer func() { require.NoError(t, taken.Close()) }()
+	before := taken.Addr().(*net.TCPAddr).AddrPort()
+	before = netip.AddrPortFrom(before.Addr(), before.Port()-1)
+	require.Equal(t, taken.Addr().String(), nextPort(before.String()))
+	if free, err := net.Listen("tcp", before.String()); err != nil {
+		t.Skip("the port before is taken too: ", err)
+	} else {
+		require.NoError(t, free.Close())
+	}
+	listener, admin, err := listen(config{addr: before.String()})
+	require.NoError(t, err)
+	assert.Equal(t, before.String(), listener.Addr().String())
+	assert.NotEqual(t, taken.Addr().String(), admin.Addr().String())
+	require.NoError(t, errors.Join(listener.Close(), admin.Close()))
+}
+
+// What cannot start leaves nothing behind.
+func TestNoStart(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer func() { require.NoError(t, taken.Close()) }()
+	for name, c := range map[string]struct {
+		args         []string
+		secret, says string
+	}{
+		"the address is taken":        {[]string{"-addr", taken.Addr().String()}, "", "-addr: "},
+		"the second address is taken": {[]string{"-addr", "127.0.0.1:0", "-admin", taken.Addr().String()}, "", "-admin: "},
+		"the secret is none":          {[]string{"-addr", "127.0.0.1:0"}, "nonsense", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			t.Setenv("TMPDIR", dir)
+			t.Setenv("CHECKOUT_WEBHOOK_SECRET", c.secret)
+			require.ErrorContains(t, run(t.Context(), c.args, io.Discard), c.says)
+			left, err := os.ReadDir(dir)
+			require.NoError(t, err)
+			assert.Empty(t, left)
+		})
 	}
 }

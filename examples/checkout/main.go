@@ -27,7 +27,8 @@
 //	GET  /ready                   the readiness probe: 503 from SIGTERM on
 //	GET  /healthz                 the liveness probe
 //
-// and on the -admin address, for those who run it, until the drain is over:
+// and on the -admin address, for those who run it, until the drain is over, if they ask
+// for it by its number, as localhost or by the name in -admin:
 //
 //	GET  /debug/tether/           the live page: what runs, waits, has failed, is stuck
 //	GET  /metrics                 for Prometheus; prom/dashboard.json is Grafana's
@@ -75,7 +76,7 @@ import (
 // config is what the flags say.
 type config struct {
 	addr, data      string
-	admin           string
+	admin           string // "": near addr, see listen
 	demo            bool
 	trace           bool
 	traces          io.Writer // where spans are printed; nil: none are
@@ -108,25 +109,26 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		return err
 	}
 	out = &lines{to: out}
-	if cfg.data == "" {
-		if cfg.data, err = os.MkdirTemp("", "checkout-"); err != nil {
-			return fmt.Errorf("data folder: %w", err)
-		}
-	}
-	listener, err := net.Listen("tcp", cfg.addr)
+	listener, admin, err := listen(cfg)
 	if err != nil {
 		return err
 	}
-	admin, err := net.Listen("tcp", cfg.admin)
-	if err != nil {
-		return errors.Join(err, listener.Close())
+	temporary := cfg.data == ""
+	if temporary {
+		if cfg.data, err = os.MkdirTemp("", "checkout-"); err != nil {
+			return errors.Join(fmt.Errorf("data folder: %w", err), listener.Close(), admin.Close())
+		}
 	}
 	if cfg.trace {
 		cfg.traces = out
 	}
 	s, err := newShop(cfg)
 	if err != nil {
-		return errors.Join(err, listener.Close(), admin.Close())
+		err = errors.Join(err, listener.Close(), admin.Close())
+		if temporary {
+			err = errors.Join(err, os.RemoveAll(cfg.data))
+		}
+		return err
 	}
 	base, adminBase := "http://"+listener.Addr().String(), "http://"+admin.Addr().String()
 	greet(out, s, base, adminBase)
@@ -158,6 +160,23 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	return err
 }
 
+// listen opens both addresses. Without -admin the second one is any that is free if the
+// next port is taken: greet says which.
+func listen(cfg config) (listener, admin net.Listener, err error) {
+	if listener, err = net.Listen("tcp", cfg.addr); err != nil {
+		return nil, nil, fmt.Errorf("-addr: %w", err)
+	}
+	if cfg.admin != "" {
+		admin, err = net.Listen("tcp", cfg.admin)
+	} else if admin, err = net.Listen("tcp", nextPort(cfg.addr)); err != nil {
+		admin, err = net.Listen("tcp", "127.0.0.1:0")
+	}
+	if err != nil {
+		return nil, nil, errors.Join(fmt.Errorf("-admin: %w", err), listener.Close())
+	}
+	return listener, admin, nil
+}
+
 // lines is written to by the program and by the demo's customer at once.
 type lines struct {
 	mu sync.Mutex // held while a line is written
@@ -174,9 +193,9 @@ func parseFlags(args []string) (config, error) {
 	cfg := config{webhookAttempts: 8, webhookBackoff: tether.Exponential(500*time.Millisecond, time.Minute)}
 	f := flag.NewFlagSet("checkout", flag.ContinueOnError)
 	f.StringVar(&cfg.addr, "addr", "127.0.0.1:8080", "`address` to listen on; with -demo the default is a free port")
-	f.StringVar(&cfg.admin, "admin", "", "`address` of the live page, metrics and profiles (default: the port after that of -addr, on 127.0.0.1)")
+	f.StringVar(&cfg.admin, "admin", "", "`address` of the live page, metrics and profiles (default: the port after that of -addr, or a free one, on 127.0.0.1)")
 	f.BoolVar(&cfg.trace, "trace", false, "print a span for each request and each task")
-	f.DurationVar(&cfg.stuck, "stuck", 5*time.Minute, "how long a task may run before it is reported as stuck")
+	f.DurationVar(&cfg.stuck, "stuck", 5*time.Minute, "how long a task may run before it is reported as stuck; 0: none is")
 	f.StringVar(&cfg.data, "data", "", "`folder` of the orders, invoices and uploads (default: a new temporary one)")
 	f.BoolVar(&cfg.demo, "demo", false, "play a customer, then SIGTERM, and exit")
 	f.IntVar(&cfg.workers, "workers", max(4, runtime.GOMAXPROCS(0)), "orders that are worked on at once; they mostly wait for the disk")
@@ -196,16 +215,13 @@ func parseFlags(args []string) (config, error) {
 	if f.NArg() > 0 {
 		return cfg, fmt.Errorf("unexpected argument %q", f.Arg(0))
 	}
-	if cfg.workers < 1 || cfg.queue < 1 || cfg.maxImport < 1 || cfg.budget <= 0 || cfg.webhookFail < 0 {
-		return cfg, errors.New("-workers, -queue, -max-import and -budget must be positive, -webhook-fail not negative")
+	if cfg.workers < 1 || cfg.queue < 1 || cfg.maxImport < 1 || cfg.budget <= 0 || cfg.webhookFail < 0 || cfg.stuck < 0 {
+		return cfg, errors.New("-workers, -queue, -max-import and -budget must be positive, -webhook-fail and -stuck not negative")
 	}
 	given := map[string]bool{}
 	f.Visit(func(f *flag.Flag) { given[f.Name] = true })
 	if cfg.demo && !given["addr"] {
 		cfg.addr = "127.0.0.1:0"
-	}
-	if cfg.admin == "" {
-		cfg.admin = nextPort(cfg.addr)
 	}
 	if cfg.demo && !given["webhook-delay"] {
 		cfg.webhookDelay = 500 * time.Millisecond // so that something is still running at the SIGTERM

@@ -184,7 +184,7 @@ func (ts *testShop) inStock(sku string) (n int64) {
 }
 
 func TestFlags(t *testing.T) {
-	for _, bad := range [][]string{{"-queue", "0"}, {"-workers", "-1"}, {"-max-import", "0"}, {"-budget", "0s"}, {"serve"}, {"-nonsense"}} {
+	for _, bad := range [][]string{{"-queue", "0"}, {"-workers", "-1"}, {"-max-import", "0"}, {"-budget", "0s"}, {"-stuck", "-1s"}, {"serve"}, {"-nonsense"}} {
 		require.Error(t, run(context.Background(), bad, &bytes.Buffer{}), bad)
 	}
 }

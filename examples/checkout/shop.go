@@ -192,7 +192,7 @@ func (s *shop) serve(ctx context.Context, listener, adminListener net.Listener, 
 	if _, err := s.reg.Go(ctx, "resume", s.resume); err != nil {
 		return errors.Join(fmt.Errorf("resume: %w", err), listener.Close(), adminListener.Close(), s.close(ctx))
 	}
-	admin := s.seen.admin(s.reg)
+	admin := s.seen.admin(s.reg, s.cfg.admin)
 	adminDone := make(chan error, 1)
 	go func() { adminDone <- admin.Serve(adminListener) }()
 	return tetherhttp.ListenAndServe(ctx, srv, s.reg, tether.RunConfig{
