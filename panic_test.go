@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"runtime"
@@ -519,3 +520,40 @@ func TestT7_GoexitEndsTheTask(t *testing.T) {
 type goexitObserver struct{ tether.NopObserver }
 
 func (goexitObserver) TaskSubmitted(context.Context, *tether.Task) { runtime.Goexit() }
+
+// A nil pointer that was returned as an error has methods that panic.
+func TestT6_ErrorsWhoseMethodsPanic(t *testing.T) {
+	var null *fs.PathError
+	logger, _ := newLogger()
+	r := newRegistry(t, tether.Config{Logger: logger})
+	failed := start(t, r, "failed", func(context.Context) error { return null })
+	<-failed.Done()
+	assert.Equal(t, tether.Failed, failed.State())
+
+	runs := make(chan struct{})
+	running := start(t, r, "running", func(ctx context.Context) error {
+		close(runs)
+		<-ctx.Done()
+		return null
+	})
+	<-runs
+	assert.True(t, running.Cancel(errTest))
+	<-running.Done()
+	assert.Equal(t, tether.Panicked, running.State(), "to judge it, it has to be asked")
+
+	held := start(t, r, "held", succeed, tether.Hold())
+	assert.True(t, held.Cancel(null))
+	<-held.Done()
+	assert.Equal(t, tether.Dropped, held.State())
+
+	start(t, r, "canceled by it", func(ctx context.Context) error {
+		<-ctx.Done()
+		return context.Cause(ctx)
+	}).Cancel(null)
+	start(t, r, "held too", succeed, tether.Hold()).Cancel(null)
+	require.NoError(t, r.Shutdown(t.Context()))
+	require.NotPanics(t, func() { _ = r.Report().String() })
+	for task := range r.Finished() {
+		require.NotPanics(t, func() { _ = fmt.Sprint(task, task.Info()) })
+	}
+}

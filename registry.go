@@ -688,11 +688,22 @@ func (r *Registry) decide(t *Task, end State, err error) {
 // logFailure logs an outcome that nobody waits for. Panics were logged when they
 // happened; what somebody has cancelled, and what the drain will report, is no news.
 func (r *Registry) logFailure(t *Task, end State, err error) {
-	if end == Failed || (end == Canceled || end == Dropped) && (errors.Is(err, ErrTimeout) || errors.Is(err, ErrFull)) {
+	if end == Failed || (end == Canceled || end == Dropped) && (is(err, ErrTimeout) || is(err, ErrFull)) {
 		r.logger().LogAttrs(context.Background(), slog.LevelWarn, "task "+end.String(),
 			slog.String("task", t.kind.name), slog.String("id", t.ID()), slog.String("pool", t.lane.poolName()),
 			slog.Any("error", err))
 	}
+}
+
+// is is errors.Is for the errors of others, whose methods may panic: those of a nil
+// pointer, say, that was returned as an error.
+func is(err, target error) (found bool) {
+	defer func() {
+		if recover() != nil {
+			found = false
+		}
+	}()
+	return errors.Is(err, target)
 }
 
 // panicked logs a panic. Under Crash it does not return.

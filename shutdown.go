@@ -497,7 +497,7 @@ func (i Info) line(now time.Time) string {
 	}
 	text += ")"
 	if i.Err != nil {
-		text += ": " + i.Err.Error()
+		text += fmt.Sprint(": ", i.Err) // which minds an Error that panics
 	}
 	return text
 }
