@@ -2,6 +2,7 @@ package tetherhttp
 
 import (
 	"bytes"
+	"context"
 	"embed"
 	"encoding/hex"
 	"errors"
@@ -10,7 +11,6 @@ import (
 	"net/url"
 	"path"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/seed-2e639f12/tether"
@@ -28,7 +28,8 @@ func (AllowCancelOption) applyDebug(h *debug) { h.cancel = true }
 // AllowCancel lets clients cancel tasks. Without it whatever would do so is answered 405.
 // In [Tasks] DELETE cancels a task, and forgets one that has ended. In [Debug] there are
 // buttons; a request that a browser sends for another site is answered 403, see
-// [http.CrossOriginProtection]. The cause is [ErrCanceled].
+// [http.CrossOriginProtection]. Behind a proxy that rewrites Host so may be the page's own: have
+// it kept. The cause is [ErrCanceled].
 func AllowCancel() AllowCancelOption { return AllowCancelOption{} }
 
 // Debug shows what the tasks of reg do, to people: whether it serves or drains, what has
@@ -36,31 +37,35 @@ func AllowCancel() AllowCancelOption { return AllowCancelOption{} }
 //
 //	mux.Handle("/debug/tether/", tetherhttp.Debug(reg))
 //
-// It shows errors, stacks and the ids that [Tasks] takes for keys. Protect it as you would
-// net/http/pprof: a port of its own, or a middleware that authenticates. Nothing in the page
-// is from elsewhere, its Content-Security-Policy allows nothing inline, and it works without
-// JavaScript. With it, it asks for itself every two seconds as long as it is looked at. Mount
-// it wherever you like, at a path that ends with a slash.
+// It shows errors, stacks and the ids that [Tasks] takes for keys. Protect it with a middleware
+// that authenticates. To listen on a loopback address alone does not: any web page that is open
+// in a browser there can reach it by a host name of its own (DNS rebinding), unless a middleware
+// refuses each Host that is not yours. Nothing in the page is from elsewhere, its
+// Content-Security-Policy allows nothing inline, and it works without JavaScript. With it, it
+// asks for itself every two seconds as long as it is looked at. Mount it wherever you like, at a
+// path that ends with a slash; a path that does not is redirected to the one that does.
 //
-// All viewers share one look at the registry, which is made once a second at most, and only if
-// somebody asks. Of more than 100,000 live tasks, or 10,000 finished ones, it takes these. The plots
-// begin with the first request, and are kept up for ten minutes after the last; they reach further back
-// if reg retains every task that has ever ended.
+// All viewers share one look at the registry, which is made once a second at most, after ten times
+// as long as the last one took, and only if somebody asks. Of more than 100,000 live tasks it takes
+// so many, and not the oldest; of more than 10,000 finished ones those that ended last. The plots
+// begin with the first look, and are kept up for ten minutes after the last request for one; they
+// reach further back if reg retains every task that has ever ended. What one task is like needs no
+// look.
 //
 // What is shown is chosen by the query, and what makes no sense there counts as left out:
 //
 //	q=mail            tasks whose name has this in it, whatever the case
-//	pool=outbound     of this pool; "-": of none
+//	pool=outbound     of this pool; a tab, pool=%09: of none
 //	state=failed      in this state, see [tether.State]; "stuck", see [tether.Config].Stuck
 //	sort=-age&page=2  the live tasks: by name, pool, state, age, running, progress or parent,
 //	                  the other way round with "-"; 100 a page
 //	fsort=-took&fpage=2  the finished ones: by name, pool, state, ended, took or attempt; 25 a page
-//	task=…            one task, by its ID; 404 or 410 if there is none
+//	task=…            one task, by its ID, as it is now; 404 or 410 if there is none
 //	format=json       the same for a machine
 //
 // The JSON is
 //
-//	{"time", "state": "serving", "draining", "drained", or "abandoned" after a Shutdown that ran out of time,
+//	{"time", "state": "serving", "draining", "drained", or "abandoned" if tasks live that a Shutdown has left,
 //	 "counts": {"submitted", "refused", "succeeded", "failed", "panicked", "canceled", "dropped",
 //	            "held", "queued", "running", "stuck"},
 //	 "pools": [{"name", "workers", "queue", "inline", "weight", "capacity", "paused", "counts"}],
@@ -71,7 +76,8 @@ func AllowCancel() AllowCancelOption { return AllowCancelOption{} }
 //	 "drain": {"began", "ended", "took_seconds", "finished", "canceled": [task], "handed_over", "never_started",
 //	           "abandoned", "omitted", "stacks"}}
 //
-// or, of one task, {"time", "state", "counts", "task"}. A task is
+// or, of one task, {"time", "state", "counts" without "stuck", "task"}. "queue" is left out if it has no
+// bound; "capped" says that a list is of those that were looked at, and there are more. A task is
 //
 //	{"id", "name", "pool", "parent", "parent_name", "state", "func", "submitted", "started", "finished",
 //	 "age_seconds", "running_seconds", "attempt", "progress": {"done", "total", "message"}, "unique",
@@ -83,7 +89,7 @@ func Debug(reg *tether.Registry, opts ...DebugOption) http.Handler {
 	if reg == nil {
 		panic("tetherhttp: Debug needs a registry")
 	}
-	h := &debug{reg: reg, origin: http.NewCrossOriginProtection(), assets: make(map[string]*asset)}
+	h := &debug{reg: reg, origin: http.NewCrossOriginProtection(), assets: make(map[string]*asset), turn: make(chan struct{}, 1)}
 	for _, opt := range opts {
 		if opt != nil {
 			opt.applyDebug(h)
@@ -118,11 +124,12 @@ type debug struct {
 	page   *template.Template
 	assets map[string]*asset // by name
 
-	// mu is held while a snapshot is made, so that whoever comes then waits for it rather
-	// than making another. Nothing that belongs to the program is called with it.
-	mu      sync.Mutex
-	last    *snapshot // guarded by mu; nil if nobody has looked for a while
-	history history   // guarded by mu
+	// turn is full while a snapshot is made, so that whoever comes then waits for it rather
+	// than making another, as long as he cares to: hence no mutex. Nothing that belongs to the
+	// program is called meanwhile.
+	turn    chan struct{}
+	last    *snapshot // guarded by turn; nil if nobody has looked for a while
+	history history   // guarded by turn
 }
 
 const debugPolicy = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; " +
@@ -139,9 +146,14 @@ func (h *debug) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		// Sec-Fetch-Site either, on plain HTTP, that would be taken for another site's.
 		header.Set("Referrer-Policy", "same-origin")
 	}
-	if srv := serverOf(r); srv == nil || srv.WriteTimeout <= 0 {
-		// Not supported by all that can stand around w: a limit for who does not read, and no more.
-		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(patience))
+	// Not supported by all that can stand around w: limits for who does not read, or does not
+	// send the body of his POST, and no more.
+	srv, control := serverOf(r), http.NewResponseController(w)
+	if srv == nil || srv.WriteTimeout <= 0 {
+		_ = control.SetWriteDeadline(time.Now().Add(patience))
+	}
+	if r.Method == http.MethodPost && (srv == nil || srv.ReadTimeout <= 0) {
+		_ = control.SetReadDeadline(time.Now().Add(patience))
 	}
 
 	name := r.URL.Path[strings.LastIndexByte(r.URL.Path, '/')+1:]
@@ -157,23 +169,22 @@ func (h *debug) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		(&Problem{Status: http.StatusMethodNotAllowed}).ServeHTTP(w, r)
 	case h.assets[name] != nil:
 		h.assets[name].ServeHTTP(w, r)
-	case name == "" && r.URL.Path != "":
+	case name == "" && r.URL.Path != "" || strings.HasSuffix(asked(r), "/"):
 		h.servePage(w, r)
-	case r.Pattern == "" || r.URL.Path == "":
-		// A router that is not ServeMux, or StripPrefix without a slash: relative URLs need it.
-		seeOther(w, "./"+lastPart(r)+"/", r.URL.RawQuery)
 	default:
-		(&Problem{Status: http.StatusNotFound}).ServeHTTP(w, r)
+		// Relative URLs need the slash. Where the handler is mounted is not known here, r.Pattern
+		// may be another router's: there is no telling this from a path that is nothing's.
+		seeOther(w, "./"+path.Base(asked(r))+"/", r.URL.RawQuery)
 	}
 }
 
-// lastPart returns the last part of the path that the client has asked for, whatever was
-// stripped of it since.
-func lastPart(r *http.Request) string {
+// asked returns the path that the client has asked for, escaped, whatever was stripped of it
+// since.
+func asked(r *http.Request) string {
 	if u, err := url.ParseRequestURI(r.RequestURI); err == nil {
-		return path.Base(u.EscapedPath())
+		return u.EscapedPath()
 	}
-	return path.Base(r.URL.EscapedPath())
+	return r.URL.EscapedPath()
 }
 
 // seeOther redirects to a path that begins with "./": what the client takes it relative to
@@ -226,12 +237,13 @@ func (h *debug) serveCancel(w http.ResponseWriter, r *http.Request) {
 func (h *debug) servePage(w http.ResponseWriter, r *http.Request) {
 	values := r.URL.Query()
 	q := parseQuery(values)
-	p := newDebugPage(h.look(), q)
-	p.CanCancel = h.cancel
+	p := &debugPage{Query: q, CanCancel: h.cancel}
 	status := http.StatusOK
 	if q.Task != "" {
+		now := time.Now()
+		p.begin(now, h.reg.Ready(), h.reg.Report(), h.reg.Stats())
 		var wrong *Problem
-		if p.Task, wrong = h.detail(q.Task); wrong != nil {
+		if p.Task, wrong = h.detail(q.Task, now); wrong != nil {
 			status, p.Notice = wrong.Status, wrong.Detail
 			if values.Get("format") == "json" {
 				wrong.ServeHTTP(w, r)
@@ -239,7 +251,13 @@ func (h *debug) servePage(w http.ResponseWriter, r *http.Request) {
 			}
 		}
 	} else {
-		p.list(h.reg, q)
+		s := h.look(r.Context())
+		if s == nil { // nobody is left to be told, most likely
+			(&Problem{Status: http.StatusServiceUnavailable}).ServeHTTP(w, r)
+			return
+		}
+		p.begin(s.time, s.ready, s.drain, s.stats)
+		p.list(h.reg, s)
 	}
 	if values.Get("format") == "json" {
 		writeJSON(w, r, "application/json", http.StatusOK, p)
@@ -258,7 +276,7 @@ func (h *debug) servePage(w http.ResponseWriter, r *http.Request) {
 }
 
 // detail returns a task as it is now, or why it cannot.
-func (h *debug) detail(id string) (*debugTask, *Problem) {
+func (h *debug) detail(id string, now time.Time) (*debugTask, *Problem) {
 	t, err := h.reg.Find(id)
 	switch {
 	case errors.Is(err, tether.ErrExpired):
@@ -267,7 +285,7 @@ func (h *debug) detail(id string) (*debugTask, *Problem) {
 		return nil, &Problem{Status: http.StatusNotFound, Detail: "There is no such task."}
 	}
 	info := t.Info()
-	return newDebugTask(h.reg, &info, time.Now()), nil
+	return newDebugTask(h.reg, &info, now), nil
 }
 
 // answerToCancel says what has become of a task whose cancellation was asked for.
@@ -282,12 +300,16 @@ func (h *debug) answerToCancel(id string) string {
 	return "“" + t.Name() + "” was told to end, and does when its body returns."
 }
 
-// look returns a snapshot that is less than a second old.
-func (h *debug) look() *snapshot {
-	h.mu.Lock()
-	defer h.mu.Unlock()
+// look returns a snapshot that is fresh, or nil if ctx ends before there is one.
+func (h *debug) look(ctx context.Context) *snapshot {
+	select {
+	case h.turn <- struct{}{}:
+	case <-ctx.Done():
+		return nil
+	}
+	defer func() { <-h.turn }()
 	now := time.Now()
-	if h.last == nil || now.Sub(h.last.time) >= time.Second {
+	if h.last == nil || !h.last.fresh(now) {
 		h.last = newSnapshot(h.reg, now)
 		if h.history.bars == nil {
 			h.history.begin(h.reg, h.last)
@@ -307,14 +329,14 @@ func (h *debug) tickLater(now time.Time) { time.AfterFunc(h.history.left(now), h
 
 // tick goes on with the history, or lets go of everything if nobody wants it any more.
 func (h *debug) tick() {
-	h.mu.Lock()
-	defer h.mu.Unlock()
+	h.turn <- struct{}{}
+	defer func() { <-h.turn }()
 	now := time.Now()
 	if now.Sub(h.history.asked) > sampleFor {
 		h.last, h.history = nil, history{}
 		return
 	}
-	if now.Sub(h.history.asked) > interval {
+	if now.Sub(h.history.asked) > interval && h.last != nil && !h.last.fresh(now) {
 		h.last = nil // of many tasks it is large
 	}
 	h.history.note(now, h.reg.Stats())

@@ -233,6 +233,21 @@ func TestDebugSnapshot(t *testing.T) {
 		}
 		wg.Wait()
 	})
+	t.Run("has an end, of what is finished too", func(t *testing.T) {
+		reg := newRegistry(t, tether.Config{Retain: 20_000})
+		for range 10_001 {
+			start(t, reg, succeed)
+		}
+		require.NoError(t, reg.Shutdown(t.Context()))
+		h := tetherhttp.Debug(reg)
+		w := ask(t, h, request("GET", debugAt+"?format=json", ""))
+		var p debugJSON
+		require.NoError(t, json.Unmarshal(w.Body.Bytes(), &p))
+		assert.Equal(t, 10_000, p.Finished.Total)
+		assert.True(t, p.Finished.Capped)
+		assert.False(t, p.Live.Capped)
+		assert.Contains(t, ask(t, h, request("GET", debugAt, "")).Body.String(), "10,000 that are retained, and older ones that are not looked at<")
+	})
 	t.Run("has an end", func(t *testing.T) {
 		if testing.Short() {
 			t.Skip("makes 100,001 tasks")
@@ -249,7 +264,8 @@ func TestDebugSnapshot(t *testing.T) {
 		assert.Equal(t, 100_000, p.Live.Total)
 		assert.True(t, p.Live.Capped)
 		assert.Equal(t, 100_001, p.Counts["held"])
-		assert.Contains(t, ask(t, h, request("GET", debugAt, "")).Body.String(), "100,000, and more that are not looked at")
+		assert.False(t, p.Finished.Capped)
+		assert.Contains(t, ask(t, h, request("GET", debugAt, "")).Body.String(), "100,000, and more that are not looked at: these are not necessarily the oldest<")
 		tasks[0].Cancel(nil)
 		for _, task := range tasks {
 			task.Cancel(nil)
@@ -279,6 +295,21 @@ func TestDebugDrain(t *testing.T) {
 		assert.Empty(t, p.Drain.Abandoned)
 		page := shownPage(t, h, "")
 		assert.Contains(t, page, "1 finished, 0 canceled, 0 handed over,\n0 never started, <strong>0 abandoned</strong>.")
+	})
+	bubble(t, "by a task that calls Shutdown itself", func(t *testing.T) {
+		reg := newRegistry(t, tether.Config{})
+		h := tetherhttp.Debug(reg)
+		task := named(t, reg, "shuts down", func(ctx context.Context) error {
+			err := reg.Shutdown(ctx)
+			time.Sleep(time.Minute)
+			return err
+		})
+		synctest.Wait()
+		p := debugged(t, h, "")
+		assert.Equal(t, "draining", p.State, "it has abandoned nothing")
+		assert.NotNil(t, p.Drain)
+		require.NoError(t, task.Wait(t.Context()))
+		assert.Equal(t, "drained", debugged(t, h, "").State)
 	})
 	bubble(t, "what did not end in time", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
@@ -324,7 +355,14 @@ func TestDebugMounted(t *testing.T) {
 			assert.Equal(t, http.StatusOK, w.Code, prefix)
 			assertNothingInline(t, w.Body.String())
 			assert.Equal(t, http.StatusOK, ask(t, mux, request("GET", prefix+"debug.css", "")).Code)
-			assert.Equal(t, http.StatusNotFound, ask(t, mux, request("GET", prefix+"nothing", "")).Code)
+		}
+		// What is stripped with the slash is known of what the client has asked for.
+		for target, h := range map[string]http.Handler{
+			"/strip/": mux, "/debug/": http.StripPrefix("/debug/", h), "/": http.StripPrefix("/", h), "/x/y/": withoutSlash(h),
+		} {
+			w := ask(t, h, request("GET", target+"?q=a", ""))
+			assert.Equal(t, http.StatusOK, w.Code, target)
+			assert.Equal(t, http.StatusOK, ask(t, h, request("GET", target+"debug.css", "")).Code, target)
 		}
 	})
 	bubble(t, "where it does not, and that can be known", func(t *testing.T) {
@@ -344,8 +382,30 @@ func TestDebugMounted(t *testing.T) {
 			assert.Equal(t, http.StatusSeeOther, w.Code)
 			assert.Equal(t, location, w.Header().Get("Location"), target)
 		}
-		w = ask(t, http.StripPrefix("/debug/tether", h), request("GET", "/debug/tether", ""))
-		assert.Equal(t, "./tether/", w.Header().Get("Location"))
+		// Another router, in a ServeMux whose pattern tells nothing.
+		inner := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if strings.HasPrefix(r.URL.Path, "/debug/tether") {
+				h.ServeHTTP(w, r)
+			}
+		})
+		outer := http.NewServeMux()
+		outer.Handle("/", inner)
+		for _, h := range []http.Handler{
+			inner, outer, http.StripPrefix("/debug/tether", h), http.StripPrefix("/debug", h), http.StripPrefix("/debug/", h), withoutSlash(h),
+		} {
+			w = ask(t, h, request("GET", "/debug/tether?q=a", ""))
+			assert.Equal(t, http.StatusSeeOther, w.Code)
+			assert.Equal(t, "./tether/?q=a", w.Header().Get("Location"))
+			assert.Equal(t, http.StatusOK, ask(t, h, request("GET", "/debug/tether/?q=a", "")).Code, "once")
+		}
+	})
+}
+
+// withoutSlash takes the last slash from the path, as some routers' middlewares do.
+func withoutSlash(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.URL.Path = strings.TrimSuffix(r.URL.Path, "/")
+		h.ServeHTTP(w, r)
 	})
 }
 
@@ -378,6 +438,29 @@ func TestDebugNetwork(t *testing.T) {
 			require.NoError(t, conn.Close())
 		})
 	}
+	overTheNetwork(t, "a body that never comes is waited for 30 s", func(t *testing.T, n *memNet, version int) {
+		returned := make(chan time.Duration, 1)
+		h := tetherhttp.Debug(newRegistry(t, tether.Config{}), tetherhttp.AllowCancel())
+		n.serve(t, n.server(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			began := time.Now()
+			h.ServeHTTP(w, r)
+			returned <- time.Since(began)
+		})), version == 2)
+		body, never := io.Pipe()
+		r := outbound(t.Context(), "POST", debugAt+"cancel", body)
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		c := clientOf(t, n, version)
+		answered := make(chan struct{})
+		go func() {
+			defer close(answered)
+			if res, err := c.Do(r); err == nil {
+				_ = res.Body.Close()
+			}
+		}()
+		assert.Equal(t, 30*time.Second, <-returned)
+		require.NoError(t, never.Close())
+		<-answered
+	})
 	overTheNetwork(t, "one connection after the other look, however late", func(t *testing.T, n *memNet, version int) {
 		srv := n.server(tetherhttp.Debug(newRegistry(t, tether.Config{})))
 		n.serve(t, srv, version == 2)

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -23,16 +24,24 @@ const (
 
 // snapshot is a look at a registry. It is not changed once it is made.
 type snapshot struct {
-	time     time.Time
+	time     time.Time // when it began
+	ended    time.Time // when it was made
 	ready    bool
 	drain    *tether.Report
 	stats    tether.Stats
 	pools    []tether.PoolStats
 	live     []tether.Info // the oldest first
-	capped   bool          // there are more
 	finished []tether.Info // the newest first
 	stuck    []int         // of live
 	history  debugHistory
+
+	moreLive, moreFinished bool // that were not looked at
+}
+
+// fresh reports whether a snapshot will do. One that took long does for longer: ten parts in
+// eleven of the time nobody looks.
+func (s *snapshot) fresh(now time.Time) bool {
+	return now.Sub(s.ended) < max(time.Second, 10*s.ended.Sub(s.time))
 }
 
 func newSnapshot(reg *tether.Registry, now time.Time) *snapshot {
@@ -41,7 +50,7 @@ func newSnapshot(reg *tether.Registry, now time.Time) *snapshot {
 		s.pools = append(s.pools, p.Stats())
 	}
 	for t := range reg.Tasks() {
-		if s.capped = len(s.live) == maxLive; s.capped {
+		if s.moreLive = len(s.live) == maxLive; s.moreLive {
 			break
 		}
 		if info := t.Info(); !info.State.Final() {
@@ -57,11 +66,12 @@ func newSnapshot(reg *tether.Registry, now time.Time) *snapshot {
 		}
 	}
 	for t := range reg.Finished() {
-		if len(s.finished) == maxFinished {
+		if s.moreFinished = len(s.finished) == maxFinished; s.moreFinished {
 			break
 		}
 		s.finished = append(s.finished, t.Info())
 	}
+	s.ended = time.Now()
 	return s
 }
 
@@ -72,7 +82,8 @@ func alarming(info *tether.Info) bool {
 	case tether.Failed, tether.Panicked:
 		return true
 	case tether.Canceled, tether.Dropped:
-		return errors.Is(info.Err, tether.ErrTimeout) || errors.Is(info.Err, tether.ErrFull)
+		is, _ := guarded(func() bool { return errors.Is(info.Err, tether.ErrTimeout) || errors.Is(info.Err, tether.ErrFull) })
+		return is
 	}
 	return false
 }
@@ -94,8 +105,6 @@ type debugPage struct {
 	Query     query  `json:"-"`
 	CanCancel bool   `json:"-"`
 	Notice    string `json:"-"`
-
-	snapshot *snapshot
 }
 
 type debugCounts struct {
@@ -109,13 +118,21 @@ type debugCounts struct {
 	Held      int    `json:"held"`
 	Queued    int    `json:"queued"`
 	Running   int    `json:"running"`
-	Stuck     int    `json:"stuck"`
+	Stuck     number `json:"stuck,omitzero"`
 }
+
+// number is left out of the JSON where it is none.
+type number int
+
+const none number = -1
+
+// IsZero is for omitzero: 0 is a number.
+func (n number) IsZero() bool { return n == none }
 
 type debugPool struct {
 	Name     string      `json:"name"`
 	Workers  int         `json:"workers"`
-	Queue    int         `json:"queue"`
+	Queue    number      `json:"queue,omitzero"` // none: no bound
 	Inline   int         `json:"inline"`
 	Weight   int64       `json:"weight"`
 	Capacity int64       `json:"capacity"`
@@ -124,13 +141,23 @@ type debugPool struct {
 }
 
 // Bounded reports whether the pool's queue has a bound.
-func (p debugPool) Bounded() bool { return p.Queue < tether.Unbounded }
+func (p debugPool) Bounded() bool { return p.Queue != none }
 
-// Busy is how many of the pool's workers are.
-func (p debugPool) Busy() int { return p.Counts.Running - p.Inline }
+// pair is a number beside the bound that it has by and large.
+type pair struct{ N, Of int64 }
 
-// Waiting is how many places of the pool's queue are taken.
-func (p debugPool) Waiting() int { return p.Counts.Queued + p.Counts.Held }
+// Bar is how far the bar goes.
+func (p pair) Bar() int64 { return min(p.N, p.Of) }
+
+// Busy is how many of the pool's workers are: more than there are, after a Resize.
+func (p debugPool) Busy() pair { return pair{int64(p.Counts.Running - p.Inline), int64(p.Workers)} }
+
+// Queued is how many tasks are, beside the queue's bound. Workers that have nothing to do, if
+// the pool is paused say, make room for more; held tasks and those between attempts take some.
+func (p debugPool) Queued() pair { return pair{int64(p.Counts.Queued), int64(p.Queue)} }
+
+// Weighs is what its running tasks do.
+func (p debugPool) Weighs() pair { return pair{p.Weight, p.Capacity} }
 
 // debugTask is a task as it is shown.
 type debugTask struct {
@@ -180,40 +207,41 @@ type debugDrain struct {
 	Stacks       map[string]string `json:"stacks,omitempty"`
 }
 
-// newDebugPage returns what is on every page.
-func newDebugPage(s *snapshot, q query) *debugPage {
-	p := &debugPage{Time: s.time.UTC(), State: "serving", Counts: countsOf(s.stats), Query: q, snapshot: s}
-	p.Counts.Stuck = len(s.stuck)
+// begin sets what is on every page.
+func (p *debugPage) begin(now time.Time, ready bool, drain *tether.Report, s tether.Stats) {
+	p.Time, p.State, p.Counts = now.UTC(), "draining", countsOf(s)
 	switch {
-	case s.ready:
-	case s.drain == nil:
-		p.State = "draining"
-	case s.stats.Held+s.stats.Queued+s.stats.Running == 0:
+	case ready:
+		p.State = "serving"
+	case s.Held+s.Queued+s.Running == 0:
 		p.State = "drained"
-	default:
+	case drain != nil && len(drain.Abandoned)+drain.Omitted > 0: // a Shutdown in a task leaves that one alone
 		p.State = "abandoned"
 	}
-	return p
 }
 
 func countsOf(s tether.Stats) debugCounts {
 	return debugCounts{
 		s.Submitted, s.Refused, s.Succeeded, s.Failed, s.Panicked, s.Canceled, s.Dropped,
-		s.Held, s.Queued, s.Running, 0,
+		s.Held, s.Queued, s.Running, none,
 	}
 }
 
 // list adds what is on the page of all tasks.
-func (p *debugPage) list(reg *tether.Registry, q query) {
-	s := p.snapshot
+func (p *debugPage) list(reg *tether.Registry, s *snapshot) {
 	show := func(info *tether.Info) *debugTask { return newDebugTask(reg, info, s.time) }
 	p.History = &s.history
 	p.Pools = make([]debugPool, 0, len(s.pools))
 	for _, stats := range s.pools {
-		p.Pools = append(p.Pools, debugPool{
-			stats.Name, stats.Workers, stats.Queue, stats.Inline, stats.Weight, stats.Capacity, stats.Paused, countsOf(stats.Stats),
-		})
+		pool := debugPool{
+			stats.Name, stats.Workers, number(stats.Queue), stats.Inline, stats.Weight, stats.Capacity, stats.Paused, countsOf(stats.Stats),
+		}
+		if pool.Counts.Stuck = 0; stats.Queue >= tether.Unbounded {
+			pool.Queue = none
+		}
+		p.Pools = append(p.Pools, pool)
 	}
+	p.Counts.Stuck = number(len(s.stuck))
 	for _, i := range s.stuck {
 		if len(p.Stuck) < maxStuck {
 			p.Stuck = append(p.Stuck, show(&s.live[i]))
@@ -229,9 +257,9 @@ func (p *debugPage) list(reg *tether.Registry, q query) {
 			p.Failures = append(p.Failures, show(&s.finished[i]))
 		}
 	}
-	p.Live = q.Live.apply(q, s.live, show)
-	p.Live.Capped = s.capped
-	p.Finished = q.Finished.apply(q, s.finished, show)
+	p.Live = p.Query.Live.apply(p.Query, s.live, show)
+	p.Finished = p.Query.Finished.apply(p.Query, s.finished, show)
+	p.Live.Capped, p.Finished.Capped = s.moreLive, s.moreFinished
 	p.Query.Live.Page, p.Query.Finished.Page = p.Live.Page, p.Finished.Page // which there are
 	if s.drain != nil {
 		p.Drain = newDebugDrain(reg, s.drain)
@@ -249,19 +277,40 @@ func newDebugTask(reg *tether.Registry, info *tether.Info, now time.Time) *debug
 		t.Progress = &progress{p.Done, p.Total, cut(p.Message)}
 	}
 	if info.Err != nil {
-		t.Error = cut(fmt.Sprint(info.Err)) // fmt survives an Error method that panics
-		if panicked, ok := info.Err.(*tether.PanicError); ok {
-			t.Error = cut(fmt.Sprint("panic: ", panicked.Value)) // the rest of its text stands beside it
-		}
-		var panicked *tether.PanicError
-		if errors.As(info.Err, &panicked) {
-			t.PanicStack = string(panicked.Stack)
-		}
+		text, wrong := guarded(func() string {
+			if panicked, ok := info.Err.(*tether.PanicError); ok && panicked != nil {
+				return fmt.Sprint("panic: ", panicked.Value) // the rest of its text stands beside it
+			}
+			return info.Err.Error()
+		})
+		t.Error = cut(text + wrong)
+		t.PanicStack, _ = guarded(func() string {
+			var panicked *tether.PanicError
+			if errors.As(info.Err, &panicked) && panicked != nil {
+				return string(panicked.Stack)
+			}
+			return ""
+		})
 	}
 	if parent, err := reg.Find(info.Parent); err == nil {
 		t.ParentName = parent.Name()
 	}
 	return t
+}
+
+// guarded returns what f does, or what went wrong. The methods of a task's error are the
+// program's: that of a nil *fs.PathError panics, and nothing of that may break the page.
+func guarded[T any](f func() T) (v T, wrong string) {
+	defer func() {
+		if r := recover(); r != nil {
+			wrong = "(the error's own method panicked)"
+			switch r.(type) {
+			case string, runtime.Error: // others have methods of their own
+				wrong = fmt.Sprintf("(the error's own method panicked: %v)", r)
+			}
+		}
+	}()
+	return f(), ""
 }
 
 // span is the time since an instant in a task's life, to its end or to now.
@@ -305,8 +354,47 @@ func newDebugDrain(reg *tether.Registry, r *tether.Report) *debugDrain {
 // Bad is how many have failed or panicked.
 func (c debugCounts) Bad() uint64 { return c.Failed + c.Panicked }
 
-// pair is a number of so many.
-type pair struct{ N, Of any }
+// Nothing is what stands in place of failures if none is listed.
+func (p *debugPage) Nothing() string {
+	n := p.Counts.Bad()
+	switch {
+	case len(p.Failures) > p.Cut():
+		return ""
+	case n > 0 && len(p.Failures) == maxFailures, n == 0 && len(p.Failures)+len(p.Stuck) > 0:
+		return ""
+	case n == 0:
+		return "Nothing has failed, and nothing is stuck."
+	case p.Finished.Capped:
+		return "No failure is among the " + grouped(p.Finished.Total) + " tasks that ended last."
+	case n == 1:
+		return "The one failure is not retained any more."
+	}
+	return "None of the " + grouped(n) + " failures is retained any more."
+}
+
+// Cut is how many of the failures are ones by their cause: they timed out, or were pushed out.
+func (p *debugPage) Cut() int {
+	n := 0
+	for _, t := range p.Failures {
+		if t.State == tether.Canceled.String() || t.State == tether.Dropped.String() {
+			n++
+		}
+	}
+	return n
+}
+
+// NoneEnded says why the list of those that have ended is empty.
+func (p *debugPage) NoneEnded() string {
+	c := p.Counts
+	switch n := c.Succeeded + c.Bad() + c.Canceled + c.Dropped; n {
+	case 0:
+		return "No task has ended yet."
+	case 1:
+		return "The one task that has ended is not retained any more."
+	default:
+		return "None of the " + grouped(n) + " tasks that have ended is retained any more."
+	}
+}
 
 // Since is when the plots begin, if that is later than what they have room for.
 func (p *debugPage) Since() string {
@@ -315,9 +403,6 @@ func (p *debugPage) Since() string {
 	}
 	return clock(p.History.Since, p.Time)
 }
-
-// Fill returns a pair.
-func (*debugPage) Fill(n, of any) pair { return pair{n, of} }
 
 // cancelForm is a button that cancels a task.
 type cancelForm struct{ ID, Name, Action string }

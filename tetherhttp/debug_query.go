@@ -20,8 +20,11 @@ type query struct {
 
 const (
 	stuckState = "stuck" // of [query].State: beside the states there are
-	noPool     = "-"     // of [query].Pool
+	noPool     = "\t"    // of [query].Pool: a pool's name is printable
+	noTask     = "unknown"
 )
+
+const lenID = 22 // of a task's ID
 
 // order is how a list is sorted, and which page of it is wanted.
 type order struct {
@@ -94,6 +97,16 @@ func parseQuery(v url.Values) query {
 	if len(q.Name) > 128 { // no task's name is longer
 		q.Name = strings.ToValidUTF8(q.Name[:128], "")
 	}
+	// Every link has them again: a long one would make a page that is a thousand times as long.
+	if len(q.Pool) > 128 {
+		q.Pool = ""
+	}
+	if len(q.Task) > lenID {
+		q.Task = noTask
+	}
+	if len(q.Asked) > lenID {
+		q.Asked = ""
+	}
 	if !slices.Contains(q.States(), q.State) {
 		q.State = ""
 	}
@@ -111,6 +124,9 @@ func (o *order) parse(v url.Values) {
 	o.Page, _ = strconv.Atoi(v.Get(o.prefix + "page"))
 	o.Page = max(o.Page, 1)
 }
+
+// NoPool is the Pool that asks for tasks of none.
+func (query) NoPool() string { return noPool }
 
 // States returns the states that can be asked for.
 func (query) States() []string {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"html"
+	"io/fs"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -202,6 +203,7 @@ func TestDebug(t *testing.T) {
 
 		detail := debugged(t, h, "task="+parent.ID())
 		require.NotNil(t, detail.Task)
+		assert.NotContains(t, detail.Counts, "stuck")
 		assert.Equal(t, 6.0, detail.Task.Age)
 		assert.Empty(t, detail.Live.Tasks)
 		assert.Empty(t, detail.Pools)
@@ -247,6 +249,45 @@ func TestDebug(t *testing.T) {
 		assert.Contains(t, page, "first line\nsecond line</pre>")
 		assert.Contains(t, page, "tetherhttp_test.panicky")
 		assert.Contains(t, shownPage(t, h, "task="+panicked.ID()), "Where it panicked")
+	})
+	bubble(t, "failures that are retained no more", func(t *testing.T) {
+		const alarms = `(?s)<section id="alarms".*?</section>`
+		none := func(h http.Handler) string {
+			page := shownPage(t, h, "")
+			none := regexp.MustCompile(`<p class="none">([^<]*)</p>`).FindAllStringSubmatch(regexp.MustCompile(alarms).FindString(page), -1)
+			if len(none) == 0 {
+				return ""
+			}
+			return none[0][1]
+		}
+		reg := newRegistry(t, tether.Config{Retain: -1})
+		h := tetherhttp.Debug(reg)
+		assert.Equal(t, "Nothing has failed, and nothing is stuck.", none(h))
+		assert.Contains(t, shownPage(t, h, ""), "No task has ended yet.")
+		named(t, reg, "fails", failing("x"))
+		assert.Equal(t, "The one failure is not retained any more.", none(h))
+		assert.Contains(t, shownPage(t, h, ""), "The one task that has ended is not retained any more.")
+		named(t, reg, "panics", panicky)
+		assert.Equal(t, "None of the 2 failures is retained any more.", none(h))
+		assert.Contains(t, shownPage(t, h, ""), "None of the 2 tasks that have ended is retained any more.")
+
+		reg = newRegistry(t, tether.Config{RetainFor: time.Minute})
+		h = tetherhttp.Debug(reg)
+		small := reg.NewPool("small", tether.PoolConfig{Workers: 1, Queue: 1, Overflow: tether.DropOldest})
+		cancelAll(t, reg)
+		named(t, small, "busy", untilCanceled)
+		synctest.Wait()
+		named(t, small, "pushed out", succeed)
+		named(t, small, "pushes", succeed)
+		assert.Empty(t, none(h), "it is listed")
+		assert.Contains(t, shownPage(t, h, ""), `<span class="n">1</span> of those below timed out or pushed out</small>`)
+		time.Sleep(2 * time.Minute)
+		named(t, reg, "fails", failing("x"))
+		assert.Empty(t, none(h))
+		assert.NotContains(t, shownPage(t, h, ""), "timed out")
+		time.Sleep(2 * time.Minute)
+		named(t, small, "pushes", succeed)
+		assert.Equal(t, "The one failure is not retained any more.", none(h), "what is listed is none that is counted as one")
 	})
 	bubble(t, "no more failures than the page has room for", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
@@ -309,13 +350,50 @@ func TestDebug(t *testing.T) {
 		}
 		assert.Equal(t, []map[string]any{
 			{"name": "mail", "workers": 2.0, "queue": 4.0, "inline": 0.0, "weight": 0.0, "capacity": 0.0, "paused": false, "counts": counts(6, 1, 0, 0, 0, 0, 0, 1, 3, 2, 0)},
-			{"name": "weigh", "workers": 3.0, "queue": float64(tether.Unbounded), "inline": 0.0, "weight": 0.0, "capacity": 1000.0, "paused": true, "counts": counts(1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0)},
+			{"name": "weigh", "workers": 3.0, "inline": 0.0, "weight": 0.0, "capacity": 1000.0, "paused": true, "counts": counts(1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0)},
 		}, withoutZeroWeight(p.Pools))
 		page := shownPage(t, h, "")
-		for _, text := range []string{`<span class="n">2 / 2</span>`, `<span class="n">4 / 4</span>`, `<span class="state paused">paused</span>`, "no bound", "/ 1,000</span>"} {
+		for _, text := range []string{`<span class="n">2 / 2</span>`, `<progress max="4" value="3" aria-hidden="true"></progress> <span class="n">3</span> <small>bound 4</small>`, `<span class="state paused">paused</span>`, "no bound", "/ 1,000</span>"} {
 			assert.Contains(t, page, text)
 		}
 		weigh.Resume()
+	})
+	bubble(t, "a task as it is now, whatever was looked at last", func(t *testing.T) {
+		reg := newRegistry(t, tether.Config{})
+		cancelAll(t, reg)
+		h := tetherhttp.Debug(reg)
+		debugged(t, h, "")
+		task := start(t, reg, untilCanceled)
+		time.Sleep(500 * time.Millisecond)
+		var p debugJSON
+		w := ask(t, h, request("GET", debugAt+"?format=json&task="+task.ID(), ""))
+		require.NoError(t, json.Unmarshal(w.Body.Bytes(), &p))
+		assert.Equal(t, time.Now().UTC(), p.Time)
+		assert.Equal(t, 0.5, p.Task.Age)
+		assert.Equal(t, 1, p.Counts["running"])
+	})
+	bubble(t, "pools that hold more than workers and queue have names for", func(t *testing.T) {
+		reg := newRegistry(t, tether.Config{})
+		cancelAll(t, reg)
+		paused := reg.NewPool("paused", tether.PoolConfig{Workers: 4, Queue: 2})
+		shrunk := reg.NewPool("shrunk", tether.PoolConfig{Workers: 3})
+		var waits []*tether.Task
+		for range 6 {
+			waits = append(waits, named(t, paused, "waits", succeed, tether.Hold()))
+		}
+		paused.Pause()
+		for _, task := range waits {
+			task.Release()
+		}
+		for range 3 {
+			named(t, shrunk, "works", untilCanceled)
+		}
+		synctest.Wait()
+		shrunk.Resize(1)
+		page := shownPage(t, tetherhttp.Debug(reg), "")
+		assert.Contains(t, page, `<progress max="2" value="2" aria-hidden="true"></progress> <span class="n">6</span> <small>bound 2</small>`)
+		assert.Contains(t, page, `<progress max="1" value="1" aria-hidden="true"></progress> <span class="n">3 / 1</span>`)
+		assert.NotContains(t, page, "places")
 	})
 	bubble(t, "an unknown task, and one that is forgotten", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{Retain: -1})
@@ -336,7 +414,30 @@ func TestDebug(t *testing.T) {
 		p := debugged(t, tetherhttp.Debug(reg), "fsort=name")
 		assert.Less(t, len(p.Finished.Tasks[0].Error), 17_000)
 		assert.Contains(t, p.Finished.Tasks[0].Error, "1,000,000 bytes")
-		assert.Contains(t, p.Finished.Tasks[1].Error, "PANIC")
+		assert.Equal(t, "(the error's own method panicked: in Error)", p.Finished.Tasks[1].Error)
+	})
+	bubble(t, "errors that break whoever uses them", func(t *testing.T) {
+		reg := newRegistry(t, tether.Config{})
+		for i, err := range []error{(*fs.PathError)(nil), (*tether.PanicError)(nil), brokenError{}, worseError{}, fmt.Errorf("wraps %w", brokenError{})} {
+			named(t, reg, fmt.Sprint("fails ", i), func(context.Context) error { return err })
+		}
+		named(t, reg, "gives up", func(ctx context.Context) error { <-ctx.Done(); return brokenError{} }, tether.Timeout(time.Second))
+		stopped := named(t, reg, "is stopped", func(ctx context.Context) error { <-ctx.Done(); return context.Cause(ctx) })
+		synctest.Wait()
+		stopped.Cancel(brokenError{})
+		named(t, reg, "panics", func(context.Context) error { panic(brokenError{}) })
+		time.Sleep(2 * time.Second)
+		h := tetherhttp.Debug(reg, tetherhttp.AllowCancel())
+		p := debugged(t, h, "fsort=name")
+		require.Len(t, p.Finished.Tasks, 8)
+		for _, i := range []int{0, 1, 2, 3} {
+			assert.Contains(t, p.Finished.Tasks[i].Error, "(the error's own method panicked", i)
+		}
+		shownPage(t, h, "")
+		for _, task := range p.Finished.Tasks {
+			assert.NotNil(t, debugged(t, h, "task="+task.ID).Task)
+			shownPage(t, h, "task="+task.ID)
+		}
 	})
 	t.Run("nil is a panic", func(t *testing.T) {
 		assert.Panics(t, func() { tetherhttp.Debug(nil) })
@@ -358,6 +459,19 @@ type panickingError struct{}
 
 func (panickingError) Error() string { panic("in Error") }
 
+// brokenError is one whose every method panics.
+type brokenError struct{}
+
+func (brokenError) Error() string { panic("broken") }
+func (brokenError) Is(error) bool { panic("broken") }
+func (brokenError) As(any) bool   { panic("broken") }
+func (brokenError) Unwrap() error { panic("broken") }
+
+// worseError panics with something that cannot be printed: fmt does not survive it.
+type worseError struct{}
+
+func (worseError) Error() string { panic(worseError{}) }
+
 func TestDebugQuery(t *testing.T) {
 	bubble(t, "filters", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
@@ -378,7 +492,7 @@ func TestDebugQuery(t *testing.T) {
 			{"", []string{"Send Mail", "count", "mailbox", "own mail"}, []string{"done", "mail that fails"}},
 			{"q=MAIL", []string{"Send Mail", "mailbox", "own mail"}, []string{"mail that fails"}},
 			{"pool=a", []string{"Send Mail", "count", "mailbox"}, nil},
-			{"pool=-", []string{"own mail"}, []string{"done", "mail that fails"}},
+			{"pool=%09", []string{"own mail"}, []string{"done", "mail that fails"}},
 			{"pool=b", nil, nil},
 			{"state=queued", []string{"count", "mailbox"}, nil},
 			{"state=failed", nil, []string{"mail that fails"}},
@@ -398,7 +512,7 @@ func TestDebugQuery(t *testing.T) {
 			}
 		}
 		page := shownPage(t, h, "q=a%26b%22&pool=a&state=running&sort=name&fsort=-took&page=3")
-		for _, text := range []string{`value="a&amp;b&#34;"`, "<option selected>a</option>", "<option selected>running</option>",
+		for _, text := range []string{`value="a&amp;b&#34;"`, `<option value="a" selected>a</option>`, `<option value="running" selected>running</option>`,
 			`<input type="hidden" name="sort" value="name">`, `<input type="hidden" name="fsort" value="-took">`, "No live task passes the filter."} {
 			assert.Contains(t, page, text)
 		}
@@ -489,6 +603,38 @@ func TestDebugQuery(t *testing.T) {
 		}
 		assert.Equal(t, 1, strings.Count(page, `aria-disabled="true"`), "there is no page after the last")
 		assert.Equal(t, 100, strings.Count(page, `<tr id="t-`))
+	})
+	bubble(t, "what is longer than anything can be does not make the page longer", func(t *testing.T) {
+		reg := newRegistry(t, tether.Config{})
+		cancelAll(t, reg)
+		for range 100 {
+			start(t, reg, untilCanceled)
+		}
+		h := tetherhttp.Debug(reg)
+		size, long := len(shownPage(t, h, "")), strings.Repeat("x", 100_000)
+		for _, query := range []string{"pool=" + long, "asked=" + long, "state=" + long, "sort=" + long, "page=" + long, "x=" + long} {
+			assert.InDelta(t, size, len(shownPage(t, h, query)), 1000, query[:5]) // ages are of some letters
+			assert.Equal(t, 100, debugged(t, h, query).Live.Matched, query[:5])
+		}
+		w := ask(t, h, request("GET", debugAt+"?task="+long, ""))
+		assert.Equal(t, http.StatusNotFound, w.Code)
+		assert.Less(t, w.Body.Len(), size)
+		assert.Less(t, len(shownPage(t, h, "q="+long)), 3*size)
+	})
+	bubble(t, "a pool of any name", func(t *testing.T) {
+		reg := newRegistry(t, tether.Config{})
+		h := tetherhttp.Debug(reg)
+		option := func(name string) string { return `<option value="` + name + `" selected>` }
+		named(t, reg, "own", succeed)
+		for _, name := range []string{"-", "a  b", " ", "none"} {
+			named(t, reg.NewPool(name, tether.PoolConfig{}), "in "+name, succeed)
+			query := "pool=" + url.QueryEscape(name)
+			assert.Equal(t, []string{"in " + name}, names(debugged(t, h, query).Finished.Tasks))
+			assert.Contains(t, shownPage(t, h, query), option(name))
+		}
+		assert.Equal(t, []string{"own"}, names(debugged(t, h, "pool=%09").Finished.Tasks))
+		assert.Contains(t, shownPage(t, h, "pool=%09"), option("\t"))
+		assert.Panics(t, func() { reg.NewPool("\t", tether.PoolConfig{}) })
 	})
 	bubble(t, "what makes no sense is left out", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})

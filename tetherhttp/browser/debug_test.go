@@ -1,12 +1,15 @@
 package browser
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -95,9 +98,43 @@ func TestCancel(t *testing.T) {
 		<-task.Done()
 		assert.ErrorIs(t, task.Err(), tetherhttp.ErrCanceled)
 		v.until(`document.getElementById('notice').textContent === '“victim” has ended: canceled.'`)
-		assert.Equal(t, "victim", eval[string](v, `new URLSearchParams(location.search).get('q')`))
+		assert.Equal(t, "?q=victim&sort=name", eval[string](v, `location.search`), "what it was before")
+		v.updated(2)
+		assert.NotEmpty(t, eval[string](v, `document.getElementById('notice').textContent`), "it can be read")
+		eval[any](v, `until = 0`)
+		v.until(`document.getElementById('notice').textContent === ''`)
 		v.do(chromedp.MouseClickXY(5, 5)) // away from the table
 		v.until(`document.querySelector('#live .none')`)
+	})
+	t.Run("is not taken back by an update, nor by going on", func(t *testing.T) {
+		v := newViewer(t, tether.Config{}, tetherhttp.AllowCancel())
+		task := v.run("victim", untilCanceled)
+		v.hold("other")
+		v.open("q=victim&sort=name")
+		v.shows("live", "victim")
+		inner, posted, release := v.srv.Config.Handler, make(chan context.Context, 1), make(chan struct{})
+		free := sync.OnceFunc(func() { close(release) })
+		defer free()
+		v.srv.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Method == http.MethodPost {
+				r.Body = io.NopCloser(bytes.NewReader(must(io.ReadAll(r.Body)))) // r's context ends with the connection from now on
+				posted <- r.Context()
+				<-release
+			}
+			inner.ServeHTTP(w, r)
+		})
+		v.do(chromedp.Click(chromedp.CSS(`#live td button`)))
+		ctx := <-posted
+		eval[any](v, `document.dispatchEvent(new Event('visibilitychange'))`)
+		v.do(chromedp.Click(chromedp.CSS(`#filter a`)))
+		v.shows("live", "other", "victim")
+		v.updated(1)
+		assert.NoError(t, ctx.Err())
+		free()
+		<-task.Done()
+		assert.ErrorIs(t, task.Err(), tetherhttp.ErrCanceled)
+		v.updated(1)
+		assert.Equal(t, "?sort=name", eval[string](v, `location.search`), "where the user has gone since")
 	})
 	t.Run("on plain HTTP, where a browser sends less", func(t *testing.T) {
 		for _, script := range []bool{true, false} {
@@ -142,6 +179,13 @@ func TestCancel(t *testing.T) {
 			evil.Close()
 		}
 	})
+}
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
 }
 
 // scripts says whether pages have JavaScript.
@@ -196,8 +240,9 @@ func TestEveryView(t *testing.T) {
 			assert.Equal(t, 1, eval[int](v, `document.scripts.length`))
 			assert.Equal(t, 0, eval[int](v, `document.querySelectorAll('img, [onerror], [style]').length`))
 			assert.Equal(t, 0, eval[int](v, `[...document.querySelectorAll('[id]')].filter((e, i, all) => all.some((o, j) => j < i && o.id === e.id)).length`), "ids that are there twice")
+			assert.Equal(t, 0, eval[int](v, `document.querySelectorAll('section [role=region], [aria-disabled]:not([role])').length`), "a landmark in its like, and disabled things that are nothing")
 			assert.Equal(t, 0, eval[int](v, `document.querySelectorAll('thead th:not([scope=col]), tbody th:not([scope=row]), table:not(:has(caption))').length`))
-			assert.Equal(t, 0, eval[int](v, `[...document.querySelectorAll('a[href], button, input:not([type=hidden]), select, [role=region], svg')].filter(e => !(e.innerText?.trim() || e.labels?.length || e.ariaLabel || e.getAttribute('aria-labelledby'))).length`), "things without a name")
+			assert.Equal(t, 0, eval[int](v, `[...document.querySelectorAll('a[href], button, input:not([type=hidden]), select, [role=group], svg')].filter(e => !(e.innerText?.trim() || e.labels?.length || e.ariaLabel || e.getAttribute('aria-labelledby'))).length`), "things without a name")
 			v.updated(1)
 		}
 	}
@@ -247,7 +292,7 @@ func TestUpdateLeavesAlone(t *testing.T) {
 	t.Run("the focus stays near when what had it goes", func(t *testing.T) {
 		eval[any](v, `document.querySelector('#live .turn').insertAdjacentHTML('beforeend', '<button id=gone>x</button>'); document.getElementById('gone').focus()`)
 		v.until(`!document.getElementById('gone')`)
-		assert.Equal(t, "live-title", eval[string](v, `document.activeElement.getAttribute('aria-labelledby')`))
+		assert.Equal(t, "Table of live tasks", eval[string](v, `document.activeElement.ariaLabel`))
 	})
 	t.Run("what is open, selected and scrolled", func(t *testing.T) {
 		eval[any](v, `document.querySelector('#alarms details').open = true`)
@@ -358,6 +403,7 @@ func TestPause(t *testing.T) {
 	v.open("")
 	v.do(chromedp.Click(chromedp.CSS(`#pause`)))
 	v.until(`document.getElementById('pause').textContent === 'Go on'`)
+	assert.False(t, eval[bool](v, `document.getElementById('pause').hasAttribute('aria-pressed')`), "the text says it")
 	v.hold("row")
 	asked := make(chan struct{}, 100)
 	inner := v.srv.Config.Handler
@@ -384,6 +430,43 @@ func TestNoConnection(t *testing.T) {
 	v.srv.CloseClientConnections()
 	v.until(`document.getElementById('note').textContent === 'No connection'`)
 	assert.Equal(t, []string{"row"}, eval[[]string](v, names("live")), "what was seen last")
+}
+
+func TestNoAnswer(t *testing.T) {
+	v := newViewer(t, tether.Config{})
+	v.hold("row")
+	v.open("")
+	v.shows("live", "row")
+	inner, release := v.srv.Config.Handler, make(chan struct{})
+	v.srv.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		<-release
+		inner.ServeHTTP(w, r)
+	})
+	eval[any](v, `(timeout => { AbortSignal.timeout = ms => timeout.call(AbortSignal, ms / 20); })(AbortSignal.timeout)`) // lest this take so long
+	v.until(`document.getElementById('note').textContent === 'No connection'`)
+	close(release)
+	v.until(`document.getElementById('note').textContent === ''`)
+}
+
+// The pool that is asked for is the one of the option, whatever its name.
+func TestPoolsOfAnyName(t *testing.T) {
+	v := newViewer(t, tether.Config{})
+	v.ended("own", func(context.Context) error { return nil })
+	for _, name := range []string{"-", "a  b", " x "} {
+		task, err := v.reg.NewPool(name, tether.PoolConfig{}).Go(context.Background(), "in "+name, func(context.Context) error { return nil })
+		require.NoError(t, err)
+		<-task.Done()
+	}
+	for _, script := range []bool{true, false} {
+		v.scripts(script)
+		for i, want := range []string{"in -", "in a  b", "in  x ", "own"} {
+			v.open("")
+			eval[any](v, fmt.Sprintf(`(s => { s.selectedIndex = %d; })(document.querySelector('#filter [name=pool]'))`, i+1))
+			v.do(chromedp.Click(chromedp.CSS(`#apply`)))
+			v.until(fmt.Sprintf(`[...document.querySelectorAll('#finished tbody th')].map(th => th.textContent).join() === %q`, want))
+			assert.Equal(t, i+1, eval[int](v, `document.querySelector('#filter [name=pool]').selectedIndex`), want)
+		}
+	}
 }
 
 func TestWithoutJavaScript(t *testing.T) {

@@ -3,36 +3,60 @@
 'use strict';
 
 const every = 2000; // milliseconds between two updates
+const patience = 10_000; // with an answer, and of the user with a notice
 const main = document.getElementById('main');
 const pause = document.getElementById('pause');
 let timer, asking, paused = false, over = false;
+let canceled = '', until; // the task whose cancellation is answered, and when no more
 
 // show asks for a page and shows it here. What the user has asked for himself is shown as
-// it is; an update does not move what he is about to press.
+// it is; an update does not move what he is about to press. What is sent is not taken back,
+// only its answer is not shown if he has gone on since.
 async function show(url, {init, asked = false} = {}) {
   clearTimeout(timer);
-  asking?.abort();
+  if (!asking?.sends) asking?.abort();
   const mine = asking = new AbortController();
+  mine.sends = !!init;
   try {
-    const answer = await fetch(url, {cache: 'no-store', ...init, signal: mine.signal});
+    const signal = AbortSignal.any([mine.signal, AbortSignal.timeout(patience)]);
+    const answer = await fetch(url, {cache: 'no-store', ...init, signal});
     const next = new DOMParser().parseFromString(await answer.text(), 'text/html');
+    if (asking !== mine) return;
     const fresh = next.getElementById('main');
     if (!fresh) throw new Error('Answered ' + answer.status);
-    if (answer.redirected) history.replaceState(null, '', answer.url);
+    if (answer.redirected) arrive(answer.url);
     over = !answer.ok; // a task that is forgotten does not come back
     document.title = next.title;
     update(fresh, asked);
     say('');
   } catch (e) {
-    if (mine.signal.aborted) return; // another one is under way
-    say(e instanceof TypeError ? 'No connection' : e.message);
+    if (asking !== mine) return; // another one is under way
+    say(e instanceof TypeError || e.name === 'TimeoutError' ? 'No connection' : e.message);
   }
+  asking = null;
   later();
+}
+
+// again brings the page up to date, unless something is sent: its answer does that.
+function again() {
+  if (asking?.sends) return;
+  const url = new URL(location.href);
+  if (canceled && performance.now() < until) url.searchParams.set('asked', canceled);
+  show(url.href);
+}
+
+// arrive has the address be that of a page, without what it answers: that is for a while.
+function arrive(at) {
+  const url = new URL(at);
+  canceled = url.searchParams.get('asked') ?? '';
+  until = performance.now() + patience;
+  if (canceled) url.searchParams.delete('asked');
+  if (url.href !== location.href) history.replaceState(null, '', url);
 }
 
 function later() {
   clearTimeout(timer);
-  if (!paused && !over && !document.hidden) timer = setTimeout(() => show(location.href), every);
+  if (!paused && !over && !document.hidden) timer = setTimeout(again, every);
 }
 
 function say(text) {
@@ -109,6 +133,7 @@ function selected(node) {
 
 // go shows a page that is another view of the same.
 function go(url, replace) {
+  canceled = '';
   history[replace ? 'replaceState' : 'pushState'](null, '', url);
   show(url, {asked: true});
 }
@@ -144,9 +169,12 @@ pause.hidden = false;
 pause.addEventListener('click', () => {
   paused = !paused;
   pause.textContent = paused ? 'Go on' : 'Pause';
-  pause.setAttribute('aria-pressed', paused);
-  paused ? later() : show(location.href);
+  paused ? later() : again();
 });
-document.addEventListener('visibilitychange', () => document.hidden || paused ? later() : show(location.href));
-addEventListener('popstate', () => show(location.href, {asked: true}));
+document.addEventListener('visibilitychange', () => document.hidden || paused ? later() : again());
+addEventListener('popstate', () => {
+  canceled = '';
+  show(location.href, {asked: true});
+});
+arrive(location.href);
 later();
