@@ -10,9 +10,9 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-	"weak"
 
 	"github.com/seed-2e639f12/tether/internal/stacks"
+	"github.com/seed-2e639f12/tether/internal/weaktimer"
 )
 
 // Observer is told of every task's turns, in order: TaskSubmitted, TaskStarted
@@ -242,14 +242,9 @@ func (r *Registry) watch() {
 }
 
 func (r *Registry) lookIn(d time.Duration) {
-	self := weak.Make(r) // the runtime may know of a timer for a while after it was stopped
 	r.stuck.mu.Lock()
 	defer r.stuck.mu.Unlock()
-	r.stuck.timer = time.AfterFunc(d, func() {
-		if r := self.Value(); r != nil {
-			r.findStuck()
-		}
-	})
+	r.stuck.timer = weaktimer.AfterFunc(d, r, (*Registry).findStuck)
 }
 
 // stopWatch ends the watch when nothing runs any more. It waits for a round that is
@@ -288,7 +283,7 @@ func (r *Registry) findStuck() {
 	began, took := time.Now(), time.Duration(0)
 	defer func() { // also if the observer or the log has ended this goroutine
 		defer func() {
-			w.round.Store(nil)
+			w.round.CompareAndSwap(now, nil) // the next one may have begun
 			close(now.done)
 		}()
 		// A look at many tasks is costly, a dump stops the world: most of the time there
@@ -380,8 +375,7 @@ func (r *Registry) reportStuck(found []stuckTask) {
 		found = found[1:]
 		t := s.task
 		t.changed()
-		r.log(slog.LevelWarn, "task stuck",
-			slog.String("task", t.kind.name), slog.String("id", t.ID()), slog.String("pool", t.lane.poolName()),
+		r.warn(t, "task stuck",
 			slog.Duration("running", time.Duration(r.now()-s.began)), slog.String("stack", string(s.stack)))
 		if r.observers != nil {
 			r.observers.TaskStuck(s.ctx, t, s.stack)

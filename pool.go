@@ -286,8 +286,8 @@ type refusal struct {
 // lane is where tasks are numbered, held, queued and run: a pool has one, the
 // registry a few for its own. It is the host of its crew, and shares its lock.
 //
-// Lock order: gate; lanesMu; drain.mu; lane; then table, pokeMu, and tallyMu before
-// more. uniqueMu is taken alone. No lock is held while code of the user's runs.
+// Lock order: gate; lanesMu; drain.mu; lane; then table, pokeMu, stuck.mu, and tallyMu
+// before more. uniqueMu is taken alone. No lock is held while code of the user's runs.
 type lane struct {
 	// Written once, read by everybody: kept off the lines that others write.
 	reg      *Registry
@@ -464,8 +464,8 @@ func (l *lane) forbids(t *Task) error {
 	if cause := t.cause(); cause != nil {
 		return cause
 	}
-	if l.stage == cancelling || l.reg.drain.over.Load() {
-		return ErrShutdown
+	if l.stage == cancelling || l.reg.drain.complete.Load() {
+		return ErrShutdown // the latter for a task that was spared: it makes no further attempt
 	}
 	return nil
 }

@@ -689,10 +689,14 @@ func (r *Registry) decide(t *Task, end State, err error) {
 // happened; what somebody has cancelled, and what the drain will report, is no news.
 func (r *Registry) logFailure(t *Task, end State, err error) {
 	if end == Failed || (end == Canceled || end == Dropped) && (is(err, ErrTimeout) || is(err, ErrFull)) {
-		r.logger().LogAttrs(context.Background(), slog.LevelWarn, "task "+end.String(),
-			slog.String("task", t.kind.name), slog.String("id", t.ID()), slog.String("pool", t.lane.poolName()),
-			slog.Any("error", err))
+		r.warn(t, "task "+end.String(), slog.Any("error", err))
 	}
+}
+
+// warn logs something about a task.
+func (r *Registry) warn(t *Task, msg string, attrs ...slog.Attr) {
+	about := []slog.Attr{slog.String("task", t.Name()), slog.String("id", t.ID()), slog.String("pool", t.Pool())}
+	r.log(slog.LevelWarn, msg, append(about, attrs...)...)
 }
 
 // is is errors.Is for the errors of others, whose methods may panic: those of a nil

@@ -49,8 +49,7 @@ type drain struct {
 
 	mu       sync.Mutex
 	callers  map[*Task]int // tasks that call Shutdown with their own context; guarded by mu
-	complete bool          // a Shutdown has found nothing live; guarded by mu
-	over     atomic.Bool   // as complete: a task that was spared begins no further attempt
+	complete atomic.Bool   // a Shutdown has found nothing live, but for tasks that it spares; written under mu
 	report   *Report       // of the last Shutdown; guarded by mu
 
 	pokeMu sync.Mutex
@@ -239,7 +238,7 @@ func (d *drain) admits(from *Task, r *Registry) bool {
 func (d *drain) claimLate(from *Task, r *Registry, l *lane) (table.Slot[Task], bool) {
 	d.mu.Lock() // or drained could count one lane before from has ended, and another before its child has come
 	defer d.mu.Unlock()
-	if d.complete || !d.admits(from, r) {
+	if d.complete.Load() || !d.admits(from, r) {
 		return table.Slot[Task]{}, false
 	}
 	return l.table.ClaimLate(), true
@@ -276,8 +275,7 @@ func (d *drain) drained(r *Registry, self *Task) bool {
 	if live > spared || busy > spared {
 		return false
 	}
-	d.complete = true
-	d.over.Store(true)
+	d.complete.Store(true)
 	return true
 }
 

@@ -6,7 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-	"weak"
+
+	"github.com/seed-2e639f12/tether/internal/weaktimer"
 )
 
 // Store holds the newest things, at most a fixed number and none longer than a
@@ -35,18 +36,8 @@ func (s *Store[T]) Add(v *T) {
 		s.evict(old)
 	}
 	if !s.armed.Load() && s.armed.CompareAndSwap(false, true) {
-		s.expireIn(s.keep)
+		weaktimer.AfterFunc(s.keep, s, (*Store[T]).expire)
 	}
-}
-
-// expireIn sets the timer, which does not keep the store alive.
-func (s *Store[T]) expireIn(d time.Duration) {
-	self := weak.Make(s)
-	time.AfterFunc(d, func() {
-		if s := self.Value(); s != nil {
-			s.expire()
-		}
-	})
 }
 
 // place returns n % len, which a mask does faster where it can.
@@ -108,7 +99,7 @@ func (s *Store[T]) expire() {
 			return
 		}
 	}
-	s.expireIn(soonest)
+	weaktimer.AfterFunc(soonest, s, (*Store[T]).expire)
 }
 
 func (s *Store[T]) any() bool {
