@@ -35,6 +35,7 @@ func TestN1_NamesArePrintable(t *testing.T) {
 			assert.NoError(t, wait(task))
 		}
 		assert.NotPanics(t, func() { r.NewPool(name, tether.PoolConfig{}) })
+		assert.NoError(t, tether.CheckName(name))
 	}
 	for name, text := range map[string]string{
 		"":                       "empty",
@@ -61,6 +62,8 @@ func TestN1_NamesArePrintable(t *testing.T) {
 			}
 		}
 		assert.Panics(t, func() { r.NewPool(name, tether.PoolConfig{}) }, "%q", name)
+		assert.ErrorIs(t, tether.CheckName(name), tether.ErrInvalid, "%q", name)
+		assert.ErrorContains(t, tether.CheckName(name), text)
 	}
 }
 
@@ -74,6 +77,7 @@ func FuzzName(f *testing.F) {
 		for _, c := range name {
 			valid = valid && unicode.IsPrint(c)
 		}
+		require.Equal(t, valid, tether.CheckName(name) == nil)
 		task, err := r.Go(context.Background(), name, succeed)
 		if !valid {
 			require.ErrorIs(t, err, tether.ErrInvalid)

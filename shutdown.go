@@ -142,6 +142,11 @@ func (r *Registry) log(level slog.Level, msg string, attrs ...slog.Attr) {
 	r.logger().LogAttrs(context.Background(), level, msg, attrs...)
 }
 
+// Stopping returns a channel that is closed when [Registry.Shutdown] begins: whatever
+// feeds the registry from outside, a queue's consumer say, had better stop now. The
+// function [Stopping] is for bodies.
+func (r *Registry) Stopping() <-chan struct{} { return r.drain.stopping }
+
 // Report returns the report of the last Shutdown to return, nil if none has.
 func (r *Registry) Report() *Report {
 	r.drain.mu.Lock()

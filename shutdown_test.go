@@ -1103,10 +1103,21 @@ func TestStopping(t *testing.T) {
 			return ctx.Err()
 		})
 		synctest.Wait()
+		select {
+		case <-r.Stopping():
+			t.Error("closed before the drain")
+		default:
+		}
+		fed := make(chan struct{})
+		go func() {
+			<-r.Stopping()
+			close(fed)
+		}()
 		began := time.Now()
 		assert.NoError(t, r.Shutdown(t.Context()))
 		assert.Zero(t, time.Since(began))
 		assert.NoError(t, task.Err())
+		<-fed
 	})
 }
 

@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/seed-2e639f12/tether/internal/names"
 	"github.com/seed-2e639f12/tether/internal/table"
 )
 
@@ -29,6 +30,15 @@ import (
 // to its thread (runtime.LockOSThread). Its profiler labels "tether.task" and
 // "tether.pool" name the task.
 type Func func(ctx context.Context) error
+
+// CheckName returns nil for what can be the name of a task or a pool: 1 to 128 bytes of
+// printable UTF-8. Else the error is an [ErrInvalid] that says why.
+func CheckName(name string) error {
+	if err := names.Check(name); err != nil {
+		return fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	return nil
+}
 
 // State is where a task is in its life. Held, Queued and Running are live, the
 // others final.
