@@ -1,0 +1,142 @@
+package durable
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/seed-2e639f12/tether"
+)
+
+// Enqueuer is what takes jobs: an [Engine], or an engine's view of a transaction.
+type Enqueuer interface {
+	// Support says what the engine can do.
+	Support() Support
+	// Enqueue stores a job. It is called by [Job.Enqueue] and [Job.Go], which have checked
+	// that the engine supports what m asks for. It may be called by many goroutines at once.
+	Enqueue(ctx context.Context, m Message) (Receipt, error)
+}
+
+// Engine is a durable queue. The packages sqlite, postgres, redis and rabbitmq beside this
+// one have one each; an own one should pass the contract of package durabletest.
+//
+// The rules by which jobs are run, retried and given up are this package's. An engine
+// stores, delivers, counts attempts, and delivers again after a crash.
+type Engine interface {
+	Enqueuer
+	// Consume begins to deliver jobs. It fails if the engine cannot be reached; ctx bounds
+	// this call alone.
+	Consume(ctx context.Context, c Consumption) (Consumer, error)
+	// Close gives up what the engine has opened. Consumers are to be stopped first.
+	Close() error
+}
+
+// Consumption is what a [Worker] asks of its engine.
+type Consumption struct {
+	// Concurrency is the most calls of Handle at once.
+	Concurrency int
+	// Timeout is the longest that an attempt should take, of all jobs that the worker knows.
+	Timeout time.Duration
+	// Handle runs one attempt, 1 for the first delivery, and says what is to become of the
+	// job. Attempts count those that were never answered, since the process crashed. It
+	// does not panic. When ctx ends, the attempt is cancelled.
+	Handle func(ctx context.Context, m Message, attempt int) Outcome
+	// Logger is for what nobody else is told.
+	Logger *slog.Logger
+}
+
+// Consumer is an engine at work.
+type Consumer interface {
+	// Stop takes no more jobs, gives back those that were taken and not handled yet, and
+	// waits until each Handle has returned and its Outcome is stored. If ctx ends before,
+	// Stop returns its error. Its contexts are not cancelled: that is the Worker's to do. It
+	// may be called more than once.
+	Stop(ctx context.Context) error
+	// Done is closed when the consumer has stopped, by Stop or because it has lost its
+	// engine for good; a connection that comes back is not lost. Err then says why, nil
+	// after Stop.
+	Done() <-chan struct{}
+	Err() error
+}
+
+// Verdict says what is to become of a job that was handled.
+type Verdict uint8
+
+const (
+	// Done removes the job: it has succeeded.
+	Done Verdict = iota
+	// Retry delivers the job again, as its next attempt.
+	Retry
+	// Return delivers the job again, as the same attempt if the engine can: it was
+	// interrupted, or could not be run here.
+	Return
+	// Dead puts the job where the engine keeps what has failed for good.
+	Dead
+)
+
+// Outcome is what came of an attempt.
+type Outcome struct {
+	Verdict Verdict
+	After   time.Duration // of Retry and Return: the wait before the next delivery
+	Err     error         // why; nil for Done
+}
+
+// Support says what an engine can do. What it cannot do is [ErrUnsupported].
+type Support struct {
+	Engine       string        // its name
+	Unique       bool          // keys, see [Unique]
+	RunAt        bool          // and with it waits between attempts
+	Transactions bool          // its package has EnqueueTx
+	Resolution   time.Duration // RunAt and Backoff are rounded up to a multiple; they may be late by more
+	MaxTimeout   time.Duration // the longest [Options].Timeout; 0: any
+	Rescue       string        // when a job starts again whose worker was killed, in words
+}
+
+// allows returns an error if a job of this timeout cannot be run.
+func (s Support) allows(job string, timeout time.Duration) error {
+	if s.MaxTimeout > 0 && timeout > s.MaxTimeout {
+		return fmt.Errorf("%w: %s allows a Timeout of %v at most, job %q has %v", ErrUnsupported, s.Engine, s.MaxTimeout, job, timeout)
+	}
+	return nil
+}
+
+// Message is a job on its way. Engines store it as its JSON, which has what a program
+// needs that enqueues without this package: {"id":"…","name":"invoice","args":{"order":5}}.
+type Message struct {
+	ID     string          `json:"id"` // the job's own, see [Meta]
+	Name   string          `json:"name"`
+	Args   json.RawMessage `json:"args"`
+	Unique string          `json:"unique,omitempty"` // among those of the same Name; "": none
+	Used   int             `json:"used,omitempty"`   // attempts that were made before the engine had it
+
+	RunAt   time.Time     `json:"-"` // zero: now
+	Timeout time.Duration `json:"-"` // of one attempt, as the process has it that enqueues
+}
+
+// Decode reads a Message. What it refuses is no job, and no worker could run it: the error
+// is ErrInvalid, and the engine should keep it with what has failed for good.
+func Decode(encoded []byte) (Message, error) {
+	var m Message
+	if err := json.Unmarshal(encoded, &m); err != nil {
+		return Message{}, fmt.Errorf("%w: message: %w", ErrInvalid, err)
+	}
+	switch {
+	case m.ID == "" || m.Name == "":
+		return Message{}, fmt.Errorf("%w: message without id or name", ErrInvalid)
+	case m.Used < 0:
+		return Message{}, fmt.Errorf("%w: message with %d used attempts", ErrInvalid, m.Used)
+	}
+	if err := tether.CheckName(m.Name); err != nil {
+		return Message{}, fmt.Errorf("%w: message: %w", ErrInvalid, err) // nothing can be defined so
+	}
+	if m.Args == nil {
+		m.Args = json.RawMessage("null")
+	}
+	return m, nil
+}
+
+// ErrLost wraps the error with which a [Worker] says that its engine is gone.
+var ErrLost = errors.New("durable: the worker has lost its engine")

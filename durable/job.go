@@ -1,0 +1,284 @@
+package durable
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"time"
+	"unicode/utf8"
+
+	"github.com/seed-2e639f12/tether"
+)
+
+// Options say how a job is run, wherever that is.
+type Options struct {
+	// Timeout bounds one attempt: then the handler's context is cancelled with
+	// [tether.ErrTimeout]. It is required, since some engines tell a job that was lost in a
+	// crash from one that still runs by its age alone.
+	Timeout time.Duration
+	// MaxAttempts is the most there are, the first included, and those that ended in a
+	// crash: 1 means at most once, and a crash then loses the job. 0: 25.
+	MaxAttempts int
+	// Backoff is the wait after the given attempt, 1 for the first; a negative one is none.
+	// nil stands for tether.Exponential(time.Second, time.Hour): 25 attempts then take about
+	// seven hours, thirteen at most. Engines round it up, see [Support]. It may be called by many goroutines at once.
+	Backoff func(attempt int) time.Duration
+}
+
+const defaultAttempts = 25
+
+// Job is a kind of work that outlives the process: a name, a handler and its options. It
+// is made by [Define] and never changes.
+type Job[A any] struct {
+	name    string
+	handler func(ctx context.Context, args A) error
+	opts    Options
+}
+
+// Define names a handler, usually in a variable of the package, in the process that
+// enqueues as well as in that of the worker: the name is what an engine stores, so it
+// must stay. Arguments travel as encoding/json has them.
+//
+// Handlers must be idempotent. Every engine runs a job at least once, never exactly once:
+// after a crash, a lost connection or a drain that ran out of time it is run again,
+// though it may have done its work already. [MetaFrom] has an ID that stays the same.
+//
+// Define panics on what no run of the program could mend: a name that
+// [tether.CheckName] refuses, no handler, no Timeout, or a negative MaxAttempts.
+func Define[A any](name string, handler func(ctx context.Context, args A) error, opts Options) *Job[A] {
+	if err := tether.CheckName(name); err != nil {
+		panic(fmt.Sprintf("durable: Define: %v", err))
+	}
+	if handler == nil || opts.Timeout <= 0 || opts.MaxAttempts < 0 {
+		panic(fmt.Sprintf("durable: Define(%q): a handler and a Timeout are required, MaxAttempts must not be negative", name))
+	}
+	if opts.MaxAttempts == 0 {
+		opts.MaxAttempts = defaultAttempts
+	}
+	if opts.Backoff == nil {
+		opts.Backoff = tether.Exponential(time.Second, time.Hour)
+	}
+	return &Job[A]{name, handler, opts}
+}
+
+// Definition is what a [Worker] knows of a job: a *[Job] of any type.
+type Definition interface {
+	Name() string
+	Options() Options // as Define has completed them
+
+	run(ctx context.Context, args []byte) error
+}
+
+// Name returns the name that the job was defined with.
+func (j *Job[A]) Name() string { return j.name }
+
+// Options returns the job's options, with the defaults in place of what was not given.
+func (j *Job[A]) Options() Options { return j.opts }
+
+func (j *Job[A]) run(ctx context.Context, args []byte) error {
+	var a A
+	if err := json.Unmarshal(args, &a); err != nil {
+		return Permanent(&ArgsError{Job: j.name, Err: err})
+	}
+	return j.handler(ctx, a)
+}
+
+// Option is a wish about one Enqueue.
+type Option struct {
+	runAt  time.Time
+	unique string
+	reason string // why it cannot be granted
+}
+
+// RunAt has the job start no earlier than t. How much later depends on the engine. The zero
+// time is no wish.
+func RunAt(t time.Time) Option { return Option{runAt: t} }
+
+// Unique allows one unfinished job of this name and key: while there is one that waits,
+// runs, or waits for its next attempt, Enqueue adds none, and says so in
+// [Receipt].Duplicate. A job that has succeeded, or failed for good, frees its key. A key
+// has 1 to 512 bytes of UTF-8.
+func Unique(key string) Option {
+	if key == "" || len(key) > 512 || !utf8.ValidString(key) {
+		return Option{reason: fmt.Sprintf("Unique key of %d bytes: must be 1 to 512 of UTF-8", len(key))}
+	}
+	return Option{unique: key}
+}
+
+// Receipt tells where a job has gone.
+type Receipt struct {
+	// ID is that of [Meta]: opaque, the job's own wherever it runs. If the job is a
+	// Duplicate it is that of the first one, or "" if the engine cannot tell.
+	ID string
+	// Duplicate tells that the engine had an unfinished job of this Unique key, and has
+	// taken no further one.
+	Duplicate bool
+	// Task is the job's task in this process, if it has one: see [Job.Go]. Else nil.
+	Task *tether.Task
+}
+
+// Enqueue gives the job to the engine. When it returns no error the engine holds the job,
+// and a worker will run it at least once, whatever becomes of this process. When it
+// returns one, the job may be there all the same if the error came from the network: who
+// enqueues again needs Unique, or a handler that does not mind.
+//
+// The error is an [*ArgsError] if args cannot be encoded, [ErrUnsupported] if the engine
+// cannot do what is asked of it, [ErrInvalid] for an option that nobody could grant, and
+// else the engine's.
+func (j *Job[A]) Enqueue(ctx context.Context, e Enqueuer, args A, opts ...Option) (Receipt, error) {
+	m, err := j.message(args)
+	if err != nil {
+		return Receipt{}, err
+	}
+	for _, o := range opts {
+		if o.reason != "" {
+			return Receipt{}, fmt.Errorf("%w: job %q: %s", ErrInvalid, j.name, o.reason)
+		}
+		if !o.runAt.IsZero() {
+			m.RunAt = o.runAt
+		}
+		if o.unique != "" {
+			m.Unique = o.unique
+		}
+	}
+	return enqueue(ctx, e, m)
+}
+
+// message encodes a job that has not been tried yet.
+func (j *Job[A]) message(args A) (Message, error) {
+	encoded, err := json.Marshal(args)
+	if err != nil {
+		return Message{}, &ArgsError{Job: j.name, Err: err}
+	}
+	return Message{ID: rand.Text(), Name: j.name, Args: encoded, Timeout: j.opts.Timeout}, nil
+}
+
+// enqueue asks the engine for nothing that it cannot do.
+func enqueue(ctx context.Context, e Enqueuer, m Message) (Receipt, error) {
+	if ctx == nil || e == nil {
+		return Receipt{}, fmt.Errorf("%w: job %q: nil context or engine", ErrInvalid, m.Name)
+	}
+	s := e.Support()
+	if err := s.allows(m.Name, m.Timeout); err != nil {
+		return Receipt{}, err
+	}
+	switch {
+	case m.Unique != "" && !s.Unique:
+		return Receipt{}, fmt.Errorf("%w: %s has no unique keys (job %q)", ErrUnsupported, s.Engine, m.Name)
+	case !m.RunAt.IsZero() && !s.RunAt:
+		return Receipt{}, fmt.Errorf("%w: %s cannot delay a job (%q)", ErrUnsupported, s.Engine, m.Name)
+	}
+	return e.Enqueue(ctx, m)
+}
+
+// Meta is what a handler can know of its job.
+type Meta struct {
+	// ID is the job's own: the same in each attempt, in each process, and in the Receipt.
+	// It serves as an idempotency key. Nobody can guess it.
+	ID string
+	// Attempt is 1 in the first one. Attempts that ended in a crash count.
+	Attempt     int
+	MaxAttempts int
+}
+
+type metaKey struct{}
+
+// MetaFrom returns what the context of a job's handler, or one derived from it, knows of
+// the job; false for any other context.
+func MetaFrom(ctx context.Context) (Meta, bool) {
+	if ctx == nil {
+		return Meta{}, false
+	}
+	m, ok := ctx.Value(metaKey{}).(Meta)
+	return m, ok
+}
+
+// Permanent marks an error that no further attempt can mend: the job has failed for good.
+// It returns nil for nil. errors.Is and errors.As see through it.
+func Permanent(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &permanentError{err}
+}
+
+type permanentError struct{ error }
+
+func (e *permanentError) Unwrap() error { return e.error }
+
+// isPermanent tells whether another attempt would be in vain.
+func isPermanent(err error) bool { return as(err, new(*permanentError)) }
+
+// as is errors.As for the errors of others, whose methods may panic: those of a nil
+// pointer, say, that was returned as an error.
+func as(err error, target any) (found bool) {
+	defer func() {
+		if recover() != nil {
+			found = false
+		}
+	}()
+	return errors.As(err, target)
+}
+
+// is is errors.Is likewise.
+func is(err, target error) (found bool) {
+	defer func() {
+		if recover() != nil {
+			found = false
+		}
+	}()
+	return errors.Is(err, target)
+}
+
+// Errors to compare with errors.Is.
+var (
+	// ErrUnsupported: the engine cannot do what was asked of it, see [Support].
+	ErrUnsupported = errors.New("durable: the engine does not support this")
+	// ErrInvalid: what was asked cannot be granted by any engine.
+	ErrInvalid = errors.New("durable: invalid")
+	// ErrClosed: the engine is closed, or the worker is.
+	ErrClosed = errors.New("durable: closed")
+)
+
+// ArgsError tells that the arguments of a job cannot be encoded, or not be decoded into
+// what its handler takes. The second is final: the job is with those that failed for good.
+type ArgsError struct {
+	Job string
+	Err error // of encoding/json
+}
+
+func (e *ArgsError) Error() string {
+	return fmt.Sprintf("durable: arguments of job %q: %v", e.Job, e.Err)
+}
+
+func (e *ArgsError) Unwrap() error { return e.Err }
+
+// backoff returns the wait after an attempt. If its callback does not, it is the default's,
+// and the error says why.
+func backoff(o Options, attempt int) (wait time.Duration, err error) {
+	wait = tether.Exponential(time.Second, time.Hour)(attempt)
+	err = apart("Backoff", func() { wait = max(0, o.Backoff(attempt)) })
+	return wait, err
+}
+
+// apart calls fn on a goroutine of its own, since ours may be one that has to live, and
+// returns an error if fn panics or ends it.
+func apart(what string, fn func()) (err error) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		err = fmt.Errorf("durable: %s: %w", what, tether.ErrGoexit)
+		defer func() {
+			if v := recover(); v != nil {
+				err = fmt.Errorf("durable: %s panicked: %v\n%s", what, v, debug.Stack())
+			}
+		}()
+		fn()
+		err = nil
+	}()
+	<-done
+	return err
+}
