@@ -1,0 +1,102 @@
+// Package durabletest has the contract that every engine of package durable keeps, as
+// tests that run on the engine itself: real processes, killed for real.
+//
+// An engine of your own passes it like this, in a file of its package's tests:
+//
+//	var fixture = durabletest.Fixture{
+//		Server: func(t testing.TB) durabletest.Server { return durabletest.Serverless(t.TempDir()) },
+//		Open:   func(address, queue string) (durable.Engine, error) { return mine.Open(address, queue) },
+//		Rescue: time.Minute,
+//	}
+//
+//	func TestMain(m *testing.M)        { durabletest.Main(m, fixture) }
+//	func TestContract(t *testing.T)    { durabletest.Contract(t, fixture) }
+//	func BenchmarkEngine(b *testing.B) { durabletest.Benchmarks(b, fixture) }
+//
+// TestMain is needed: the contract starts the test binary again, as the worker that it
+// kills, and [Main] is the main function of that process too. It runs on Unix.
+//
+// What an engine says in its [durable.Support] that it cannot do is not tried, but must be
+// refused with [durable.ErrUnsupported]. The contract waits for events and times nothing:
+// its only limits are guards against hanging, of some minutes, so a slow machine is no
+// failure. It takes less than a minute, and as long again as the engine takes to find out
+// that a worker was killed; with -short it does so once only. What there is to know of an
+// engine beyond its promises is in the log, which go test -v shows: when jobs run again
+// after a crash, how many run twice, whether an interruption uses an attempt.
+package durabletest
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/seed-2e639f12/tether/durable"
+)
+
+// Fixture is an engine under test.
+type Fixture struct {
+	// Server starts what the engine needs, or skips the test, loudly, where that is not
+	// installed. It is called by each test that needs one; see [Redis] and [Serverless].
+	Server func(t testing.TB) Server
+	// Open opens the engine on a server's address, on a queue of its own: what another
+	// queue's name holds is never seen. It is called in child processes as well, and more
+	// than once for the same queue. A queue's name is of at most 20 characters a-z and 0-9,
+	// and begins with a letter.
+	Open func(address, queue string) (durable.Engine, error)
+	// Rescue bounds how long after a kill -9 of the only worker its jobs start again, once
+	// there is another; their Timeout is 10 s.
+	Rescue time.Duration
+}
+
+// Server is a running server of which each test process starts at most one of a kind.
+type Server interface {
+	Address() string
+	// Stop ends it in an orderly way, and Start starts it again at the same address with
+	// the same data. A server-less engine's does nothing and says so by Restarts.
+	Stop(t testing.TB)
+	Start(t testing.TB)
+	Restarts() bool
+}
+
+// Serverless is the Server of an engine that needs none: an address, say a folder.
+func Serverless(address string) Server { return serverless(address) }
+
+type serverless string
+
+func (s serverless) Address() string { return string(s) }
+func (serverless) Stop(testing.TB)   {}
+func (serverless) Start(testing.TB)  {}
+func (serverless) Restarts() bool    { return false }
+
+// Main is for TestMain. It runs the tests, ends the servers that they have started, fails
+// if a goroutine is left, and exits. In a process that the contract has started it does
+// what is asked of that process instead. A package that tests no engine, and only needs the
+// servers, has an empty Fixture.
+func Main(m *testing.M, f Fixture) {
+	if encoded := os.Getenv(childEnv); encoded != "" {
+		os.Exit(act(encoded, f))
+	}
+	if f.Open != nil {
+		// The contract waits more than it works. The command line overrides this.
+		if err := flag.Set("test.parallel", "8"); err != nil {
+			panic(err)
+		}
+	}
+	code := m.Run()
+	stopServers()
+	var leaked error
+	for range 5 {
+		if leaked = goleak.Find(); leaked == nil {
+			break
+		}
+	}
+	if leaked != nil {
+		fmt.Fprintln(os.Stderr, "durabletest:", leaked)
+		code = max(code, 1)
+	}
+	os.Exit(code)
+}

@@ -1,0 +1,267 @@
+package durabletest
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/seed-2e639f12/tether"
+	"github.com/seed-2e639f12/tether/durable"
+)
+
+var crashClauses = []clause{
+	{"jobs of a killed process run again in one that goes on", testCrashBeside},
+	{"jobs of a killed process run again", testCrash},
+}
+
+var processClauses = []clause{
+	{"a process that is told to stop loses nothing", testTerminate},
+	{"a process that is told to stop and hangs loses nothing", testTerminateStubborn},
+	{"two processes share a queue", testTwoProcesses},
+	{"what a process has accepted under overload is done after it was told to stop", testProducer},
+}
+
+// testCrash kills a worker in the middle of 1,000 jobs: all run at least once, and those
+// that it was at run again as their next attempt.
+func testCrash(l *lab) {
+	const jobs = 1000
+	l.patience += l.fixture.Rescue
+	unique := []durable.Option{durable.Unique("only one")}
+	if !l.support.Unique {
+		unique = nil
+	}
+	plain, once := childJobs(role{}, nil)
+	final := l.enqueue(once, work{Kind: "parked"}, unique...)
+	ids := l.enqueueAll(plain, jobs, func(w *work) {
+		if w.N%100 == 50 { // so that some are in flight for sure
+			w.Kind = "parked"
+		}
+	})
+
+	first := l.spawn(role{Play: "worker", Concurrency: 20, Takes: 5 * time.Millisecond, Trap: true})
+	l.await("the worker to be midway", func(lines []line) bool {
+		return len(doneTimes(lines)) >= jobs/5 && len(of(lines, "began", final)) > 0 && len(inFlight(lines, first.number)) > 1
+	})
+	first.kill()
+	before := l.journal.all()
+	open := inFlight(before, first.number)
+	if !open[final] {
+		l.Log("the engine is so slow that the job of one attempt had timed out before the kill")
+	}
+	delete(open, final)
+	require.NotEmpty(l, open, "jobs in flight at the kill")
+	require.Less(l, len(doneTimes(before)), jobs, "jobs done before the kill")
+	last := lastAttempts(before)
+
+	second := l.spawn(role{Play: "worker", Concurrency: 20, Takes: 5 * time.Millisecond})
+	after := l.awaitDone(ids)[len(before):]
+	if l.support.Unique { // which is free once the engine has given the job up
+		l.until("a job of one attempt, which the crash has used, to fail for good", func() bool {
+			receipt, err := once.Enqueue(l.context(), l.engine, work{}, unique...)
+			require.NoError(l, err)
+			return !receipt.Duplicate
+		})
+	}
+	require.Zero(l, second.terminate(), "exit status")
+	all := l.journal.all()
+	assert.Len(l, of(all, "began", final), 1, "a job of one attempt")
+
+	var again []time.Duration
+	for _, x := range all[len(before):] {
+		switch {
+		case x.What != "began":
+		case last[x.ID] > 0:
+			assert.Equal(l, last[x.ID]+1, x.Attempt, "attempt after the crash")
+			last[x.ID] = x.Attempt
+		case x.Name == plain.Name():
+			assert.LessOrEqual(l, x.Attempt, 2, "the crash is one attempt at most")
+		}
+		if x.What == "began" && open[x.ID] {
+			again = append(again, x.At.Sub(second.began))
+		}
+	}
+	assert.GreaterOrEqual(l, len(again), len(open))
+	twice := 0
+	for id, n := range doneTimes(all) {
+		if ids[id] && n > 1 {
+			twice++
+		}
+	}
+	l.Logf("%d jobs were in flight at the kill: the first ran again %v after the start of the next process, the last %v (Rescue %v: %q); %d of %d were done twice; %d lines in all",
+		len(open), again[0].Round(time.Millisecond), again[len(again)-1].Round(time.Millisecond), l.fixture.Rescue, l.support.Rescue, twice, jobs, len(after))
+}
+
+// testCrashBeside kills one of two workers: the other is not in the way of the rescue, and
+// what it runs itself is not taken for lost.
+func testCrashBeside(l *lab) {
+	if testing.Short() {
+		l.Skip("takes as long as the engine's rescue")
+	}
+	const jobs = 30
+	l.patience += l.fixture.Rescue + handlerTimeout
+	plain, _ := childJobs(role{}, nil)
+	ids := l.enqueueAll(plain, 4, func(w *work) { w.Kind = "parked" })
+	first := l.spawn(role{Play: "worker", Concurrency: 4, Trap: true})
+	l.await("jobs to be in flight", func(lines []line) bool { return len(inFlight(lines, first.number)) == 4 })
+	second := l.spawn(role{Play: "worker", Concurrency: 4})
+	second.ready()
+	others := l.enqueueAll(plain, jobs, nil)
+	l.awaitDone(others)
+	killed := time.Now()
+	first.kill()
+	before := l.journal.all()
+	open, last := inFlight(before, first.number), lastAttempts(before)
+	require.NotEmpty(l, open, "jobs in flight at the kill")
+	l.awaitDone(ids)
+	require.Zero(l, second.terminate(), "exit status")
+	var latest time.Duration
+	for _, x := range l.journal.all()[len(before):] {
+		if x.What == "began" {
+			assert.True(l, open[x.ID], "an attempt of a job that was in flight")
+			assert.Equal(l, last[x.ID]+1, x.Attempt, "attempt after the crash")
+			latest = x.At.Sub(killed)
+		}
+	}
+	for id := range others {
+		assert.Equal(l, []int{1}, attemptsOf(of(before, "ended", id)), "attempts of a job that was not interrupted")
+	}
+	l.Logf("%d jobs were in flight at the kill, the last began again %v later", len(open), latest.Round(time.Millisecond))
+}
+
+// testTerminate ends a worker by SIGTERM: what it was at ends or goes back, and what has
+// ended is not done again.
+func testTerminate(l *lab) {
+	const jobs = 300
+	plain, _ := childJobs(role{Timeout: time.Minute}, nil)
+	ids := l.enqueueAll(plain, jobs, func(w *work) {
+		if w.N%60 == 30 {
+			w.Kind = "parked"
+		}
+	})
+	first := l.spawn(role{Play: "worker", Timeout: time.Minute, Concurrency: 10, Takes: 5 * time.Millisecond, Trap: true, Budget: 10 * time.Second, Grace: 5 * time.Second})
+	l.await("the worker to be midway", func(lines []line) bool { return len(doneTimes(lines)) >= jobs/6 })
+	began := time.Now()
+	require.Zero(l, first.terminate(), "exit status")
+	took := time.Since(began)
+	lines := l.journal.all()
+	require.Empty(l, inFlight(lines, first.number), "handlers that have not returned")
+	remain, interrupted := jobs-len(doneTimes(lines)), 0
+	for _, x := range lines {
+		if x.What == "ended" && x.Note != "" {
+			assert.Equal(l, tether.ErrShutdown.Error(), x.Note, "cause of a cancellation")
+			interrupted++
+		}
+	}
+	assert.NotZero(l, interrupted, "handlers that were cancelled")
+
+	second := l.spawn(role{Play: "worker", Timeout: time.Minute, Concurrency: 10})
+	l.awaitDone(ids)
+	require.Zero(l, second.terminate(), "exit status")
+	used := 0
+	for _, x := range l.journal.all() {
+		if x.What == "ended" && x.Note == "" && x.Attempt > 1 {
+			used++
+		}
+	}
+	for id, n := range doneTimes(l.journal.all()) {
+		assert.Equal(l, 1, n, "times that job %s was done", id)
+	}
+	l.Logf("the process ended after %v and left %d of %d jobs, %d of which it had interrupted; that has used an attempt of %d", took.Round(time.Millisecond), remain, jobs, interrupted, used)
+	assert.LessOrEqual(l, used, interrupted, "attempts of jobs that never ran")
+}
+
+// testTerminateStubborn ends a worker of which some handlers ignore that.
+func testTerminateStubborn(l *lab) {
+	l.patience += l.fixture.Rescue
+	plain, _ := childJobs(role{Timeout: time.Minute}, nil)
+	ids := l.enqueueAll(plain, 20, func(w *work) {
+		if w.N%7 == 0 {
+			w.Kind = "stubborn"
+		}
+	})
+	first := l.spawn(role{Play: "worker", Timeout: time.Minute, Concurrency: 4, Trap: true, Budget: 2 * time.Second, Grace: time.Second})
+	l.await("the worker to hang", func(lines []line) bool { return len(inFlight(lines, 1)) == 2 && len(doneTimes(lines)) == 18 })
+	assert.Equal(l, 1, first.terminate(), "exit status")
+	for id := range inFlight(l.journal.all(), 1) {
+		assert.Contains(l, first.stderr.String(), id, "the job that ignores its cancellation")
+	}
+	second := l.spawn(role{Play: "worker", Timeout: time.Minute, Concurrency: 4})
+	lines := l.awaitDone(ids)
+	for id := range inFlight(lines, 1) {
+		x := of(lines, "ended", id)[0]
+		l.Logf("ran again %v after the start of the next process, as attempt %d", x.At.Sub(second.began).Round(time.Millisecond), x.Attempt)
+	}
+	require.Zero(l, second.terminate(), "exit status")
+}
+
+// testTwoProcesses has each job be run by one of them, once.
+func testTwoProcesses(l *lab) {
+	const jobs = 400
+	workers := []*process{
+		l.spawn(role{Play: "worker", Timeout: time.Minute, Concurrency: 4, Takes: 5 * time.Millisecond}),
+		l.spawn(role{Play: "worker", Timeout: time.Minute, Concurrency: 4, Takes: 5 * time.Millisecond}),
+	}
+	for _, w := range workers {
+		w.ready()
+	}
+	plain, _ := childJobs(role{Timeout: time.Minute}, nil)
+	ids := l.enqueueAll(plain, jobs, nil)
+	l.awaitDone(ids)
+	for _, w := range workers {
+		require.Zero(l, w.terminate(), "exit status")
+	}
+	share := make(map[int]int)
+	for _, x := range l.journal.all() {
+		if x.What == "began" {
+			share[x.Process]++
+			assert.Equal(l, 1, x.Attempt)
+			assert.True(l, ids[x.ID], "a job of this queue")
+		}
+	}
+	assert.Equal(l, jobs, share[1]+share[2], "each once")
+	assert.NotZero(l, share[1], "share of the first process")
+	assert.NotZero(l, share[2], "share of the second process")
+	l.Logf("shares: %d and %d", share[1], share[2])
+}
+
+// testProducer is the promise of Job.Go: across overload and SIGTERM nothing is lost that
+// it has accepted.
+func testProducer(l *lab) {
+	l.patience += l.fixture.Rescue
+	producer := l.spawn(role{Play: "producer", Timeout: time.Minute, Concurrency: 4, Takes: 2 * time.Millisecond, Trap: true, Budget: 10 * time.Second, Grace: 5 * time.Second})
+	l.await("400 jobs to be accepted", func(lines []line) bool {
+		n := 0
+		for _, x := range lines {
+			if x.What == "accepted" {
+				n++
+			}
+		}
+		return n >= 400
+	})
+	require.Zero(l, producer.terminate(), "exit status")
+	accepted, late := make(map[string]bool), 0
+	for _, x := range l.journal.all() {
+		switch {
+		case x.What == "refused":
+			assert.Fail(l, "Job.Go has failed", "%s", x.Note)
+		case x.What == "accepted":
+			accepted[x.ID] = true
+			if x.Note != "" {
+				late++
+			}
+		}
+	}
+	here := len(doneTimes(l.journal.all()))
+	require.Less(l, here, len(accepted), "jobs done by the producer")
+
+	worker := l.spawn(role{Play: "worker", Timeout: time.Minute, Concurrency: 8})
+	l.awaitDone(accepted)
+	require.Zero(l, worker.terminate(), "exit status")
+	done := doneTimes(l.journal.all())
+	for id := range done {
+		assert.True(l, accepted[id], "job %s, which was done, was accepted", id)
+	}
+	l.Logf("%d jobs accepted (%d were put onto the engine at once), %d done by the producer, all %d in the end", len(accepted), late, here, len(done))
+}
