@@ -1,0 +1,258 @@
+package river
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/riverqueue/river"
+
+	"github.com/seed-2e639f12/tether/durable"
+)
+
+// River has no heartbeat: a job that runs for longer than it may is taken for one whose
+// worker has crashed, and started again. Its context ends a little before that.
+const (
+	cancelMargin = 5 * time.Second  // after the Timeout of durable, which should have come first
+	RescueMargin = 10 * time.Second // after the Timeout
+)
+
+// fetchCooldown bounds throughput: River fetches no sooner again.
+const fetchCooldown = 5 * time.Millisecond
+
+// What is finished is kept for as long.
+const (
+	keepDone = time.Hour
+	keepDead = 90 * 24 * time.Hour
+)
+
+// Consume begins to deliver jobs.
+func (e *Engine[TTx]) Consume(ctx context.Context, c durable.Consumption) (durable.Consumer, error) {
+	end, err := e.begin()
+	if err != nil {
+		return nil, err
+	}
+	defer end()
+	if c.Handle == nil || c.Concurrency < 1 || c.Timeout <= 0 {
+		return nil, fmt.Errorf("%w: a consumption needs a Handle, a Concurrency and a Timeout", durable.ErrInvalid)
+	}
+	if c.Logger == nil {
+		c.Logger = e.cfg.Logger
+	}
+	if err := e.cfg.Ping(ctx); err != nil {
+		return nil, err
+	}
+	con := &consumer[TTx]{engine: e, Consumption: c, release: func() {}, done: make(chan struct{})}
+	if e.cfg.Hold != nil {
+		if con.release, err = e.cfg.Hold(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if err := con.start(ctx); err != nil {
+		con.release()
+		return nil, err
+	}
+	if err := e.started(con); err != nil {
+		_ = con.Stop(context.WithoutCancel(ctx))
+		return nil, err
+	}
+	return con, nil
+}
+
+// consumer is a River client at work.
+type consumer[TTx any] struct {
+	durable.Consumption
+
+	engine  *Engine[TTx]
+	client  *river.Client[TTx]
+	release func()
+
+	once     sync.Once
+	stopping atomic.Bool
+	done     chan struct{} // closed last
+	err      error         // written before done is closed
+}
+
+func (c *consumer[TTx]) start(ctx context.Context) error {
+	cfg := c.engine.base(c.Logger)
+	cfg.Queues = map[string]river.QueueConfig{c.engine.cfg.Queue: {MaxWorkers: c.Concurrency}}
+	cfg.Workers = river.NewWorkers()
+	cfg.FetchCooldown = fetchCooldown
+	cfg.FetchPollInterval = c.engine.cfg.Poll
+	cfg.JobTimeout = c.Timeout + cancelMargin
+	cfg.RescueStuckJobsAfter = c.Timeout + RescueMargin
+	cfg.CancelledJobRetentionPeriod = keepDead
+	cfg.CompletedJobRetentionPeriod = keepDone
+	cfg.DiscardedJobRetentionPeriod = keepDead
+	if err := river.AddWorkerSafely(cfg.Workers, river.Worker[envelope](&worker{
+		handle: c.Handle, stopping: &c.stopping, timeout: c.Timeout,
+	})); err != nil {
+		return err
+	}
+	var err error
+	if c.client, err = river.NewClient(c.engine.cfg.Driver, cfg); err != nil {
+		return err
+	}
+	// The context given to Start is that of all jobs: it must not be the caller's, which
+	// only bounds the start.
+	starting, cancel := context.WithCancelCause(context.Background())
+	inTime := context.AfterFunc(ctx, func() { cancel(context.Cause(ctx)) })
+	if err = c.client.Start(starting); err != nil {
+		inTime()
+		return err
+	}
+	if !inTime() {
+		_ = c.client.Stop(context.Background())
+		return context.Cause(starting)
+	}
+	return nil
+}
+
+// begin stops the client. err is why, nil for Stop.
+func (c *consumer[TTx]) begin(err error) {
+	c.once.Do(func() {
+		c.err = err
+		c.stopping.Store(true)
+		go func() {
+			// It waits for those that run, and stores what has become of them.
+			_ = c.client.Stop(context.Background())
+			c.engine.ended(c)
+			c.release()
+			close(c.done)
+		}()
+	})
+}
+
+func (c *consumer[TTx]) Stop(ctx context.Context) error {
+	c.begin(nil)
+	select {
+	case <-c.done:
+		return nil
+	case <-ctx.Done():
+	}
+	select {
+	case <-c.done: // both
+		return nil
+	default:
+		return context.Cause(ctx)
+	}
+}
+
+func (c *consumer[TTx]) Done() <-chan struct{} { return c.done }
+
+func (c *consumer[TTx]) Err() error {
+	select {
+	case <-c.done:
+		return c.err
+	default:
+		return nil
+	}
+}
+
+// worker is what River gives jobs to.
+type worker struct {
+	river.WorkerDefaults[envelope]
+
+	handle   func(context.Context, durable.Message, int) durable.Outcome
+	stopping *atomic.Bool
+	timeout  time.Duration
+}
+
+// Timeout is asked by the executor, and by the rescue: of any job of the database, when
+// this client is the leader. So it is at least what the job came with.
+func (w *worker) Timeout(job *river.Job[envelope]) time.Duration {
+	return max(w.timeout, timeoutOf(job)) + cancelMargin
+}
+
+func timeoutOf(job *river.Job[envelope]) time.Duration {
+	var about metadata
+	_ = json.Unmarshal(job.Metadata, &about) // what somebody else has inserted may have none
+	d, _ := time.ParseDuration(about.Timeout)
+	return d
+}
+
+// NextRetry is asked after Work has failed, and by the rescue: then it is now.
+func (w *worker) NextRetry(job *river.Job[envelope]) time.Time {
+	return roundUp(later(time.Now(), job.Args.again))
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}
+
+// Work runs an attempt. What it changes of the row is seen by the executor alone, which
+// decides by it, in this goroutine: nothing of it is stored.
+func (w *worker) Work(ctx context.Context, job *river.Job[envelope]) error {
+	job.MaxAttempts = attempts // somebody else may have inserted it
+	m, err := decode(job.EncodedArgs)
+	if err != nil {
+		return discard(job, err)
+	}
+	if w.stopping.Load() {
+		return river.JobSnooze(0) // fetched when Stop was called: not begun, and not an attempt
+	}
+	m.Timeout = timeoutOf(job)
+	switch out := w.handle(ctx, m, job.Attempt); out.Verdict {
+	case durable.Done:
+		return nil
+	case durable.Return:
+		after := max(0, out.After)
+		if after > 0 {
+			after += time.Millisecond // River does not round it up
+		}
+		return river.JobSnooze(after)
+	case durable.Retry:
+		job.Args.again = time.Now().Add(out.After)
+		return failure(out.Err)
+	default:
+		return discard(job, out.Err)
+	}
+}
+
+// discard has River put the job into the state discarded: it has had its last attempt.
+func discard(job *river.Job[envelope], err error) error {
+	job.MaxAttempts = job.Attempt
+	return failure(err)
+}
+
+// failure is an error as River is to store it: without what River would read into it, and
+// without what a database would refuse, for all jobs that are stored at the same time.
+func failure(err error) error {
+	if err == nil {
+		return errUnknown
+	}
+	text := err.Error()
+	if len(text) > maxError {
+		text = strings.ToValidUTF8(text[:maxError], "") + "…"
+	}
+	return errors.New(strings.ReplaceAll(strings.ToValidUTF8(text, "\uFFFD"), "\x00", "\uFFFD"))
+}
+
+const maxError = 16 << 10
+
+// quiet passes on River's warnings, but not those about attempts, of which the worker has
+// its own.
+type quiet struct{ slog.Handler }
+
+func (q *quiet) Enabled(ctx context.Context, l slog.Level) bool {
+	return l >= slog.LevelWarn && q.Handler.Enabled(ctx, l)
+}
+
+func (q *quiet) Handle(ctx context.Context, r slog.Record) error {
+	if strings.Contains(r.Message, ": Job errored") {
+		return nil
+	}
+	return q.Handler.Handle(ctx, r)
+}
+
+func (q *quiet) WithAttrs(a []slog.Attr) slog.Handler { return &quiet{q.Handler.WithAttrs(a)} }
+func (q *quiet) WithGroup(g string) slog.Handler      { return &quiet{q.Handler.WithGroup(g)} }

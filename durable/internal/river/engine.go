@@ -1,0 +1,186 @@
+package river
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"regexp"
+	"sync"
+	"time"
+
+	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/riverdriver"
+
+	"github.com/seed-2e639f12/tether/durable"
+)
+
+// DefaultQueue is the queue of an engine that is not given one.
+const DefaultQueue = "tether"
+
+// Config sets an [Engine] up.
+type Config[TTx any] struct {
+	Driver  riverdriver.Driver[TTx]
+	Support durable.Support
+	Queue   string       // "": DefaultQueue
+	Schema  string       // where River's tables are; "": where the connection finds them
+	Logger  *slog.Logger // of what happens when no worker is there; nil: slog.Default()
+	// Poll is for a driver without notifications: how often a consumer looks for jobs. Jobs
+	// that the engine itself enqueues are seen at once. 0: the driver has notifications.
+	Poll time.Duration
+	// Ping fails if the database cannot be reached.
+	Ping func(ctx context.Context) error
+	// Hold is called before a consumer takes its first job; what it returns is called when
+	// the consumer's last job has ended. nil: nothing is to be held.
+	Hold func(ctx context.Context) (release func(), err error)
+}
+
+// Engine is the part of an engine that needs River alone. It does not migrate, and does
+// not close the database.
+type Engine[TTx any] struct {
+	cfg    Config[TTx]
+	client *river.Client[TTx] // inserts, and never works
+	life   context.Context    // ends when Close has lost its patience
+	kill   context.CancelFunc
+	calls  sync.WaitGroup // Enqueues, and what they have left behind; see begin
+
+	mu        sync.Mutex
+	closed    bool                    // guarded by mu
+	consumers map[*consumer[TTx]]bool // that have not ended; guarded by mu
+	waiting   []*insertion            // for the next flush; guarded by mu
+	flushing  bool                    // guarded by mu
+}
+
+// patience is how long Close waits for those who enqueue.
+const patience = 5 * time.Second
+
+// River refuses others when a job is inserted, which is late.
+var queueName = regexp.MustCompile(`^[a-z0-9]+([_-]?[a-z0-9]+)*$`)
+
+// New returns an engine on a database that has River's tables.
+func New[TTx any](cfg Config[TTx]) (*Engine[TTx], error) {
+	if cfg.Queue == "" {
+		cfg.Queue = DefaultQueue
+	}
+	if len(cfg.Queue) > 64 || !queueName.MatchString(cfg.Queue) {
+		return nil, fmt.Errorf("%w: queue %q: must be 1 to 64 of a-z and 0-9, in words joined by - or _", durable.ErrInvalid, cfg.Queue)
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	e := &Engine[TTx]{cfg: cfg, consumers: make(map[*consumer[TTx]]bool)}
+	var err error
+	if e.client, err = river.NewClient(cfg.Driver, e.base(cfg.Logger)); err != nil {
+		return nil, err
+	}
+	e.life, e.kill = context.WithCancel(context.Background())
+	return e, nil
+}
+
+// IDPrefix begins the ID of each client, which is also that of a leader.
+const IDPrefix = "tether-"
+
+// base is the configuration of a client that inserts.
+func (e *Engine[TTx]) base(log *slog.Logger) *river.Config {
+	return &river.Config{
+		ID:     IDPrefix + rand.Text(),
+		Schema: e.cfg.Schema,
+		Logger: slog.New(&quiet{log.Handler()}),
+		// It also spaces out notifications, and a job whose notification is left out waits
+		// for the consumer's next look.
+		FetchCooldown: river.FetchCooldownMin,
+		Hooks:         hooks,
+	}
+}
+
+// Support says what the engine can do.
+func (e *Engine[TTx]) Support() durable.Support { return e.cfg.Support }
+
+// Tx is the engine as it is within a transaction: what is enqueued there exists if, and
+// only when, the transaction is committed.
+func (e *Engine[TTx]) Tx(tx TTx) durable.Enqueuer { return &inTx[TTx]{e, tx} }
+
+type inTx[TTx any] struct {
+	engine *Engine[TTx]
+	tx     TTx
+}
+
+func (t *inTx[TTx]) Support() durable.Support { return t.engine.Support() }
+
+func (t *inTx[TTx]) Enqueue(ctx context.Context, m durable.Message) (durable.Receipt, error) {
+	end, err := t.engine.begin()
+	if err != nil {
+		return durable.Receipt{}, err
+	}
+	defer end()
+	i, err := t.engine.insertion(ctx, m)
+	if err != nil {
+		return durable.Receipt{}, err
+	}
+	res, err := t.engine.client.InsertManyTx(ctx, t.tx, []river.InsertManyParams{i.params})
+	if err != nil {
+		return durable.Receipt{}, err
+	}
+	return receipt(res[0], i), nil
+}
+
+// begin admits a call that Close waits for.
+func (e *Engine[TTx]) begin() (end func(), err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return nil, durable.ErrClosed
+	}
+	e.calls.Add(1)
+	return e.calls.Done, nil
+}
+
+// Close refuses further calls and waits for those that are enqueuing, a few seconds at
+// most. Consumers that were not stopped are told to, and have lost their engine.
+func (e *Engine[TTx]) Close() error {
+	e.mu.Lock()
+	e.closed = true
+	left := e.consumers
+	e.consumers = nil
+	e.mu.Unlock()
+	for c := range left {
+		c.begin(durable.ErrClosed)
+	}
+	defer time.AfterFunc(patience, e.kill).Stop()
+	e.calls.Wait()
+	e.kill()
+	return nil
+}
+
+// started notes a consumer, unless the engine was closed while it started.
+func (e *Engine[TTx]) started(c *consumer[TTx]) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return durable.ErrClosed
+	}
+	e.consumers[c] = true
+	return nil
+}
+
+func (e *Engine[TTx]) ended(c *consumer[TTx]) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.consumers, c)
+}
+
+// inserter returns the client to insert with. Without notifications that of a consumer is
+// better: it then looks for jobs at once.
+func (e *Engine[TTx]) inserter() *river.Client[TTx] {
+	if e.cfg.Poll > 0 {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		for c := range e.consumers {
+			return c.client
+		}
+	}
+	return e.client
+}
+
+var errUnknown = errors.New("durable: failed without an error")

@@ -1,0 +1,283 @@
+package river
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/rivertype"
+
+	"github.com/seed-2e639f12/tether/durable"
+)
+
+// Kind is the kind that all jobs have for River, whatever their name: River fails, and may
+// discard, a job whose kind a worker does not have. The name is in the metadata, too.
+const Kind = "tether"
+
+// attempts is out of the way: the most that the column of Postgres holds. The worker counts.
+const attempts = 1<<15 - 1
+
+// envelope is a job's arguments for River: the JSON of its Message. The fields are not
+// encoded; their tags tell River of which values of that JSON a unique key consists.
+type envelope struct {
+	Name   string `json:"name" river:"unique"`
+	Unique string `json:"unique" river:"unique"`
+
+	encoded json.RawMessage
+	again   time.Time // for NextRetry: when an attempt that has failed is followed by another
+}
+
+func (envelope) Kind() string                    { return Kind }
+func (e envelope) MarshalJSON() ([]byte, error)  { return e.encoded, nil }
+func (e *envelope) UnmarshalJSON(b []byte) error { return nil } // JobRow has them
+
+// metadata is for people who look at the table, and for the rescue.
+type metadata struct {
+	Job     string `json:"job"`
+	Timeout string `json:"timeout,omitempty"` // as time.Duration prints it
+}
+
+// unfinished are the states in which a job keeps its unique key.
+var unfinished = []rivertype.JobState{
+	rivertype.JobStateAvailable, rivertype.JobStatePending, rivertype.JobStateRetryable,
+	rivertype.JobStateRunning, rivertype.JobStateScheduled,
+}
+
+// soon is how far ahead a job may be due that is stored as available. The others wait in
+// the state scheduled, until the leader finds them, which there may be none for a while.
+const soon = 30 * time.Second
+
+var hooks = []rivertype.Hook{
+	river.HookInsertBeginFunc(func(_ context.Context, p *rivertype.JobInsertParams) error {
+		if p.State == rivertype.JobStateScheduled && p.ScheduledAt != nil && time.Until(*p.ScheduledAt) < soon {
+			p.State = rivertype.JobStateAvailable
+		}
+		return nil
+	}),
+}
+
+// insertion is a job that somebody waits for to be stored.
+type insertion struct {
+	id     string
+	ctx    context.Context
+	params river.InsertManyParams
+	size   int
+
+	done    chan struct{} // closed when the fields below are written
+	receipt durable.Receipt
+	err     error
+	alone   bool // not stored: the company it was in failed
+}
+
+func (e *Engine[TTx]) insertion(ctx context.Context, m durable.Message) (*insertion, error) {
+	encoded, err := encode(m)
+	if err != nil {
+		return nil, fmt.Errorf("%w: message: %w", durable.ErrInvalid, err)
+	}
+	about := metadata{Job: m.Name}
+	if m.Timeout > 0 {
+		about.Timeout = m.Timeout.String()
+	}
+	meta, err := json.Marshal(about)
+	if err != nil {
+		return nil, err
+	}
+	opts := &river.InsertOpts{MaxAttempts: attempts, Metadata: meta, Queue: e.cfg.Queue}
+	if m.RunAt.After(time.Now()) {
+		opts.ScheduledAt = roundUp(m.RunAt)
+	}
+	if m.Unique != "" {
+		opts.UniqueOpts = river.UniqueOpts{ByArgs: true, ByQueue: true, ByState: unfinished}
+	}
+	return &insertion{
+		id: m.ID, ctx: ctx, size: len(encoded) + len(meta), done: make(chan struct{}),
+		params: river.InsertManyParams{Args: envelope{encoded: encoded}, InsertOpts: opts},
+	}, nil
+}
+
+// wrapped is how a message is stored that has U+0000 somewhere: jsonb of Postgres refuses
+// that. ID, Name and Unique are where they always are, the last one as a hash.
+type wrapped struct {
+	ID      string `json:"id"`
+	Name    string `json:"name"`
+	Unique  string `json:"unique,omitempty"`
+	Wrapped []byte `json:"wrapped"` // the Message's JSON, in base64
+}
+
+func encode(m durable.Message) ([]byte, error) {
+	plain, err := json.Marshal(m)
+	if err != nil || !bytes.Contains(plain, []byte(`\u0000`)) {
+		return plain, err
+	}
+	w := wrapped{ID: m.ID, Name: m.Name, Wrapped: plain}
+	if m.Unique != "" {
+		w.Unique = fmt.Sprintf("sha256:%x", sha256.Sum256([]byte(m.Unique)))
+	}
+	return json.Marshal(w)
+}
+
+func decode(encoded []byte) (durable.Message, error) {
+	var w wrapped
+	if err := json.Unmarshal(encoded, &w); err == nil && w.Wrapped != nil {
+		encoded = w.Wrapped
+	}
+	return durable.Decode(encoded)
+}
+
+// roundUp makes t what every database can store, in the zone in which River stores it: as
+// text, in SQLite.
+func roundUp(t time.Time) time.Time {
+	return t.Add(time.Millisecond - time.Nanosecond).Truncate(time.Millisecond).UTC()
+}
+
+func receipt(r *rivertype.JobInsertResult, i *insertion) durable.Receipt {
+	if !r.UniqueSkippedAsDuplicate {
+		return durable.Receipt{ID: i.id}
+	}
+	first, _ := decode(r.Job.EncodedArgs) // one that is no job of ours has no ID
+	return durable.Receipt{ID: first.ID, Duplicate: true}
+}
+
+// A flush is at most so large.
+const (
+	flushJobs  = 500
+	flushBytes = 4 << 20
+)
+
+// Enqueue stores a job. Those that come while others are being stored are stored together
+// afterwards, in one transaction: SQLite commits some hundred times a second and stores
+// thousands, and a drain hands many over at once. One that cannot be stored harms no other.
+//
+// A job with a unique key goes by itself: it may have to wait for a transaction that has
+// the same key, and others would wait with it.
+func (e *Engine[TTx]) Enqueue(ctx context.Context, m durable.Message) (durable.Receipt, error) {
+	end, err := e.begin()
+	if err != nil {
+		return durable.Receipt{}, err
+	}
+	defer end()
+	if err := context.Cause(ctx); err != nil {
+		return durable.Receipt{}, err
+	}
+	i, err := e.insertion(ctx, m)
+	if err != nil {
+		return durable.Receipt{}, err
+	}
+	if m.Unique != "" {
+		return e.insertAlone(i)
+	}
+	e.mu.Lock()
+	e.waiting = append(e.waiting, i)
+	first := !e.flushing
+	if first {
+		e.flushing = true
+		e.calls.Add(1)
+	}
+	e.mu.Unlock()
+	if first {
+		// Not here: ctx may end long before those of others.
+		go e.flush()
+	}
+	select {
+	case <-i.done:
+	case <-ctx.Done():
+		return durable.Receipt{}, context.Cause(ctx)
+	}
+	if i.alone {
+		return e.insertAlone(i)
+	}
+	return i.receipt, i.err
+}
+
+// flush stores what waits, until nothing does.
+func (e *Engine[TTx]) flush() {
+	defer e.calls.Done()
+	for {
+		e.mu.Lock()
+		n, size := 0, 0
+		for n < len(e.waiting) && n < flushJobs && (n == 0 || size+e.waiting[n].size <= flushBytes) {
+			size += e.waiting[n].size
+			n++
+		}
+		batch := e.waiting[:n:n]
+		e.waiting = e.waiting[n:]
+		if n == 0 {
+			e.waiting, e.flushing = nil, false
+		}
+		e.mu.Unlock()
+		if n == 0 {
+			return
+		}
+		e.insert(batch)
+	}
+}
+
+// insert stores a batch while anybody waits for it.
+func (e *Engine[TTx]) insert(batch []*insertion) {
+	var wanted []*insertion
+	for _, i := range batch {
+		if i.ctx.Err() == nil {
+			wanted = append(wanted, i)
+		}
+	}
+	if len(wanted) == 0 {
+		return
+	}
+	ctx, cancel := context.WithCancel(e.life)
+	defer cancel()
+	everybody := make(chan struct{})
+	defer close(everybody)
+	if wanted[0].ctx.Done() != nil {
+		// A goroutine, since one after the other is enough: who waits longest ends it.
+		go func() {
+			for _, i := range wanted {
+				select {
+				case <-i.ctx.Done():
+				case <-everybody:
+					return
+				}
+			}
+			cancel()
+		}()
+	}
+	params := make([]river.InsertManyParams, len(wanted))
+	for n, i := range wanted {
+		params[n] = i.params
+	}
+	res, err := e.inserter().InsertMany(ctx, params)
+	for n, i := range wanted {
+		switch {
+		case err == nil:
+			i.receipt = receipt(res[n], i)
+		case len(wanted) > 1:
+			i.alone = true
+		default:
+			i.err = e.lost(err)
+		}
+		close(i.done)
+	}
+}
+
+// insertAlone stores one job, in its caller's goroutine.
+func (e *Engine[TTx]) insertAlone(i *insertion) (durable.Receipt, error) {
+	ctx, cancel := context.WithCancel(i.ctx)
+	defer cancel()
+	defer context.AfterFunc(e.life, cancel)()
+	res, err := e.inserter().InsertMany(ctx, []river.InsertManyParams{i.params})
+	if err != nil {
+		return durable.Receipt{}, e.lost(err)
+	}
+	return receipt(res[0], i), nil
+}
+
+// lost tells an error that comes from Close from others.
+func (e *Engine[TTx]) lost(err error) error {
+	if e.life.Err() != nil {
+		return fmt.Errorf("%w: %w", durable.ErrClosed, err)
+	}
+	return err
+}

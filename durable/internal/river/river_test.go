@@ -1,0 +1,158 @@
+package river
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/rivertype"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/seed-2e639f12/tether/durable"
+)
+
+// What needs a database is tested in the packages sqlite and postgres, by the contract.
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func job(t *testing.T, m durable.Message) *river.Job[envelope] {
+	e := &Engine[any]{cfg: Config[any]{Queue: DefaultQueue}}
+	i, err := e.insertion(t.Context(), m)
+	require.NoError(t, err)
+	args, err := json.Marshal(i.params.Args)
+	require.NoError(t, err)
+	return &river.Job[envelope]{JobRow: &rivertype.JobRow{
+		EncodedArgs: args, Metadata: i.params.InsertOpts.Metadata, Attempt: 3, MaxAttempts: 3,
+	}}
+}
+
+var plain = durable.Message{ID: "id", Name: "name", Args: json.RawMessage(`{"a":1}`), Unique: "key", Used: 2, Timeout: time.Hour}
+
+func TestWork(t *testing.T) {
+	var out durable.Outcome
+	w := &worker{stopping: new(atomic.Bool), timeout: time.Second, handle: func(_ context.Context, m durable.Message, attempt int) durable.Outcome {
+		assert.Equal(t, plain, m)
+		assert.Equal(t, 3, attempt)
+		return out
+	}}
+	snoozed := func(err error) time.Duration {
+		var snooze *rivertype.JobSnoozeError
+		require.ErrorAs(t, err, &snooze)
+		return snooze.Duration
+	}
+
+	j := job(t, plain)
+	require.NoError(t, w.Work(t.Context(), j))
+
+	out = durable.Outcome{Verdict: durable.Return, Err: errors.New("why")}
+	assert.Zero(t, snoozed(w.Work(t.Context(), j)))
+	out.After = time.Minute
+	assert.Greater(t, snoozed(w.Work(t.Context(), j)), time.Minute)
+
+	// What River reads into an error is for it alone.
+	out = durable.Outcome{Verdict: durable.Retry, After: time.Minute, Err: river.JobCancel(errors.New("why"))}
+	before := time.Now()
+	err := w.Work(t.Context(), j)
+	require.EqualError(t, err, out.Err.Error())
+	var cancel *rivertype.JobCancelError
+	assert.False(t, errors.As(err, &cancel))
+	assert.Greater(t, j.MaxAttempts, j.Attempt, "River would give it up")
+	assert.False(t, w.NextRetry(j).Before(before.Add(time.Minute)))
+	assert.Equal(t, time.UTC, w.NextRetry(j).Location())
+
+	out = durable.Outcome{Verdict: durable.Dead}
+	require.Error(t, w.Work(t.Context(), j))
+	assert.Equal(t, j.Attempt, j.MaxAttempts, "River would retry it")
+
+	w.stopping.Store(true)
+	w.handle = nil
+	assert.Zero(t, snoozed(w.Work(t.Context(), j)), "fetched when Stop was called")
+
+	j = job(t, plain)
+	j.EncodedArgs = []byte(`{"id":"","name":"name"}`)
+	require.ErrorContains(t, w.Work(t.Context(), j), durable.ErrInvalid.Error())
+	assert.Equal(t, j.Attempt, j.MaxAttempts, "what is no job of ours")
+}
+
+// The leader's worker is asked about all jobs, also those of longer ones than it knows.
+func TestTimeoutIsTheLonger(t *testing.T) {
+	j := job(t, plain)
+	assert.Equal(t, time.Hour+cancelMargin, (&worker{timeout: time.Second}).Timeout(j))
+	assert.Equal(t, 2*time.Hour+cancelMargin, (&worker{timeout: 2 * time.Hour}).Timeout(j))
+	j.Metadata = []byte(`{}`)
+	assert.Equal(t, time.Second+cancelMargin, (&worker{timeout: time.Second}).Timeout(j))
+	assert.WithinDuration(t, time.Now(), (&worker{}).NextRetry(j), time.Minute, "of a rescue")
+}
+
+func TestEncode(t *testing.T) {
+	for _, m := range []durable.Message{plain, {ID: "id", Name: "name", Args: json.RawMessage(`"\u0000"`), Unique: "a\x00b"}} {
+		encoded, err := encode(m)
+		require.NoError(t, err)
+		assert.NotContains(t, string(encoded), `\u0000`)
+		m.Timeout = 0
+		decoded, err := decode(encoded)
+		require.NoError(t, err)
+		assert.Equal(t, m, decoded)
+	}
+	nul, _ := encode(durable.Message{ID: "1", Name: "name", Unique: "a\x00b"})
+	other, _ := encode(durable.Message{ID: "1", Name: "name", Unique: "a\x00c"})
+	var a, b wrapped
+	require.NoError(t, json.Unmarshal(nul, &a))
+	require.NoError(t, json.Unmarshal(other, &b))
+	assert.NotEqual(t, a.Unique, b.Unique)
+	_, err := decode([]byte(`{"name":"no id"}`))
+	require.ErrorIs(t, err, durable.ErrInvalid)
+}
+
+func TestFailureIsWhatADatabaseTakes(t *testing.T) {
+	assert.EqualError(t, failure(errors.New("a\x00b\xff")), "a\uFFFDb\uFFFD")
+	assert.Less(t, len(failure(errors.New(strings.Repeat("ä", maxError))).Error()), maxError+10)
+	assert.Error(t, failure(nil))
+}
+
+func TestRoundUp(t *testing.T) {
+	at := time.Date(2026, 1, 2, 3, 4, 5, 6_000_000, time.UTC)
+	assert.Equal(t, at, roundUp(at))
+	assert.Equal(t, at, roundUp(at.Add(-time.Nanosecond)))
+	assert.Equal(t, at, roundUp(at.In(time.FixedZone("east", 3600))))
+}
+
+// River stores what is due soon as if it were due now, and looks at the time.
+func TestSoon(t *testing.T) {
+	begin := hooks[0].(rivertype.HookInsertBegin)
+	for after, wants := range map[time.Duration]rivertype.JobState{
+		time.Second: rivertype.JobStateAvailable,
+		time.Hour:   rivertype.JobStateScheduled,
+	} {
+		at := time.Now().Add(after)
+		p := &rivertype.JobInsertParams{State: rivertype.JobStateScheduled, ScheduledAt: &at}
+		require.NoError(t, begin.InsertBegin(t.Context(), p))
+		assert.Equal(t, wants, p.State)
+		assert.Equal(t, at, *p.ScheduledAt)
+	}
+}
+
+func TestQuiet(t *testing.T) {
+	var out bytes.Buffer
+	log := slog.New(&quiet{slog.NewTextHandler(&out, nil)}).With("a", 1).WithGroup("g")
+	log.Info("JobExecutor: Job finished")
+	log.Warn("jobexecutor.JobExecutor: Job errored; retrying")
+	assert.Empty(t, out.String())
+	log.Warn("something else")
+	assert.Contains(t, out.String(), "something else")
+}
+
+func TestQueueNames(t *testing.T) {
+	for _, name := range []string{"Upper", "a b", "-a", "a--b", "ä", strings.Repeat("a", 65)} {
+		_, err := New(Config[any]{Queue: name})
+		assert.ErrorIs(t, err, durable.ErrInvalid, name)
+	}
+}

@@ -1,0 +1,524 @@
+package sqlite_test
+
+import (
+	"bufio"
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+	_ "time/tzdata"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/seed-2e639f12/tether/durable"
+	"github.com/seed-2e639f12/tether/durable/sqlite"
+)
+
+// guard is against hanging alone.
+const guard = 2 * time.Minute
+
+func bounded(t testing.TB) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), guard)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func open(t testing.TB, path string) *sqlite.Engine {
+	e, err := sqlite.Open(path)
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, e.Close()) })
+	return e
+}
+
+func file(t testing.TB) string { return filepath.Join(t.TempDir(), "jobs.db") }
+
+func message(id string) durable.Message {
+	return durable.Message{ID: id, Name: "job", Args: json.RawMessage("null"), Timeout: time.Hour}
+}
+
+func put(t testing.TB, e *sqlite.Engine, m durable.Message) {
+	r, err := e.Enqueue(bounded(t), m)
+	require.NoError(t, err)
+	require.Equal(t, durable.Receipt{ID: m.ID}, r)
+}
+
+type handle = func(ctx context.Context, m durable.Message, attempt int) durable.Outcome
+
+// consume has a Timeout of an hour: nothing is rescued by its age in a test.
+func consume(t testing.TB, e *sqlite.Engine, h handle) durable.Consumer {
+	c, err := e.Consume(bounded(t), durable.Consumption{Concurrency: 4, Timeout: time.Hour, Handle: h, Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, c.Stop(bounded(t))) })
+	return c
+}
+
+// parked returns a handler that says what it was given, and waits.
+func parked(t testing.TB) (handle, <-chan string, func()) {
+	said, free := make(chan string, 100), make(chan struct{})
+	release := sync.OnceFunc(func() { close(free) })
+	t.Cleanup(release)
+	return func(_ context.Context, m durable.Message, attempt int) durable.Outcome {
+		said <- fmt.Sprintf("%s %d", m.ID, attempt)
+		<-free
+		return durable.Outcome{}
+	}, said, release
+}
+
+func receive(t testing.TB, said <-chan string) string {
+	select {
+	case s := <-said:
+		return s
+	case <-time.After(guard):
+		require.FailNow(t, "nothing comes")
+		return ""
+	}
+}
+
+type row struct {
+	state, errors string
+	attempt       int
+}
+
+// rows returns what River has, by the job's ID.
+func rows(t testing.TB, e *sqlite.Engine) map[string]row {
+	found, err := e.DB().Query(`SELECT json_extract(args, '$.id'), state, attempt, coalesce(errors, '') FROM river_job`)
+	require.NoError(t, err)
+	defer found.Close()
+	all := make(map[string]row)
+	for found.Next() {
+		var id string
+		var r row
+		require.NoError(t, found.Scan(&id, &r.state, &r.attempt, &r.errors))
+		all[id] = r
+	}
+	require.NoError(t, found.Err())
+	return all
+}
+
+const childEnv = "TETHER_SQLITE_CHILD"
+
+// child is a process that plays a role on a file, until its stdin ends. What it says is
+// on its stdout.
+type child struct {
+	cmd  *exec.Cmd
+	said chan string
+}
+
+func spawn(t testing.TB, role, path string, env ...string) *child {
+	executable, err := os.Executable()
+	require.NoError(t, err)
+	c := &child{exec.Command(executable, path), make(chan string, 100)}
+	c.cmd.Env = append(append(os.Environ(), childEnv+"="+role), env...)
+	c.cmd.Stderr = t.Output()
+	stdin, err := c.cmd.StdinPipe()
+	require.NoError(t, err)
+	stdout, err := c.cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, c.cmd.Start())
+	go func() {
+		defer close(c.said)
+		for lines := bufio.NewScanner(stdout); lines.Scan(); {
+			c.said <- lines.Text()
+		}
+	}()
+	t.Cleanup(func() {
+		stdin.Close()
+		c.end()
+	})
+	return c
+}
+
+// end waits for the process and returns how it has ended. It may be called again.
+func (c *child) end() error {
+	for range c.said {
+	}
+	if c.cmd.ProcessState == nil {
+		_ = c.cmd.Wait()
+	}
+	if !c.cmd.ProcessState.Success() {
+		return errors.New(c.cmd.ProcessState.String())
+	}
+	return nil
+}
+
+func (c *child) kill(t testing.TB) {
+	require.NoError(t, c.cmd.Process.Kill())
+	_ = c.end()
+}
+
+func play(role, path string) error {
+	go func() {
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		os.Exit(3)
+	}()
+	ctx, cancel := context.WithTimeout(context.Background(), guard)
+	defer cancel()
+	e, err := sqlite.Open(path)
+	if err != nil {
+		return err
+	}
+	consume := func(h handle) (durable.Consumer, error) { // one: another's job is not to be taken
+		return e.Consume(ctx, durable.Consumption{Concurrency: 1, Timeout: time.Hour, Handle: h})
+	}
+	switch role {
+	case "enqueue":
+		if _, err := e.Enqueue(ctx, message(fmt.Sprint(os.Getpid()))); err != nil {
+			return err
+		}
+		return e.Close()
+	case "hang":
+		_, err := consume(func(_ context.Context, m durable.Message, attempt int) durable.Outcome {
+			fmt.Println(m.ID, attempt)
+			select {}
+		})
+		if err != nil {
+			return err
+		}
+		select {}
+	case "outcomes":
+		outcomes := make(chan durable.Outcome, 10)
+		for _, o := range []durable.Outcome{
+			{Verdict: durable.Return}, {Verdict: durable.Return, After: time.Millisecond}, {Verdict: durable.Retry},
+			{Verdict: durable.Retry, After: time.Millisecond}, {Verdict: durable.Done},
+		} {
+			outcomes <- o
+		}
+		done := make(chan struct{})
+		c, err := consume(func(context.Context, durable.Message, int) durable.Outcome {
+			o := <-outcomes
+			if o.Verdict == durable.Done {
+				close(done)
+			}
+			return o
+		})
+		if err != nil {
+			return err
+		}
+		m := message("outcomes")
+		m.RunAt = time.Now().Add(50 * time.Millisecond)
+		if _, err := e.Enqueue(ctx, m); err != nil {
+			return err
+		}
+		select {
+		case <-done:
+		case <-ctx.Done():
+			return errors.New("the job does not come again")
+		}
+		return errors.Join(c.Stop(ctx), e.Close())
+	}
+	return fmt.Errorf("no role %q", role)
+}
+
+func TestAfterACrash(t *testing.T) {
+	t.Parallel()
+	path := file(t)
+	e := open(t, path)
+	put(t, e, message("job"))
+	crashed := spawn(t, "hang", path)
+	require.Equal(t, "job 1", receive(t, crashed.said))
+
+	t.Run("a job that runs is left alone while its process lives", func(t *testing.T) {
+		h, said, release := parked(t)
+		sibling := consume(t, e, h)
+		// What is handed back is handed back by now.
+		assert.Equal(t, row{"running", "", 1}, rows(t, e)["job"])
+		put(t, e, message("other"))
+		require.Equal(t, "other 1", receive(t, said))
+		again := consume(t, e, h) // of the same process
+		assert.Equal(t, row{"running", "", 1}, rows(t, e)["job"])
+		assert.Equal(t, row{"running", "", 1}, rows(t, e)["other"])
+
+		crashed.kill(t)
+		third := consume(t, open(t, path), h)
+		assert.Equal(t, row{"running", "", 1}, rows(t, e)["other"], "of a process that lives")
+		assert.Equal(t, row{"running", "", 1}, rows(t, e)["job"], "of a process that is gone, but others are at work")
+		release()
+		for _, c := range []durable.Consumer{sibling, again, third} {
+			require.NoError(t, c.Stop(bounded(t)))
+		}
+		assert.Empty(t, said)
+	})
+	t.Run("it runs at once when nobody is at work, as the next attempt", func(t *testing.T) {
+		// Its Timeout is an hour: River by itself would not rescue it before.
+		_, err := e.DB().Exec(`INSERT OR REPLACE INTO river_leader (elected_at, expires_at, leader_id, name) VALUES (datetime('now'), datetime('now', '+1 hour'), 'tether-crashed', 'default')`)
+		require.NoError(t, err)
+		h, said, release := parked(t)
+		c := consume(t, e, h)
+		require.Equal(t, "job 2", receive(t, said))
+		assert.Contains(t, rows(t, e)["job"].errors, `"attempt":1,"error":"the worker has crashed"`)
+		require.Eventually(t, func() bool {
+			var leader string
+			err := e.DB().QueryRow(`SELECT leader_id FROM river_leader`).Scan(&leader)
+			return err == nil && leader != "tether-crashed"
+		}, guard, 10*time.Millisecond, "a leader that lives, though the term of the crashed one is not over")
+		release()
+		require.NoError(t, c.Stop(bounded(t)))
+		assert.Equal(t, "completed", rows(t, e)["job"].state)
+	})
+}
+
+func TestManyOpenANewFileAtOnce(t *testing.T) {
+	t.Parallel()
+	const processes, here = 6, 6
+	path := file(t)
+	var children []*child
+	for range processes {
+		children = append(children, spawn(t, "enqueue", path))
+	}
+	var group sync.WaitGroup
+	for i := range here {
+		group.Go(func() {
+			e, err := sqlite.Open(path)
+			if assert.NoError(t, err) {
+				_, err := e.Enqueue(bounded(t), message(fmt.Sprint("here ", i)))
+				assert.NoError(t, err)
+				assert.NoError(t, e.Close())
+			}
+		})
+	}
+	group.Wait()
+	for _, c := range children {
+		assert.NoError(t, c.end())
+	}
+	assert.Len(t, rows(t, open(t, path)), processes+here)
+}
+
+// River hands over some times in the zone of the process, and SQLite compares text.
+func TestZones(t *testing.T) {
+	t.Parallel()
+	for _, zone := range []string{"UTC", "Asia/Tokyo", "America/Los_Angeles"} {
+		t.Run(zone, func(t *testing.T) {
+			t.Parallel()
+			assert.NoError(t, spawn(t, "outcomes", file(t), "TZ="+zone).end())
+		})
+	}
+}
+
+func TestEnqueueTx(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	e := open(t, file(t))
+	_, err := e.DB().Exec(`CREATE TABLE orders (id integer PRIMARY KEY)`)
+	require.NoError(t, err)
+	job := durable.Define("invoice", func(context.Context, int) error { return nil }, durable.Options{Timeout: time.Minute})
+	place := func(order int, finish func(*sql.Tx) error) durable.Receipt {
+		tx, err := e.DB().BeginTx(ctx, nil)
+		require.NoError(t, err)
+		_, err = tx.Exec(`INSERT INTO orders VALUES (?)`, order)
+		require.NoError(t, err)
+		receipt, err := sqlite.EnqueueTx(ctx, e, tx, job, order, durable.Unique(fmt.Sprint("order-", order)))
+		require.NoError(t, err)
+		assert.NotContains(t, rows(t, e), receipt.ID, "before the transaction has ended")
+		require.NoError(t, finish(tx))
+		return receipt
+	}
+	dropped := place(1, (*sql.Tx).Rollback)
+	assert.Empty(t, rows(t, e))
+	kept := place(1, (*sql.Tx).Commit)
+	assert.Contains(t, rows(t, e), kept.ID)
+	again := place(2, func(tx *sql.Tx) error {
+		receipt, err := sqlite.EnqueueTx(ctx, e, tx, job, 1, durable.Unique("order-1"))
+		assert.Equal(t, durable.Receipt{ID: kept.ID, Duplicate: true}, receipt)
+		return errors.Join(err, tx.Commit())
+	})
+	assert.Len(t, rows(t, e), 2)
+	assert.NotContains(t, rows(t, e), dropped.ID)
+
+	said := make(chan string, 2)
+	consume(t, e, func(_ context.Context, m durable.Message, _ int) durable.Outcome {
+		said <- m.ID
+		return durable.Outcome{}
+	})
+	assert.ElementsMatch(t, []string{kept.ID, again.ID}, []string{receive(t, said), receive(t, said)})
+}
+
+func TestNoFile(t *testing.T) {
+	t.Parallel()
+	folder := t.TempDir()
+	text := filepath.Join(folder, "text.db")
+	require.NoError(t, os.WriteFile(text, []byte(strings.Repeat("This is no database.\n", 100)), 0o600))
+	for path, wants := range map[string]string{
+		"":                                  "a file is needed",
+		":memory:":                          "a file is needed",
+		folder:                              "is a directory",
+		filepath.Join(folder, "no", "jobs"): "no such file or directory",
+		text:                                "file is not a database",
+		"/proc/jobs.db":                     "/proc/jobs.db",
+	} {
+		_, err := sqlite.Open(path)
+		require.ErrorContains(t, err, wants)
+		require.ErrorContains(t, err, fmt.Sprintf("open %q", path))
+	}
+	_, err := sqlite.Config{Queue: "Not A Queue"}.Open(filepath.Join(folder, "jobs.db"))
+	require.ErrorIs(t, err, durable.ErrInvalid)
+	odd := filepath.Join(folder, "a?b#c%20 d&e=ü.db")
+	put(t, open(t, odd), message("job"))
+	require.FileExists(t, odd)
+}
+
+func TestClosed(t *testing.T) {
+	t.Parallel()
+	e := open(t, file(t))
+	job := durable.Define("job", func(context.Context, int) error { return nil }, durable.Options{Timeout: time.Minute})
+	h, said, release := parked(t)
+	c := consume(t, e, h)
+	put(t, e, message("job"))
+	require.Equal(t, "job 1", receive(t, said))
+	require.NoError(t, e.Close())
+	require.NoError(t, e.Close())
+	_, err := sqlite.EnqueueTx(bounded(t), e, nil, job, 1)
+	require.ErrorIs(t, err, durable.ErrClosed)
+	_, err = job.Enqueue(bounded(t), e, 1)
+	require.ErrorIs(t, err, durable.ErrClosed)
+	// The consumer was not stopped before, as it should have been.
+	release()
+	select {
+	case <-c.Done():
+	case <-time.After(guard):
+		require.FailNow(t, "the consumer does not end")
+	}
+	require.ErrorIs(t, c.Err(), durable.ErrClosed)
+}
+
+// What has become of a job is in River's table, for River's tools.
+func TestStates(t *testing.T) {
+	t.Parallel()
+	e := open(t, file(t))
+	said := make(chan string, 10)
+	c := consume(t, e, func(_ context.Context, m durable.Message, _ int) durable.Outcome {
+		said <- m.ID
+		if m.ID == "done" {
+			return durable.Outcome{}
+		}
+		return durable.Outcome{Verdict: durable.Dead, Err: errors.New("the \x00 cause")}
+	})
+	put(t, e, message("done"))
+	put(t, e, message("dead"))
+	receive(t, said)
+	receive(t, said)
+	_, err := e.DB().Exec(`INSERT INTO river_job (args, kind, max_attempts, queue) VALUES ('{"no":"message"}', 'tether', 25, 'tether')`)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		var n int
+		err := e.DB().QueryRow(`SELECT count(*) FROM river_job WHERE finalized_at IS NOT NULL`).Scan(&n)
+		return err == nil && n == 3
+	}, guard, 10*time.Millisecond)
+	require.NoError(t, c.Stop(bounded(t)))
+	var state, failures string
+	require.NoError(t, e.DB().QueryRow(`SELECT state, errors FROM river_job WHERE args LIKE '%no%message%'`).Scan(&state, &failures))
+	assert.Equal(t, "discarded", state)
+	assert.Contains(t, failures, "message without id or name")
+	_, err = e.DB().Exec(`DELETE FROM river_job WHERE args LIKE '%no%message%'`)
+	require.NoError(t, err)
+	all := rows(t, e)
+	assert.Equal(t, "completed", all["done"].state)
+	assert.Equal(t, "discarded", all["dead"].state)
+	assert.Contains(t, all["dead"].errors, "the \uFFFD cause")
+	assert.Empty(t, said)
+}
+
+// Whoever enqueues while another does shares the next commit, but not the next failure.
+func TestEnqueueTogether(t *testing.T) {
+	t.Parallel()
+	const jobs = 60
+	e := open(t, file(t))
+	ctx := bounded(t)
+	// together enqueues at once, while a transaction makes all wait.
+	together := func(ids []string, check func(id string, r durable.Receipt, err error), meanwhile func()) {
+		tx, err := e.DB().Begin()
+		require.NoError(t, err)
+		var begun, group sync.WaitGroup
+		for _, id := range ids {
+			begun.Add(1)
+			group.Go(func() {
+				begun.Done()
+				r, err := e.Enqueue(ctx, message(id))
+				check(id, r, err)
+			})
+		}
+		begun.Wait()
+		meanwhile()
+		require.NoError(t, tx.Commit())
+		group.Wait()
+	}
+	named := func(prefix string) (ids []string) {
+		for i := range jobs {
+			ids = append(ids, fmt.Sprint(prefix, i))
+		}
+		return ids
+	}
+	stored := func(id string, r durable.Receipt, err error) {
+		assert.NoError(t, err)
+		assert.Equal(t, durable.Receipt{ID: id}, r)
+	}
+
+	t.Run("they share a commit, and each waits as long as it likes", func(t *testing.T) {
+		together(named("good "), stored, func() {
+			leaves, leave := context.WithCancel(ctx)
+			left := make(chan error)
+			go func() {
+				_, err := e.Enqueue(leaves, message("left"))
+				left <- err
+			}()
+			leave()
+			require.ErrorIs(t, <-left, context.Canceled)
+		})
+		var commits int
+		// River gives each InsertMany a value of its own.
+		require.NoError(t, e.DB().QueryRow(`SELECT count(DISTINCT json_extract(metadata, '$."river:unique_nonce"')) FROM river_job`).Scan(&commits))
+		require.Positive(t, commits)
+		assert.Less(t, commits, jobs/2)
+		t.Logf("%d jobs in %d commits", jobs, commits)
+	})
+	t.Run("one that cannot be stored harms no other", func(t *testing.T) {
+		_, err := e.DB().Exec(`CREATE TRIGGER poison BEFORE INSERT ON river_job WHEN instr(CAST(NEW.args AS text), '"poison') BEGIN SELECT raise(ABORT, 'no poison'); END`)
+		require.NoError(t, err)
+		before := len(rows(t, e))
+		together(append(named("more "), "poison 1", "poison 2"), func(id string, r durable.Receipt, err error) {
+			if !strings.HasPrefix(id, "poison") {
+				stored(id, r, err)
+				return
+			}
+			assert.ErrorContains(t, err, "no poison")
+			assert.Zero(t, r)
+		}, func() {})
+		assert.Len(t, rows(t, e), before+jobs)
+	})
+}
+
+func BenchmarkEnqueue(b *testing.B) {
+	for _, goroutines := range []int{1, 8, 64, 512} {
+		b.Run(fmt.Sprint(goroutines), func(b *testing.B) {
+			e := open(b, file(b))
+			var group sync.WaitGroup
+			work := make(chan int)
+			for range goroutines {
+				group.Go(func() {
+					for i := range work {
+						if _, err := e.Enqueue(context.Background(), message(fmt.Sprint(i))); err != nil {
+							b.Error(err)
+						}
+					}
+				})
+			}
+			b.ResetTimer()
+			for i := range b.N {
+				work <- i
+			}
+			close(work)
+			group.Wait()
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "jobs/s")
+		})
+	}
+}

@@ -1,0 +1,190 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/riverqueue/river/riverdriver/riversqlite"
+	"github.com/riverqueue/river/rivermigrate"
+	driver "modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+
+	"github.com/seed-2e639f12/tether/durable"
+	"github.com/seed-2e639f12/tether/durable/internal/river"
+)
+
+// Config is for an engine that is not quite the usual one.
+type Config struct {
+	// Queue is the queue in the file: 1 to 64 of a-z and 0-9, in words joined by - or _. A
+	// worker takes the jobs of its engine's queue alone. "": "tether".
+	Queue string
+	// Logger is told of what happens outside of a worker. nil: slog.Default().
+	Logger *slog.Logger
+}
+
+// Engine is a [durable.Engine] on a file.
+type Engine struct {
+	core *river.Engine[*sql.Tx]
+	// River has one connection to itself, as it advises: two of one process would only wait
+	// for each other's lock. Another, or Enqueue would wait for a transaction of the program
+	// until it is over, is in users.
+	own, users *sql.DB
+}
+
+// Open opens the engine on a file, which is made if it is not there. Several processes may
+// do so at once. The folder is not made. Beside path there are path+"-wal" and path+"-shm",
+// which belong to the data, and path+".lock".
+func Open(path string) (*Engine, error) { return Config{}.Open(path) }
+
+// openTime bounds what Open may wait for other processes.
+const openTime = 30 * time.Second
+
+// Open is as the function [Open], with this configuration.
+func (c Config) Open(path string) (*Engine, error) {
+	e, err := c.open(path)
+	if err != nil {
+		return nil, fmt.Errorf("sqlite: open %q: %w", path, err)
+	}
+	return e, nil
+}
+
+func (c Config) open(path string) (_ *Engine, err error) {
+	if path == "" || path == ":memory:" {
+		return nil, fmt.Errorf("%w: a file is needed: what is in memory does not survive", durable.ErrInvalid)
+	}
+	// The program may change its directory, and the lock is found by the name.
+	if path, err = filepath.Abs(path); err != nil {
+		return nil, err
+	}
+	if err := usable(path); err != nil {
+		return nil, err
+	}
+	e := &Engine{}
+	if e.own, err = sql.Open("sqlite", dsn(path)); err != nil {
+		return nil, err
+	}
+	e.own.SetMaxOpenConns(1)
+	if e.users, err = sql.Open("sqlite", dsn(path)); err != nil {
+		return nil, errors.Join(err, e.own.Close())
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), openTime)
+	defer cancel()
+	if err := migrate(ctx, e.own); err != nil {
+		return nil, errors.Join(err, e.users.Close(), e.own.Close())
+	}
+	e.core, err = river.New(river.Config[*sql.Tx]{
+		Driver: riversqlite.New(e.own),
+		Support: durable.Support{
+			Engine: "sqlite", Unique: true, RunAt: true, Transactions: true, Resolution: time.Millisecond,
+			Rescue: "at once when a worker starts and no other is at work on the file; else by age: 10 s to 60 s after the job's Timeout",
+		},
+		Queue: c.Queue, Logger: c.Logger, Poll: 100 * time.Millisecond,
+		Ping: e.own.PingContext,
+		Hold: func(ctx context.Context) (func(), error) { return hold(ctx, path+".lock", e.own) },
+	})
+	if err != nil {
+		return nil, errors.Join(err, e.users.Close(), e.own.Close())
+	}
+	return e, nil
+}
+
+// usable finds out, and says in the system's words, what SQLite would call "unable to open
+// database file" in each case.
+func usable(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+// dsn has what each connection to the file must have. Transactions take the write lock
+// when they begin: one that reads first and then writes would fail at once, instead of
+// waiting, if another has written meanwhile. River hands over some times as they are, and
+// compares them as text: so they must all be in one zone and one form.
+func dsn(path string) string {
+	q := url.Values{
+		"_txlock":      {"immediate"},
+		"_time_format": {"sqlite"},
+		"_timezone":    {"UTC"},
+		"_pragma":      {"busy_timeout(10000)", "journal_mode(WAL)", "synchronous(FULL)"},
+	}
+	return "file:" + url.PathEscape(path) + "?" + q.Encode()
+}
+
+// migrate brings the file to what this version of River expects, in one transaction: who
+// comes meanwhile waits for it, and finds nothing to do.
+func migrate(ctx context.Context, db *sql.DB) error {
+	m, err := rivermigrate.New(riversqlite.New(db), &rivermigrate.Config{Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		return err
+	}
+	for {
+		err := migrateOnce(ctx, db, m)
+		// SQLite does not wait its busy_timeout where two connections make a new file WAL.
+		if !busy(err) || ctx.Err() != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+func migrateOnce(ctx context.Context, db *sql.DB, m *rivermigrate.Migrator[*sql.Tx]) error {
+	tx, err := db.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tx.Rollback() }()
+	//lint:ignore SA1019 what cannot share a transaction is Postgres' enums; here one must keep others out
+	if _, err := m.MigrateTx(ctx, tx, rivermigrate.DirectionUp, nil); err != nil {
+		return err
+	}
+	return tx.Commit()
+}
+
+func busy(err error) bool {
+	var e *driver.Error
+	return errors.As(err, &e) && e.Code()&0xff == sqlite3.SQLITE_BUSY
+}
+
+// Support says what the engine can do.
+func (e *Engine) Support() durable.Support { return e.core.Support() }
+
+// Enqueue stores a job, on disk when it returns. Inside a transaction of [Engine.DB] it
+// would wait for that to end: use [EnqueueTx] there.
+func (e *Engine) Enqueue(ctx context.Context, m durable.Message) (durable.Receipt, error) {
+	return e.core.Enqueue(ctx, m)
+}
+
+// Consume begins to deliver jobs: see [durable.Worker]. If no other consumer is at work on
+// the file, in any process, the jobs that a crash has interrupted start again at once.
+func (e *Engine) Consume(ctx context.Context, c durable.Consumption) (durable.Consumer, error) {
+	return e.core.Consume(ctx, c)
+}
+
+// Close closes the file. Calls after it fail with [durable.ErrClosed].
+func (e *Engine) Close() error {
+	return errors.Join(e.core.Close(), e.users.Close(), e.own.Close())
+}
+
+// DB is the file, for transactions of the program: see [EnqueueTx]. It may have tables of
+// its own there. While one of its transactions has written, or was begun, nobody else
+// writes, workers included: ten seconds are too long. It is the engine's to close.
+func (e *Engine) DB() *sql.DB { return e.users }
+
+// EnqueueTx is [durable.Job.Enqueue] within a transaction of [Engine.DB]: the job exists if
+// the transaction is committed, and from then on. If it returns an error the transaction
+// should be rolled back.
+func EnqueueTx[A any](ctx context.Context, e *Engine, tx *sql.Tx, job *durable.Job[A], args A, opts ...durable.Option) (durable.Receipt, error) {
+	return job.Enqueue(ctx, e.core.Tx(tx), args, opts...)
+}
