@@ -1,0 +1,91 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/riverqueue/river/riverdriver/riverpgxv5"
+	"github.com/riverqueue/river/rivermigrate"
+)
+
+// Open has no context, so that its waits are bounded here.
+const (
+	reachTime   = 15 * time.Second // to see what is there
+	migrateTime = 10 * time.Minute // another process's migration included
+)
+
+// migrate brings River's tables up to date. Of several processes that do so at once one
+// does, and the others wait for it.
+func migrate(pool *pgxpool.Pool, schema string) error {
+	if done, err := migrated(pool, schema); done || err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), migrateTime)
+	defer cancel()
+	// One connection holds the lock while another migrates: the caller's pool may have no
+	// two to spare.
+	cfg := pool.Config()
+	cfg.MinConns, cfg.MinIdleConns, cfg.MaxConns = 0, 0, 2
+	own, err := pgxpool.NewWithConfig(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	defer own.Close()
+	return pgx.BeginFunc(ctx, own, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, `SET LOCAL idle_in_transaction_session_timeout = 0`); err != nil {
+			return err
+		}
+		// Of the transaction and not of the session, which is another's behind a pooler.
+		if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock(hashtextextended('tether durable ' || $1, 0))`, schema); err != nil {
+			return err
+		}
+		if schema != "" {
+			if err := createSchema(ctx, own, schema); err != nil {
+				return err
+			}
+		}
+		m, err := rivermigrate.New(riverpgxv5.New(own), config(schema))
+		if err != nil {
+			return err
+		}
+		_, err = m.Migrate(ctx, rivermigrate.DirectionUp, nil)
+		return err
+	})
+}
+
+// migrated tells whether there is nothing to do, which is so at nearly every start.
+func migrated(pool *pgxpool.Pool, schema string) (bool, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), reachTime)
+	defer cancel()
+	m, err := rivermigrate.New(riverpgxv5.New(pool), config(schema))
+	if err != nil {
+		return false, err
+	}
+	if err := pool.Ping(ctx); err != nil {
+		return false, err
+	}
+	existing, err := m.ExistingVersions(ctx)
+	// The error may be that a newer program has been here, which is no hindrance.
+	return err == nil && len(existing) == len(m.AllVersions()), nil
+}
+
+// config has River log nothing: what matters is in the error.
+func config(schema string) *rivermigrate.Config {
+	return &rivermigrate.Config{Schema: schema, Logger: slog.New(slog.DiscardHandler)}
+}
+
+// createSchema asks first, since IF NOT EXISTS needs the right to create all the same.
+func createSchema(ctx context.Context, pool *pgxpool.Pool, schema string) error {
+	var exists bool
+	if err := pool.QueryRow(ctx, `SELECT to_regnamespace($1) IS NOT NULL`, schema).Scan(&exists); err != nil || exists {
+		return err
+	}
+	if _, err := pool.Exec(ctx, "CREATE SCHEMA "+pgx.Identifier{schema}.Sanitize()); err != nil {
+		return fmt.Errorf("schema %q: %w", schema, err)
+	}
+	return nil
+}

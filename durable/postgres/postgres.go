@@ -1,0 +1,121 @@
+// Package postgres is the engine of package durable for many machines that share a
+// PostgreSQL database: River (github.com/riverqueue/river). A job can be enqueued in the
+// transaction that gives the reason for it: see [EnqueueTx].
+//
+// It works with River v0.31.0, the one of package sqlite beside it, and, in a program that
+// does not link that, with v0.51.1.
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"regexp"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/riverqueue/river/riverdriver/riverpgxv5"
+
+	"github.com/seed-2e639f12/tether/durable"
+	"github.com/seed-2e639f12/tether/durable/internal/river"
+)
+
+// Config has what is not as [Open] assumes it.
+type Config struct {
+	// Queue is where jobs go and are taken from. "": "tether". It has a to z and 0 to 9, in
+	// words joined by - or _, 64 bytes at most. Programs that share a database and do not
+	// have the same jobs should not have the same queue.
+	Queue string
+	// Schema is where River's tables are: a to z, 0 to 9 and _. It is created if it does not
+	// exist. "": where the connections' search_path leads.
+	Schema string
+	// NoMigrate leaves River's tables as they are, for a database user that may not change
+	// them: then "river migrate-up" does, or package rivermigrate.
+	NoMigrate bool
+	// Logger is told of what happens outside of a worker. nil: slog.Default().
+	Logger *slog.Logger
+}
+
+// Engine is a durable queue in a database. It implements [durable.Engine].
+//
+// Jobs are rows of River's table river_job, of the kind "tether", with the job's name in
+// the metadata; River's own tools show them. Those that have failed for good are in the
+// state discarded, with the errors of their attempts, for 90 days.
+type Engine struct {
+	river *river.Engine[pgx.Tx]
+	pool  *pgxpool.Pool
+}
+
+// Open opens the queue "tether" in the pool's database; see [Config.Open].
+func Open(pool *pgxpool.Pool) (*Engine, error) { return Config{}.Open(pool) }
+
+// Postgres folds others to these, where a name is not quoted.
+var schemaName = regexp.MustCompile(`^([a-z_][a-z0-9_]*)?$`)
+
+// Open opens a queue. It creates River's tables, or brings them up to date, which many
+// processes may do at once; with nothing to do it only looks. It fails if the database
+// cannot be reached.
+//
+// The pool is the caller's: it must be open for as long as the engine is, and is closed
+// after it. While a worker runs it has one of the pool's connections for itself, to be told of
+// new jobs, and needs at least one more.
+func (c Config) Open(pool *pgxpool.Pool) (*Engine, error) {
+	if pool == nil {
+		return nil, fmt.Errorf("%w: nil pool", durable.ErrInvalid)
+	}
+	if !schemaName.MatchString(c.Schema) {
+		return nil, fmt.Errorf("%w: schema %q: must be of a-z, 0-9 and _", durable.ErrInvalid, c.Schema)
+	}
+	engine, err := river.New(river.Config[pgx.Tx]{
+		Driver: riverpgxv5.New(pool),
+		Support: durable.Support{
+			Engine: "postgres", Unique: true, RunAt: true, Transactions: true, Resolution: time.Millisecond,
+			Rescue: "10 to 60 s after the longest Timeout of the worker's jobs, counted from the start of the attempt",
+		},
+		Queue: c.Queue, Schema: c.Schema, Logger: c.Logger, Ping: pool.Ping,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if !c.NoMigrate {
+		if err := migrate(pool, c.Schema); err != nil {
+			_ = engine.Close()
+			return nil, fmt.Errorf("durable: migrate: %w", err)
+		}
+	}
+	return &Engine{engine, pool}, nil
+}
+
+// EnqueueTx is the job's Enqueue as a part of a transaction: once tx is committed the
+// engine holds the job, and workers are told at once; if tx is rolled back there was none.
+// The Receipt holds only then, too.
+//
+// A key of [durable.Unique] that another transaction has enqueued, and that is neither committed nor
+// rolled back, makes this call wait for that one, as any unique index does. After an error
+// of the database tx can only be rolled back.
+func EnqueueTx[A any](ctx context.Context, e *Engine, tx pgx.Tx, job *durable.Job[A], args A, opts ...durable.Option) (durable.Receipt, error) {
+	if e == nil || tx == nil || job == nil {
+		return durable.Receipt{}, fmt.Errorf("%w: nil engine, transaction or job", durable.ErrInvalid)
+	}
+	return job.Enqueue(ctx, e.river.Tx(tx), args, opts...)
+}
+
+// Support says what the engine can do.
+func (e *Engine) Support() durable.Support { return e.river.Support() }
+
+// Enqueue stores a job: see [durable.Enqueuer]. When it returns, it is committed.
+func (e *Engine) Enqueue(ctx context.Context, m durable.Message) (durable.Receipt, error) {
+	return e.river.Enqueue(ctx, m)
+}
+
+// Consume delivers jobs, for a [durable.Worker].
+func (e *Engine) Consume(ctx context.Context, c durable.Consumption) (durable.Consumer, error) {
+	if e.pool.Config().MaxConns < 2 { // everything else would wait for the listening one for ever
+		return nil, fmt.Errorf("%w: a worker needs a pool of two connections or more", durable.ErrInvalid)
+	}
+	return e.river.Consume(ctx, c)
+}
+
+// Close ends the engine's own work, and not the pool. Workers are to be stopped first.
+func (e *Engine) Close() error { return e.river.Close() }

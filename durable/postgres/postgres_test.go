@@ -1,0 +1,329 @@
+package postgres_test
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/seed-2e639f12/tether"
+	"github.com/seed-2e639f12/tether/durable"
+	"github.com/seed-2e639f12/tether/durable/durabletest"
+	"github.com/seed-2e639f12/tether/durable/postgres"
+)
+
+var fixture = durabletest.Fixture{Server: durabletest.Postgres, Open: open, Rescue: 2 * time.Minute}
+
+func TestMain(m *testing.M)        { durabletest.Main(m, fixture) }
+func TestContract(t *testing.T)    { durabletest.Contract(t, fixture) }
+func BenchmarkEngine(b *testing.B) { durabletest.Benchmarks(b, fixture) }
+
+// withPool is an engine whose pool is its own, as a test needs it.
+type withPool struct {
+	*postgres.Engine
+	pool *pgxpool.Pool
+}
+
+func (w withPool) Close() error {
+	defer w.pool.Close()
+	return w.Engine.Close()
+}
+
+// open opens the queue in a database of its name.
+func open(address, queue string) (durable.Engine, error) {
+	pool, err := connect(address, queue)
+	if err != nil {
+		return nil, err
+	}
+	engine, err := postgres.Config{Queue: queue, Logger: slog.New(slog.DiscardHandler)}.Open(pool)
+	if err != nil {
+		pool.Close()
+		return nil, err
+	}
+	return withPool{engine, pool}, nil
+}
+
+// connect returns a pool of a database, which it creates unless another process has.
+func connect(address, database string) (*pgxpool.Pool, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute) // a guard against hanging
+	defer cancel()
+	u, err := url.Parse(address)
+	if err != nil {
+		return nil, err
+	}
+	if err := create(ctx, address, database); err != nil {
+		return nil, fmt.Errorf("database %s: %w", database, err)
+	}
+	u.Path = "/" + database
+	return pgxpool.New(ctx, u.String())
+}
+
+func create(ctx context.Context, address, database string) error {
+	conn, err := pgx.Connect(ctx, address)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx)
+	if _, err := conn.Exec(ctx, `SELECT pg_advisory_lock(1)`); err != nil {
+		return err
+	}
+	var exists bool
+	if err := conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)`, database).Scan(&exists); err != nil || exists {
+		return err
+	}
+	_, err = conn.Exec(ctx, "CREATE DATABASE "+pgx.Identifier{database}.Sanitize())
+	return err
+}
+
+// newPool returns the pool of a new database.
+func newPool(t *testing.T, adjust ...func(*pgxpool.Config)) *pgxpool.Pool {
+	t.Helper()
+	pool, err := connect(durabletest.Postgres(t).Address(), "db"+strings.ToLower(rand.Text()))
+	require.NoError(t, err)
+	if len(adjust) > 0 {
+		cfg := pool.Config()
+		pool.Close()
+		for _, a := range adjust {
+			a(cfg)
+		}
+		pool, err = pgxpool.NewWithConfig(t.Context(), cfg)
+		require.NoError(t, err)
+	}
+	t.Cleanup(pool.Close)
+	return pool
+}
+
+func newEngine(t *testing.T, cfg postgres.Config, pool *pgxpool.Pool) *postgres.Engine {
+	t.Helper()
+	e, err := cfg.Open(pool)
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, e.Close()) })
+	return e
+}
+
+// work starts a worker that has the job, and stops it when the test ends.
+func work(t *testing.T, e durable.Engine, job durable.Definition) {
+	t.Helper()
+	log := slog.New(slog.DiscardHandler)
+	reg := tether.New(tether.Config{Logger: log})
+	w, err := durable.NewWorker(e, durable.WorkerConfig{Registry: reg, Concurrency: 2, Logger: log}, job)
+	require.NoError(t, err)
+	require.NoError(t, w.Start(t.Context()))
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		assert.NoError(t, w.Stop(ctx))
+		assert.NoError(t, reg.Shutdown(ctx))
+	})
+}
+
+// define returns a job that sends its arguments, and the channel.
+func define(name string) (*durable.Job[string], <-chan string) {
+	ran := make(chan string, 100)
+	return durable.Define(name, func(_ context.Context, arg string) error {
+		ran <- arg
+		return nil
+	}, durable.Options{Timeout: time.Minute}), ran
+}
+
+func receive(t *testing.T, ran <-chan string) string {
+	t.Helper()
+	select {
+	case arg := <-ran:
+		return arg
+	case <-time.After(time.Minute):
+		require.Fail(t, "no job has run")
+		return ""
+	}
+}
+
+// stored counts the jobs that others see.
+func stored(t *testing.T, pool *pgxpool.Pool) (n int) {
+	t.Helper()
+	require.NoError(t, pool.QueryRow(t.Context(), `SELECT count(*) FROM river_job`).Scan(&n))
+	return n
+}
+
+func TestEnqueueTx(t *testing.T) {
+	pool := newPool(t)
+	e := newEngine(t, postgres.Config{}, pool)
+	job, ran := define("job")
+	work(t, e, job)
+	ctx := t.Context()
+
+	t.Run("rolled back", func(t *testing.T) {
+		tx, err := pool.Begin(ctx)
+		require.NoError(t, err)
+		receipt, err := postgres.EnqueueTx(ctx, e, tx, job, "rolled back", durable.Unique("key"))
+		require.NoError(t, err)
+		assert.NotEmpty(t, receipt.ID)
+		require.NoError(t, tx.Rollback(ctx))
+		assert.Zero(t, stored(t, pool))
+	})
+	t.Run("committed", func(t *testing.T) {
+		tx, err := pool.Begin(ctx)
+		require.NoError(t, err)
+		_, err = tx.Exec(ctx, `CREATE TABLE orders (id int)`)
+		require.NoError(t, err)
+		_, err = postgres.EnqueueTx(ctx, e, tx, job, "committed", durable.Unique("key"))
+		require.NoError(t, err)
+		assert.Zero(t, stored(t, pool), "before the commit")
+		require.NoError(t, tx.Commit(ctx))
+		assert.Equal(t, "committed", receive(t, ran), "and not the one that was rolled back")
+		assert.Equal(t, 1, stored(t, pool))
+	})
+	t.Run("duplicate", func(t *testing.T) {
+		later := durable.RunAt(time.Now().Add(time.Hour))
+		first, err := job.Enqueue(ctx, e, "first", durable.Unique("another"), later)
+		require.NoError(t, err)
+		require.NoError(t, pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
+			second, err := postgres.EnqueueTx(ctx, e, tx, job, "second", durable.Unique("another"))
+			assert.Equal(t, durable.Receipt{ID: first.ID, Duplicate: true}, second)
+			if err != nil {
+				return err
+			}
+			_, err = tx.Exec(ctx, `INSERT INTO orders VALUES (1)`)
+			return err // the transaction is a good one still
+		}))
+	})
+	t.Run("invalid", func(t *testing.T) {
+		_, err := postgres.EnqueueTx(ctx, e, nil, job, "")
+		assert.ErrorIs(t, err, durable.ErrInvalid)
+		_, err = postgres.EnqueueTx(ctx, nil, nil, job, "")
+		assert.ErrorIs(t, err, durable.ErrInvalid)
+		require.NoError(t, pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
+			_, err := postgres.EnqueueTx(ctx, e, tx, job, "", durable.Unique(""))
+			assert.ErrorIs(t, err, durable.ErrInvalid)
+			return nil
+		}))
+	})
+}
+
+func TestClose(t *testing.T) {
+	pool := newPool(t)
+	e := newEngine(t, postgres.Config{}, pool)
+	job, _ := define("job")
+	require.NoError(t, e.Close())
+	require.NoError(t, pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
+		_, err := postgres.EnqueueTx(t.Context(), e, tx, job, "")
+		assert.ErrorIs(t, err, durable.ErrClosed)
+		return nil
+	}), "the pool is the user's")
+}
+
+// Many processes that start at once on a new database all come up.
+func TestMigrateAtOnce(t *testing.T) {
+	for _, schema := range []string{"", "jobs"} {
+		t.Run("schema "+schema, func(t *testing.T) {
+			first := newPool(t)
+			var pools []*pgxpool.Pool
+			for range 6 {
+				pool, err := pgxpool.NewWithConfig(t.Context(), first.Config())
+				require.NoError(t, err)
+				t.Cleanup(pool.Close)
+				require.NoError(t, pool.Ping(t.Context()))
+				pools = append(pools, pool)
+			}
+			var group sync.WaitGroup
+			begin := make(chan struct{})
+			for _, pool := range pools {
+				group.Go(func() {
+					<-begin
+					e, err := postgres.Config{Schema: schema}.Open(pool)
+					if assert.NoError(t, err) {
+						assert.NoError(t, e.Close())
+					}
+				})
+			}
+			close(begin)
+			group.Wait()
+		})
+	}
+}
+
+func TestOpen(t *testing.T) {
+	job, ran := define("job")
+	t.Run("on a pool of one connection", func(t *testing.T) {
+		pool := newPool(t, func(c *pgxpool.Config) { c.MaxConns = 1 })
+		e := newEngine(t, postgres.Config{}, pool)
+		_, err := job.Enqueue(t.Context(), e, "")
+		require.NoError(t, err)
+		w, err := durable.NewWorker(e, durable.WorkerConfig{Registry: tether.New(tether.Config{})}, job)
+		require.NoError(t, err)
+		assert.ErrorIs(t, w.Start(t.Context()), durable.ErrInvalid)
+	})
+	t.Run("without a migration", func(t *testing.T) {
+		pool := newPool(t)
+		e := newEngine(t, postgres.Config{NoMigrate: true}, pool)
+		_, err := job.Enqueue(t.Context(), e, "")
+		require.Error(t, err, "there are no tables")
+		newEngine(t, postgres.Config{}, pool)
+		_, err = job.Enqueue(t.Context(), e, "")
+		require.NoError(t, err)
+	})
+	t.Run("on a schema of a newer program", func(t *testing.T) {
+		pool := newPool(t)
+		newEngine(t, postgres.Config{}, pool)
+		_, err := pool.Exec(t.Context(), `INSERT INTO river_migration (line, version) VALUES ('main', 9999)`)
+		require.NoError(t, err)
+		newEngine(t, postgres.Config{}, pool)
+	})
+	t.Run("as a user who may not create anything", func(t *testing.T) {
+		pool := newPool(t)
+		newEngine(t, postgres.Config{Schema: "jobs"}, pool)
+		_, err := pool.Exec(t.Context(), `
+			CREATE ROLE clerk LOGIN;
+			GRANT USAGE ON SCHEMA jobs TO clerk;
+			GRANT ALL ON ALL TABLES IN SCHEMA jobs TO clerk;
+			GRANT ALL ON ALL SEQUENCES IN SCHEMA jobs TO clerk`)
+		require.NoError(t, err)
+		cfg := pool.Config()
+		cfg.ConnConfig.User = "clerk"
+		clerks, err := pgxpool.NewWithConfig(t.Context(), cfg)
+		require.NoError(t, err)
+		t.Cleanup(clerks.Close)
+		e := newEngine(t, postgres.Config{Schema: "jobs"}, clerks)
+		_, err = job.Enqueue(t.Context(), e, "")
+		require.NoError(t, err)
+	})
+	t.Run("in schemas of their own", func(t *testing.T) {
+		pool := newPool(t)
+		a := newEngine(t, postgres.Config{Schema: "a"}, pool)
+		b := newEngine(t, postgres.Config{Schema: "b"}, pool)
+		_, err := job.Enqueue(t.Context(), a, "to a", durable.Unique("key"))
+		require.NoError(t, err)
+		receipt, err := job.Enqueue(t.Context(), b, "to b", durable.Unique("key"))
+		require.NoError(t, err)
+		assert.False(t, receipt.Duplicate)
+		work(t, b, job)
+		assert.Equal(t, "to b", receive(t, ran))
+		work(t, a, job)
+		assert.Equal(t, "to a", receive(t, ran))
+	})
+	t.Run("invalid", func(t *testing.T) {
+		_, err := postgres.Open(nil)
+		assert.ErrorIs(t, err, durable.ErrInvalid)
+		pool := newPool(t)
+		for _, cfg := range []postgres.Config{{Schema: "Jobs"}, {Schema: "a;b"}, {Queue: "a b"}} {
+			_, err = cfg.Open(pool)
+			assert.ErrorIs(t, err, durable.ErrInvalid, "%+v", cfg)
+		}
+	})
+	t.Run("out of reach", func(t *testing.T) {
+		pool := newPool(t, func(c *pgxpool.Config) { c.ConnConfig.Host, c.ConnConfig.Port = "127.0.0.1", 1 })
+		_, err := postgres.Open(pool)
+		require.Error(t, err)
+		assert.False(t, errors.Is(err, durable.ErrInvalid))
+	})
+}
