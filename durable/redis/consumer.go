@@ -1,0 +1,243 @@
+package redis
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hibiken/asynq"
+	goredis "github.com/redis/go-redis/v9"
+
+	"github.com/seed-2e639f12/tether/durable"
+)
+
+const (
+	// forward is how often asynq looks for jobs whose time has come.
+	forward = 200 * time.Millisecond
+	// turn is how long a job waits for a Handle to return that asynq believes has ended.
+	turn = time.Second
+	// maxError bounds what is stored of an error.
+	maxError = 4096
+)
+
+// consumer is an asynq.Server.
+type consumer struct {
+	queue  string
+	handle func(context.Context, durable.Message, int) durable.Outcome
+	log    *slog.Logger
+	redis  goredis.UniversalClient
+	server *asynq.Server
+
+	// running has a token for each Handle. asynq bounds them as well, but counts one as
+	// ended whose lease is lost, or that was cancelled by a tool, though it runs on.
+	running chan struct{}
+
+	once     sync.Once
+	stopping chan struct{} // closed by Stop
+	done     chan struct{} // closed when all has ended
+}
+
+// Consume starts an asynq.Server with connections of its own. It has no signal handling,
+// and survives that Redis goes away. Done is closed by Stop alone.
+func (e *Engine) Consume(ctx context.Context, c durable.Consumption) (durable.Consumer, error) {
+	if c.Concurrency < 1 || c.Handle == nil {
+		return nil, fmt.Errorf("%w: redis: a Concurrency of at least 1 and a Handle are required", durable.ErrInvalid)
+	}
+	if c.Logger == nil {
+		c.Logger = e.cfg.Logger
+	}
+	// Start does not look whether Redis is there.
+	_, err := call(ctx, e, func(ctx context.Context) (string, error) { return e.redis.Ping(ctx).Result() })
+	if err != nil {
+		return nil, fmt.Errorf("redis: consume: %w", err)
+	}
+	client, err := connect(e.opt)
+	if err != nil {
+		return nil, err
+	}
+	client.AddHook(persist{})
+	w := &consumer{
+		queue: e.cfg.Queue, handle: c.Handle, log: c.Logger, redis: client,
+		running: make(chan struct{}, c.Concurrency), stopping: make(chan struct{}), done: make(chan struct{}),
+	}
+	w.server = asynq.NewServerFromRedisClient(client, asynq.Config{
+		Concurrency:              c.Concurrency,
+		Queues:                   map[string]int{e.cfg.Queue: 1},
+		TaskCheckInterval:        e.cfg.Poll,
+		DelayedTaskCheckInterval: forward,
+		RetryDelayFunc:           retryDelay,
+		IsFailure:                isFailure,
+		// How long handlers may take when all is to end is the Worker's to say. asynq would
+		// put the jobs back while they run.
+		ShutdownTimeout: never,
+		Logger:          newLogger(c.Logger),
+		LogLevel:        asynq.WarnLevel,
+	})
+	if err := w.server.Start(w); err != nil {
+		return nil, errors.Join(fmt.Errorf("redis: consume: %w", err), client.Close())
+	}
+	return w, nil
+}
+
+// ProcessTask runs one attempt, for asynq.
+func (c *consumer) ProcessTask(ctx context.Context, t *asynq.Task) error {
+	late := time.NewTimer(turn)
+	defer late.Stop()
+	select {
+	case c.running <- struct{}{}:
+		defer func() { <-c.running }()
+	case <-c.stopping:
+		return &answer{durable.Outcome{Verdict: durable.Return, Err: errStopping}}
+	case <-late.C:
+		return &answer{durable.Outcome{Verdict: durable.Return, After: time.Second, Err: errBusy}}
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case <-c.stopping: // it was fetched while Stop began
+		return &answer{durable.Outcome{Verdict: durable.Return, Err: errStopping}}
+	default:
+	}
+	m, err := durable.Decode(t.Payload())
+	if err != nil {
+		id, _ := asynq.GetTaskID(ctx)
+		c.log.Error("durable: what is no job was archived", "queue", c.queue, "type", t.Type(), "task", id, "error", err)
+		return &answer{durable.Outcome{Verdict: durable.Dead, Err: err}}
+	}
+	retried, _ := asynq.GetRetryCount(ctx)
+	out := c.handle(ctx, m, retried+1)
+	if out.Verdict == durable.Done {
+		return nil
+	}
+	return &answer{out}
+}
+
+var (
+	errStopping = errors.New("durable: the worker stops")
+	errBusy     = errors.New("durable: the worker is busy with jobs that ignore their cancellation")
+)
+
+// Stop is described at [durable.Consumer]. Once ctx has ended, what is left goes on by
+// itself: outcomes are stored when their Handle returns.
+func (c *consumer) Stop(ctx context.Context) error {
+	c.once.Do(func() {
+		close(c.stopping)
+		go c.shutdown()
+	})
+	select {
+	case <-c.done:
+		return nil
+	default:
+	}
+	select {
+	case <-c.done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("redis: stop: %w", context.Cause(ctx))
+	}
+}
+
+func (c *consumer) shutdown() {
+	defer close(c.done)
+	c.server.Stop()
+	c.server.Shutdown()
+	for range cap(c.running) { // also those that asynq has given up
+		c.running <- struct{}{}
+	}
+	if err := c.redis.Close(); err != nil {
+		c.log.Warn("durable: redis: close", "error", err)
+	}
+}
+
+func (c *consumer) Done() <-chan struct{} { return c.done }
+
+func (c *consumer) Err() error { return nil }
+
+// answer carries an Outcome that is not Done to asynq, which stores its text.
+type answer struct{ durable.Outcome }
+
+func (a *answer) Error() string {
+	if a.Err == nil {
+		return "durable: no error given"
+	}
+	text := a.Err.Error()
+	if len(text) > maxError {
+		text = text[:maxError]
+	}
+	// What is not UTF-8 asynq cannot encode: the job would not get out of the state active.
+	return strings.ToValidUTF8(text, "\uFFFD")
+}
+
+// Unwrap tells asynq what to archive.
+func (a *answer) Unwrap() error {
+	if a.Verdict == durable.Dead {
+		return asynq.SkipRetry
+	}
+	return nil
+}
+
+// isFailure tells which errors count as an attempt: all but a Return. asynq asks for
+// those of jobs whose worker was killed as well (ErrLeaseExpired), and that is one.
+func isFailure(err error) bool {
+	var a *answer
+	return !errors.As(err, &a) || a.Verdict != durable.Return
+}
+
+// retryDelay is the wait before the next delivery: none for a job whose worker was killed.
+func retryDelay(_ int, err error, _ *asynq.Task) time.Duration {
+	var a *answer
+	if !errors.As(err, &a) || a.After <= 0 {
+		return 0
+	}
+	// asynq adds it to the time now, and cuts off to whole seconds.
+	return min(a.After, never) + time.Second - time.Nanosecond
+}
+
+// logger passes on what asynq logs, each text once a minute: while Redis is away asynq
+// has the same to say several times a second.
+type logger struct {
+	log *slog.Logger
+
+	mu   sync.Mutex
+	last map[string]time.Time // when a text was logged; guarded by mu
+}
+
+const (
+	logAgain = time.Minute
+	logKept  = 1000 // texts
+)
+
+func newLogger(l *slog.Logger) *logger { return &logger{log: l, last: make(map[string]time.Time)} }
+
+func (l *logger) Debug(args ...any) { l.pass(slog.LevelDebug, args) }
+func (l *logger) Info(args ...any)  { l.pass(slog.LevelInfo, args) }
+func (l *logger) Warn(args ...any)  { l.pass(slog.LevelWarn, args) }
+func (l *logger) Error(args ...any) { l.pass(slog.LevelError, args) }
+
+// Fatal would end the process, in asynq's own logger. That is not for a library to do.
+func (l *logger) Fatal(args ...any) { l.pass(slog.LevelError, args) }
+
+func (l *logger) pass(level slog.Level, args []any) {
+	text := fmt.Sprint(args...)
+	if l.fresh(text) {
+		l.log.Log(context.Background(), level, "durable: asynq", "message", text)
+	}
+}
+
+func (l *logger) fresh(text string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := time.Now()
+	if last, ok := l.last[text]; ok && now.Sub(last) < logAgain {
+		return false
+	}
+	if len(l.last) >= logKept {
+		clear(l.last)
+	}
+	l.last[text] = now
+	return true
+}

@@ -1,0 +1,55 @@
+package redis
+
+import (
+	"bytes"
+	"log/slog"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+)
+
+func TestVersionsBefore62AreTooOld(t *testing.T) {
+	assert.Equal(t, "7.0.15", versionOf("# Server\r\nredis_version:7.0.15\r\nredis_git_sha1:00000000\r\n"))
+	assert.Empty(t, versionOf(""))
+	for version, old := range map[string]bool{
+		"": false, "x": false, "7": false, "2.8.19": true, "6.0.16": true, "6.2.0": false, "6.10.1": false, "7.0.15": false, "10.0": false,
+	} {
+		assert.Equal(t, old, tooOld(version), version)
+	}
+}
+
+func TestAsynqCannotEndTheProcess(t *testing.T) {
+	var out bytes.Buffer
+	l := newLogger(slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug})))
+	l.Debug("a", 1)
+	l.Info("b")
+	l.Warn("c")
+	l.Error("d")
+	l.Fatal("e")
+	assert.Equal(t, 5, bytes.Count(out.Bytes(), []byte("\n")))
+	assert.Contains(t, out.String(), "level=ERROR msg=\"durable: asynq\" message=e")
+	assert.Contains(t, out.String(), "message=a1")
+}
+
+func TestAsynqSaysTheSameOnceAMinute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		l := newLogger(slog.New(slog.NewTextHandler(&out, nil)))
+		lines := func() int { return bytes.Count(out.Bytes(), []byte("\n")) }
+		for range 10 {
+			l.Error("cannot forward")
+			l.Error("cannot dequeue")
+		}
+		assert.Equal(t, 2, lines())
+		time.Sleep(logAgain)
+		l.Error("cannot forward")
+		assert.Equal(t, 3, lines())
+		for i := range 10 * logKept {
+			l.Error("task", i)
+		}
+		assert.Equal(t, 3+10*logKept, lines())
+		assert.LessOrEqual(t, len(l.last), logKept)
+	})
+}
