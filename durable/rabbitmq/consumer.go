@@ -1,0 +1,424 @@
+package rabbitmq
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"math"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/seed-2e639f12/tether/durable"
+)
+
+// consumer takes jobs from the queue. Each delivery has a goroutine; there are no more of
+// them than the prefetch allows, and as many again while those of a lost connection end.
+type consumer struct {
+	engine *Engine
+	durable.Consumption
+	tag    string
+	places chan struct{} // one taken for each call of Handle, whatever connection it is of
+
+	deliveries sync.WaitGroup
+	stopping   context.Context // ended by Stop: nothing is to be begun any more
+	stop       func()
+	killed     context.Context // ended by the engine's Close, and when the consumer has ended
+	kill       func()
+	done       chan struct{}
+	err        error // written before done is closed
+}
+
+// Consume begins to deliver jobs. It has a connection of its own. ctx bounds this call
+// alone, as Config.Timeout does.
+func (e *Engine) Consume(ctx context.Context, c durable.Consumption) (durable.Consumer, error) {
+	if c.Handle == nil || c.Concurrency < 1 {
+		return nil, fmt.Errorf("%w: rabbitmq: a Consumption needs Handle and Concurrency", durable.ErrInvalid)
+	}
+	if c.Logger == nil {
+		c.Logger = e.cfg.Logger
+	}
+	consumer := &consumer{
+		engine: e, Consumption: c, tag: rand.Text(),
+		places: make(chan struct{}, c.Concurrency), done: make(chan struct{}),
+	}
+	consumer.killed, consumer.kill = context.WithCancel(context.Background())
+	consumer.stopping, consumer.stop = context.WithCancel(consumer.killed)
+	if err := e.admit(consumer); err != nil {
+		consumer.kill()
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(e.closing, cancel)()
+	s, err := consumer.subscribe(ctx)
+	if err != nil {
+		consumer.kill()
+		e.dismiss(consumer)
+		if e.closing.Err() != nil {
+			err = fmt.Errorf("%w: %w", errClosed, err)
+		}
+		return nil, err
+	}
+	go consumer.run(s)
+	return consumer, nil
+}
+
+// admit has Close know of a consumer.
+func (e *Engine) admit(c *consumer) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closing.Err() != nil {
+		return errClosed
+	}
+	e.consumers[c] = true
+	return nil
+}
+
+func (e *Engine) dismiss(c *consumer) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.consumers, c)
+}
+
+func (c *consumer) Stop(ctx context.Context) error {
+	c.stop()
+	select {
+	case <-c.done:
+		return nil
+	default:
+	}
+	select {
+	case <-c.done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (c *consumer) Done() <-chan struct{} { return c.done }
+
+func (c *consumer) Err() error {
+	select {
+	case <-c.done:
+		return c.err
+	default:
+		return nil
+	}
+}
+
+// run takes deliveries, from one connection after the other.
+func (c *consumer) run(s *subscription) {
+	defer close(c.done)
+	defer c.engine.dismiss(c)
+	defer c.kill()
+	for s != nil {
+		c.serve(s)
+		if c.stopping.Err() != nil {
+			break
+		}
+		s.hangUp()
+		<-s.alive.Done()
+		// That the channel was simply closed means that we did it: there are no deliveries, as
+		// when the queue is deleted. It is declared again.
+		c.Logger.Warn("rabbitmq: connection lost, or queue deleted", "queue", c.engine.cfg.Queue, "purpose", "consume", "error", context.Cause(s.alive))
+		s = c.again()
+	}
+	if s != nil {
+		// The outcomes of what still runs are told to the broker on this connection.
+		unhook := context.AfterFunc(c.killed, s.hangUp)
+		c.deliveries.Wait()
+		s.finish()
+		unhook()
+	}
+	c.deliveries.Wait()
+	if c.killed.Err() != nil && c.err == nil {
+		c.err = errClosed
+	}
+}
+
+// serve returns when the subscription is lost, or, after a stop, when the broker sends no
+// more and each delivery has its goroutine.
+func (c *consumer) serve(s *subscription) {
+	stopping := c.stopping.Done()
+	for {
+		select {
+		case d, ok := <-s.deliveries:
+			if !ok {
+				return
+			}
+			c.take(s, d)
+		case <-stopping:
+			stopping = nil
+			unhook := context.AfterFunc(c.killed, s.hangUp)
+			if err := c.leave(s); err != nil {
+				s.hangUp()
+			} // either closes s.deliveries, after what it has got by then
+			unhook()
+		}
+	}
+}
+
+func (c *consumer) take(s *subscription, d amqp.Delivery) {
+	if d.ConsumerTag != "" {
+		s.unanswered.Add(1)
+	}
+	c.deliveries.Add(1)
+	go c.deliver(s, d)
+}
+
+// maxGets bounds what leave fetches only to give it back.
+const maxGets = 10
+
+// leave ends the flow of deliveries. The client drops those that come after the answer to
+// basic.cancel, and the broker then counts them as failed, so there should be none:
+// nothing is answered now, and when as many are unanswered as may be, no more can be on
+// their way. As long as they are fewer, basic.get tells whether the queue is empty, and
+// those that were on their way are here soon after it. A job that is enqueued
+// into an empty queue in this moment may lose an attempt.
+func (c *consumer) leave(s *subscription) error {
+	s.answers.Lock()
+	defer s.answers.Unlock()
+	for range maxGets {
+		for more := true; more; {
+			select {
+			case d, ok := <-s.deliveries:
+				if !ok {
+					return nil
+				}
+				c.take(s, d)
+			default:
+				more = false
+			}
+		}
+		if s.unanswered.Load() >= int64(s.prefetch) {
+			break
+		}
+		d, ok, err := s.channel.Get(c.engine.cfg.Queue, false)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			break
+		}
+		c.take(s, d)
+	}
+	return s.channel.Cancel(c.tag, false)
+}
+
+// refusals are what a broker says that will not let us in. It says some of them while it
+// starts, too, so they are believed when they have been heard for a while.
+var refusals = map[int]bool{amqp.AccessRefused: true, amqp.NotAllowed: true}
+
+const believed = time.Minute
+
+// again subscribes, however often that fails. It returns nil if the consumer is to stop,
+// and if it never will be let in: then c.err says why.
+func (c *consumer) again() *subscription {
+	var refused time.Time
+	for n := 0; pause(c.stopping, n); n++ {
+		s, err := c.subscribe(c.stopping)
+		if err == nil {
+			c.Logger.Info("rabbitmq: connected again", "queue", c.engine.cfg.Queue, "purpose", "consume")
+			return s
+		}
+		c.Logger.Debug("rabbitmq: not connected yet", "queue", c.engine.cfg.Queue, "purpose", "consume", "error", err)
+		switch reason := code(err); {
+		case !refusals[reason]:
+			refused = time.Time{}
+		case refused.IsZero():
+			refused = time.Now()
+		case time.Since(refused) > believed:
+			c.err = err
+			return nil
+		}
+		if code(err) == amqp.PreconditionFailed {
+			c.err = err
+			return nil
+		}
+	}
+	return nil
+}
+
+// subscription is a connection that brings deliveries.
+type subscription struct {
+	*link
+	channel    *amqp.Channel
+	deliveries <-chan amqp.Delivery
+	prefetch   int
+	unanswered atomic.Int64    // of those that come by themselves
+	answers    sync.RWMutex    // held to answer; locked while there must be no answer
+	alive      context.Context // ends with the channel, when nothing can be answered any more; its cause says why
+}
+
+// finish ends the connection when the broker has understood the last acknowledgements: it
+// drops those that it has not read yet when it reads that the connection is to end.
+func (s *subscription) finish() {
+	late := time.AfterFunc(closeTime, func() { s.socket.Close() })
+	defer late.Stop()
+	_ = s.channel.Close()
+	s.hangUp()
+}
+
+func (c *consumer) subscribe(ctx context.Context) (*subscription, error) {
+	s := &subscription{prefetch: min(c.Concurrency, math.MaxUint16)}
+	err := c.engine.connect(ctx, "consume", func(l *link) (err error) {
+		s.link = l
+		for _, q := range []queue{c.engine.dead(), c.engine.jobs()} {
+			if err := declare(l.Connection, q); err != nil {
+				return err
+			}
+		}
+		if s.channel, err = l.Channel(); err != nil {
+			return err
+		}
+		closes := s.channel.NotifyClose(make(chan *amqp.Error, 1))
+		alive, end := context.WithCancelCause(c.killed)
+		s.alive = alive
+		go func() {
+			var why error = amqp.ErrClosed
+			if err := <-closes; err != nil {
+				why = err
+			}
+			end(why)
+		}()
+		// As many as are handled at once: what was fetched for later would use up an attempt
+		// when this process is killed.
+		if err := s.channel.Qos(s.prefetch, 0, false); err != nil {
+			return err
+		}
+		s.deliveries, err = s.channel.Consume(c.engine.cfg.Queue, c.tag, false, false, false, false, nil)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// placeWait is how long a job waits here for its turn, which it only has to when the
+// connection was lost and those before it still run: then it goes back, for another worker.
+const placeWait = time.Minute
+
+// deliver sees to it that a delivery has been answered, or that the broker delivers it again.
+func (c *consumer) deliver(s *subscription, d amqp.Delivery) {
+	defer c.deliveries.Done()
+	p := opened(d)
+	m, err := durable.Decode(d.Body)
+	switch {
+	case err != nil:
+		c.Logger.Error("rabbitmq: a message that is no job", "queue", c.engine.cfg.Queue, "id", d.MessageId, "error", err)
+		c.move(s, d, func(ctx context.Context) error { return c.engine.publish(ctx, c.engine.dead(), p.dead(err, p.used+1)) })
+		return
+	case !p.due.IsZero() && time.Until(p.due) > 0:
+		c.move(s, d, func(ctx context.Context) error { return c.engine.put(ctx, p) })
+		return
+	case !c.takePlace(s):
+		c.giveBack(s, d, p)
+		return
+	}
+	out := c.handle(m, p.used+1)
+	switch out.Verdict {
+	case durable.Done:
+		s.acknowledge(d)
+	case durable.Dead:
+		why := p.dead(out.Err, m.Used+p.used+1)
+		c.move(s, d, func(ctx context.Context) error { return c.engine.publish(ctx, c.engine.dead(), why) })
+	case durable.Return:
+		p.after(out.After)
+		if out.After <= 0 {
+			c.giveBack(s, d, p)
+			return
+		}
+		c.move(s, d, func(ctx context.Context) error { return c.engine.put(ctx, p) })
+	default: // durable.Retry
+		p.used++
+		p.after(out.After)
+		c.move(s, d, func(ctx context.Context) error { return c.engine.put(ctx, p) })
+	}
+}
+
+// takePlace waits for one of the places, and returns false if there is none in time, or
+// nothing is to be begun any more.
+func (c *consumer) takePlace(s *subscription) bool {
+	late := time.NewTimer(placeWait)
+	defer late.Stop()
+	select {
+	case <-c.stopping.Done():
+	case <-s.alive.Done():
+	case <-late.C:
+	case c.places <- struct{}{}:
+		if c.stopping.Err() == nil && s.alive.Err() == nil {
+			return true
+		}
+		<-c.places
+	}
+	return false
+}
+
+// handle gives its place back.
+func (c *consumer) handle(m durable.Message, attempt int) (out durable.Outcome) {
+	defer func() {
+		<-c.places
+		if v := recover(); v != nil { // Handle has promised not to
+			out = durable.Outcome{Verdict: durable.Retry, After: time.Second, Err: fmt.Errorf("rabbitmq: Handle has panicked: %v", v)}
+			c.Logger.Error("rabbitmq: Handle has panicked", "job", m.Name, "id", m.ID, "panic", v)
+		}
+	}()
+	return c.Handle(c.killed, m, attempt)
+}
+
+// move puts the copy where it belongs, however often that fails, and then removes the
+// original. It ends with the subscription: then the broker delivers the original again.
+func (c *consumer) move(s *subscription, d amqp.Delivery, put func(context.Context) error) {
+	for n := 0; ; n++ {
+		err := put(s.alive)
+		if err == nil {
+			s.acknowledge(d)
+			return
+		}
+		if n == 0 && s.alive.Err() == nil {
+			c.Logger.Warn("rabbitmq: a job's outcome is not stored yet", "queue", c.engine.cfg.Queue, "id", d.MessageId, "error", err)
+		}
+		if !pause(s.alive, n) {
+			return
+		}
+	}
+}
+
+// giveBackTime is what a copy is given. A stop waits for it.
+const giveBackTime = 5 * time.Second
+
+// giveBack has another consumer get the delivery, as the same attempt: as a copy, since
+// before RabbitMQ 4.3 what is returned to its queue counts as one that has failed. If there
+// can be no copy, that is better than to keep it.
+func (c *consumer) giveBack(s *subscription, d amqp.Delivery, p parcel) {
+	ctx, cancel := context.WithTimeout(s.alive, giveBackTime)
+	defer cancel()
+	if err := c.engine.put(ctx, p); err != nil {
+		s.requeue(d)
+		return
+	}
+	s.acknowledge(d)
+}
+
+// acknowledge removes a delivery from the queue. If the connection is lost, the broker
+// delivers it again, and says so.
+func (s *subscription) acknowledge(d amqp.Delivery) {
+	s.answer(d, func() error { return d.Ack(false) })
+}
+
+func (s *subscription) requeue(d amqp.Delivery) {
+	s.answer(d, func() error { return d.Nack(false, true) })
+}
+
+func (s *subscription) answer(d amqp.Delivery, send func() error) {
+	s.answers.RLock()
+	defer s.answers.RUnlock()
+	_ = send()
+	if d.ConsumerTag != "" {
+		s.unanswered.Add(-1)
+	}
+}
