@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -46,7 +47,7 @@ func (s *shop) fulfil(id string) tether.Func {
 			}
 		}()
 		err = s.invoice(ctx, o)
-		if err != nil && ctx.Err() == nil && attempt(ctx) >= fulfilAttempts {
+		if err != nil && !interrupted(ctx) && lastAttempt(ctx) {
 			s.giveUp(ctx, o, "the invoice could not be made")
 		}
 		return err
@@ -74,9 +75,14 @@ func (s *shop) invoice(ctx context.Context, o *order) error {
 // giveUp fails an order. If even that cannot be stored, the order stays pending
 // and the next start tries again.
 func (s *shop) giveUp(ctx context.Context, o *order, reason string) {
-	if err := s.store.failOrder(ctx, o, reason); err != nil {
+	if err := s.store.failOrder(context.WithoutCancel(ctx), o, reason); err != nil {
 		slog.ErrorContext(ctx, "order stays pending", "order", o.ID, "err", err)
 	}
+}
+
+// interrupted reports whether somebody has cancelled ctx, other than its own timeout.
+func interrupted(ctx context.Context) bool {
+	return ctx.Err() != nil && !errors.Is(context.Cause(ctx), tether.ErrTimeout)
 }
 
 // attempt is the number of the attempt that ctx belongs to.

@@ -77,6 +77,8 @@ func (i *instruments) traced(next http.Handler) http.Handler {
 func (i *instruments) admin(reg *tether.Registry, address string) *http.Server {
 	mux := http.NewServeMux()
 	mux.Handle("/debug/tether/", tetherhttp.Debug(reg, tetherhttp.AllowCancel()))
+	mux.Handle("GET /ready", tetherhttp.Readiness(reg)) // a worker has no other address
+	mux.Handle("GET /healthz", tetherhttp.Liveness())
 	mux.Handle("GET /metrics", promhttp.HandlerFor(i.scraped, promhttp.HandlerOpts{}))
 	mux.HandleFunc("/debug/pprof/", pprof.Index) // goroutines and CPU time have the labels tether.task and tether.pool
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)

@@ -36,6 +36,33 @@
 //
 // With -trace every request and every task prints a span.
 //
+// # A queue that outlives the process
+//
+// Without -durable the work on orders is tasks in memory, and what a kill -9 leaves is
+// found in the store by the next start. With it the work is on a queue before the 202 is
+// sent, and any process with a worker does it:
+//
+//	go run ./examples/checkout -data shop -durable jobs.db               # web and worker in one
+//	go run ./examples/checkout -data shop -durable jobs.db -role web     # takes orders
+//	go run ./examples/checkout -data shop -durable jobs.db -role worker  # invoices, sends webhooks
+//
+// jobs.db is a SQLite file; postgres://, redis://, rediss://, amqp:// and amqps:// name a
+// server. Between the 202 and the PDF any of the processes may be killed. How soon the
+// order goes on then is the engine's: see the package durable.
+//
+//   - On one -data there may be one web and any number of workers, on one machine: the
+//     store is a SQLite file. A second web is refused.
+//   - The web has the audit log, the reports, and the work on imports and images. A worker
+//     has the invoices, the webhooks, and of the addresses -admin alone, with the
+//     probes /ready and /healthz there.
+//   - Orders wait on the queue, any number of them: -queue bounds nothing then, and they
+//     are answered 503 only if the queue cannot be reached, and leave no trace. (An order
+//     whose removal fails then is kept and done.)
+//   - A reason of ours, a full disk say, is retried for three minutes and a half instead
+//     of a moment. An order whose workers were killed in each of its ten attempts is
+//     pending, until a web starts: that enqueues what is pending.
+//   - What a killed worker was sending is sent again by the next worker that starts.
+//
 // # What it promises
 //
 // What was answered 202 is on the disk and its work is admitted. Whatever happens
@@ -44,6 +71,7 @@
 // start with the same -data.
 //
 // What there is no room for is answered 503 with Retry-After, and leaves no trace.
+// (With -durable there is room for all orders.)
 //
 // What was answered 202 has a line in the audit log, audit.jsonl in the -data
 // folder, written after the answer. The drain writes those that are left. (The lines
@@ -82,6 +110,8 @@ type config struct {
 	traces          io.Writer // where spans are printed; nil: none are
 	stuck           time.Duration
 	workers, queue  int
+	durable, role   string
+	durableBackoff  func(attempt int) time.Duration
 	budget          time.Duration
 	maxImport       int64
 	webhook         string
@@ -91,6 +121,10 @@ type config struct {
 	webhookAttempts int
 	webhookBackoff  func(attempt int) time.Duration
 }
+
+// serves and works say what this process is for: everything, but with -role.
+func (c config) serves() bool { return c.role != "worker" }
+func (c config) works() bool  { return c.role != "web" }
 
 func main() {
 	switch err := run(context.Background(), os.Args[1:], os.Stdout); {
@@ -116,7 +150,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	temporary := cfg.data == ""
 	if temporary {
 		if cfg.data, err = os.MkdirTemp("", "checkout-"); err != nil {
-			return errors.Join(fmt.Errorf("data folder: %w", err), listener.Close(), admin.Close())
+			return errors.Join(fmt.Errorf("data folder: %w", err), shut(listener, admin))
 		}
 	}
 	if cfg.trace {
@@ -124,13 +158,16 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	}
 	s, err := newShop(cfg)
 	if err != nil {
-		err = errors.Join(err, listener.Close(), admin.Close())
+		err = errors.Join(err, shut(listener, admin))
 		if temporary {
 			err = errors.Join(err, os.RemoveAll(cfg.data))
 		}
 		return err
 	}
-	base, adminBase := "http://"+listener.Addr().String(), "http://"+admin.Addr().String()
+	base, adminBase := "", "http://"+admin.Addr().String()
+	if listener != nil {
+		base = "http://" + listener.Addr().String()
+	}
 	greet(out, s, base, adminBase)
 
 	ctx, cancel := context.WithCancel(ctx)
@@ -154,17 +191,19 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		fmt.Fprintln(out, report)
 	}
 	fmt.Fprint(out, sum.String())
-	if err = errors.Join(err, <-played); err == nil && cfg.demo && end.Pending > 0 {
+	if err = errors.Join(err, <-played); err == nil && cfg.demo && end.Pending > 0 && cfg.durable == "" {
 		err = fmt.Errorf("%d orders are still pending after the drain", end.Pending)
 	}
 	return err
 }
 
-// listen opens both addresses. Without -admin the second one is any that is free if the
-// next port is taken: greet says which.
+// listen opens both addresses; in the role worker the first stays nil. Without -admin the
+// second one is any that is free if the next port is taken: greet says which.
 func listen(cfg config) (listener, admin net.Listener, err error) {
-	if listener, err = net.Listen("tcp", cfg.addr); err != nil {
-		return nil, nil, fmt.Errorf("-addr: %w", err)
+	if cfg.serves() {
+		if listener, err = net.Listen("tcp", cfg.addr); err != nil {
+			return nil, nil, fmt.Errorf("-addr: %w", err)
+		}
 	}
 	if cfg.admin != "" {
 		admin, err = net.Listen("tcp", cfg.admin)
@@ -172,9 +211,19 @@ func listen(cfg config) (listener, admin net.Listener, err error) {
 		admin, err = net.Listen("tcp", "127.0.0.1:0")
 	}
 	if err != nil {
-		return nil, nil, errors.Join(fmt.Errorf("-admin: %w", err), listener.Close())
+		return nil, nil, errors.Join(fmt.Errorf("-admin: %w", err), shut(listener))
 	}
 	return listener, admin, nil
+}
+
+// shut closes those that are open.
+func shut(listeners ...net.Listener) (err error) {
+	for _, l := range listeners {
+		if l != nil {
+			err = errors.Join(err, l.Close())
+		}
+	}
+	return err
 }
 
 // lines is written to by the program and by the demo's customer at once.
@@ -190,7 +239,7 @@ func (l *lines) Write(p []byte) (int, error) {
 }
 
 func parseFlags(args []string) (config, error) {
-	cfg := config{webhookAttempts: 8, webhookBackoff: tether.Exponential(500*time.Millisecond, time.Minute)}
+	cfg := config{webhookAttempts: 8, webhookBackoff: tether.Exponential(500*time.Millisecond, time.Minute), durableBackoff: durableBackoff}
 	f := flag.NewFlagSet("checkout", flag.ContinueOnError)
 	f.StringVar(&cfg.addr, "addr", "127.0.0.1:8080", "`address` to listen on; with -demo the default is a free port")
 	f.StringVar(&cfg.admin, "admin", "", "`address` of the live page, metrics and profiles (default: the port after that of -addr, or a free one, on 127.0.0.1)")
@@ -199,14 +248,16 @@ func parseFlags(args []string) (config, error) {
 	f.StringVar(&cfg.data, "data", "", "`folder` of the orders, invoices and uploads (default: a new temporary one)")
 	f.BoolVar(&cfg.demo, "demo", false, "play a customer, then SIGTERM, and exit")
 	f.IntVar(&cfg.workers, "workers", max(4, runtime.GOMAXPROCS(0)), "orders that are worked on at once; they mostly wait for the disk")
-	f.IntVar(&cfg.queue, "queue", 1000, "orders that may wait to be worked on; more are answered 503")
+	f.IntVar(&cfg.queue, "queue", 1000, "orders that may wait to be worked on; more are answered 503. With -durable they wait on the queue, any number of them")
+	f.StringVar(&cfg.durable, "durable", "", "`queue` for the work on orders, to outlive the process: a SQLite file's name, or the URL of a server: postgres://, redis://, rediss://, amqp://, amqps:// (default: none, they wait in memory)")
+	f.StringVar(&cfg.role, "role", "both", "with -durable: web takes orders, worker works on them and sends the webhooks, both does both. There may be one web and any number of workers, on one -data")
 	f.DurationVar(&cfg.budget, "budget", 25*time.Second, "time for everything between SIGTERM and the end")
 	f.Int64Var(&cfg.maxImport, "max-import", 2<<30, "`bytes` of the largest import; more are answered 413")
 	f.StringVar(&cfg.webhook, "webhook", "", "`URL` to tell of each invoice (default: a receiver that is built in)")
 	f.DurationVar(&cfg.webhookDelay, "webhook-delay", 0, "how long the built-in receiver takes to answer")
 	f.IntVar(&cfg.webhookFail, "webhook-fail", 0, "the built-in receiver answers every `n`th webhook 500; 0: none")
 	f.Usage = func() {
-		fmt.Fprintln(f.Output(), "checkout: a small shop that does its heavy work in the background.\n\nThe secret of the webhooks' signatures is read from CHECKOUT_WEBHOOK_SECRET\n(whsec_ and base64); without it each start makes a new one.")
+		fmt.Fprintln(f.Output(), "checkout: a small shop that does its heavy work in the background.\n\nThe secret of the webhooks' signatures is read from CHECKOUT_WEBHOOK_SECRET\n(whsec_ and base64); without it each start makes a new one. A -durable with a password\nin it may be in CHECKOUT_DURABLE instead.")
 		f.PrintDefaults()
 	}
 	if err := f.Parse(args); err != nil {
@@ -218,6 +269,18 @@ func parseFlags(args []string) (config, error) {
 	if cfg.workers < 1 || cfg.queue < 1 || cfg.maxImport < 1 || cfg.budget <= 0 || cfg.webhookFail < 0 || cfg.stuck < 0 {
 		return cfg, errors.New("-workers, -queue, -max-import and -budget must be positive, -webhook-fail and -stuck not negative")
 	}
+	// Not a flag: the arguments of a process are for all to see.
+	if cfg.durable == "" {
+		cfg.durable = os.Getenv("CHECKOUT_DURABLE")
+	}
+	switch {
+	case cfg.role != "both" && cfg.role != "web" && cfg.role != "worker":
+		return cfg, fmt.Errorf("-role: %q is none of web, worker and both", cfg.role)
+	case cfg.role != "both" && (cfg.durable == "" || cfg.data == ""):
+		return cfg, errors.New("-role: the web and the workers need a -durable and a -data in common")
+	case cfg.role != "both" && cfg.demo:
+		return cfg, errors.New("-demo needs the web and the worker in one: no -role")
+	}
 	given := map[string]bool{}
 	f.Visit(func(f *flag.Flag) { given[f.Name] = true })
 	if cfg.demo && !given["addr"] {
@@ -226,7 +289,6 @@ func parseFlags(args []string) (config, error) {
 	if cfg.demo && !given["webhook-delay"] {
 		cfg.webhookDelay = 500 * time.Millisecond // so that something is still running at the SIGTERM
 	}
-	// Not a flag: the arguments of a process are for all to see.
 	if cfg.webhookSecret = os.Getenv("CHECKOUT_WEBHOOK_SECRET"); cfg.webhookSecret == "" {
 		cfg.webhookSecret = newSecret()
 	}
@@ -246,12 +308,17 @@ func nextPort(addr string) string {
 
 // greet says where the shop is and what to try.
 func greet(out io.Writer, s *shop, base, admin string) {
-	fmt.Fprintf(out, "checkout: serving %s, data in %s\n", base, s.cfg.data)
+	if s.cfg.serves() {
+		fmt.Fprintf(out, "checkout: serving %s, data in %s\n", base, s.cfg.data)
+	}
+	if s.queue != nil {
+		fmt.Fprintf(out, "checkout: %s, orders wait on %s, data in %s\n", s.cfg.role, s.queue.engine.Support().Engine, s.cfg.data)
+	}
 	fmt.Fprintf(out, "checkout: live page %[1]s/debug/tether/, metrics %[1]s/metrics\n", admin)
-	if s.cfg.webhook != "" && os.Getenv("CHECKOUT_WEBHOOK_SECRET") == "" {
+	if s.cfg.works() && s.cfg.webhook != "" && os.Getenv("CHECKOUT_WEBHOOK_SECRET") == "" {
 		fmt.Fprintf(out, "checkout: webhooks are signed with %s\n", s.cfg.webhookSecret)
 	}
-	if s.cfg.demo {
+	if s.cfg.demo || !s.cfg.serves() {
 		return
 	}
 	fmt.Fprintf(out, `Try:
@@ -278,9 +345,11 @@ func (s *shop) sum(ctx context.Context, out io.Writer) (tally, error) {
 	}
 	fmt.Fprintf(out, "checkout: %d orders accepted since the start; in all %d invoiced, %d failed, %d pending; %d uploads and %d webhooks pending\n",
 		s.accepted.Load(), t.Invoiced, t.Failed, t.Pending, len(uploads), t.Undelivered)
-	audit, reports := s.audit.pool.Stats(), s.reports.Stats()
-	fmt.Fprintf(out, "checkout: %d answers noted in the audit log, %d not; %d reports made, %d cancelled\n",
-		audit.Succeeded, audit.Failed+audit.Panicked, reports.Succeeded, reports.Canceled+reports.Dropped)
+	if s.cfg.serves() {
+		audit, reports := s.audit.pool.Stats(), s.reports.Stats()
+		fmt.Fprintf(out, "checkout: %d answers noted in the audit log, %d not; %d reports made, %d cancelled\n",
+			audit.Succeeded, audit.Failed+audit.Panicked, reports.Succeeded, reports.Canceled+reports.Dropped)
+	}
 	if t.Pending+len(uploads)+t.Undelivered > 0 {
 		fmt.Fprintf(out, "checkout: what is pending is safe in %[1]s: start with -data %[1]s to go on with it\n", s.cfg.data)
 	}

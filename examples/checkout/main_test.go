@@ -15,8 +15,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
 
+	"github.com/seed-2e639f12/tether/durable/durabletest"
 	"github.com/seed-2e639f12/tether/tetherhttp"
 )
 
@@ -26,7 +26,7 @@ func TestMain(m *testing.M) {
 		main()
 		os.Exit(0)
 	}
-	goleak.VerifyTestMain(m)
+	durabletest.Main(m, durabletest.Fixture{}) // ends the servers that the tests start, and looks for goroutines that leak
 }
 
 // testShop is a shop behind a real server, over a real file.
@@ -47,6 +47,7 @@ func openShop(t *testing.T, change ...func(*config)) *testShop {
 		data: t.TempDir(), workers: 2, queue: 1000, budget: 25 * time.Second, maxImport: 1 << 30,
 		webhookSecret: newSecret(), webhookAttempts: 4,
 		webhookBackoff: func(int) time.Duration { return time.Millisecond },
+		durableBackoff: func(int) time.Duration { return time.Millisecond },
 	}
 	for _, c := range change {
 		c(&cfg)
@@ -184,7 +185,9 @@ func (ts *testShop) inStock(sku string) (n int64) {
 }
 
 func TestFlags(t *testing.T) {
-	for _, bad := range [][]string{{"-queue", "0"}, {"-workers", "-1"}, {"-max-import", "0"}, {"-budget", "0s"}, {"-stuck", "-1s"}, {"serve"}, {"-nonsense"}} {
+	for _, bad := range [][]string{{"-queue", "0"}, {"-workers", "-1"}, {"-max-import", "0"}, {"-budget", "0s"}, {"-stuck", "-1s"}, {"serve"}, {"-nonsense"},
+		{"-role", "boss"}, {"-role", "web"}, {"-role", "worker", "-durable", "jobs.db"}, {"-role", "web", "-data", "."},
+		{"-role", "web", "-durable", "jobs.db", "-data", ".", "-demo"}, {"-addr", "127.0.0.1:0", "-durable", "kafka://127.0.0.1"}} {
 		require.Error(t, run(context.Background(), bad, &bytes.Buffer{}), bad)
 	}
 }

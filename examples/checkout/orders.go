@@ -137,10 +137,17 @@ func (s *shop) accept(ctx context.Context, o *order) (*order, error) {
 	case err != nil:
 		return nil, err
 	case s.sameOrder(first, o):
-		return first, nil
+		return first, s.acceptAgain(ctx, first)
 	}
 	if err := s.store.price(ctx, o); err != nil {
 		return nil, err
+	}
+	if s.queue != nil {
+		if err := s.acceptDurably(ctx, o, first); err != nil {
+			return nil, err
+		}
+		s.accepted.Add(1)
+		return o, nil
 	}
 	// Admitted before it is stored: a full pool then refuses the order while nothing
 	// needs to be undone. Held until it is stored: work on an order that is not on

@@ -130,6 +130,20 @@ func (s *store) insertOrder(ctx context.Context, o, older *order) error {
 	})
 }
 
+// withdrawOrder removes an order, unless somebody has begun to work on it.
+func (s *store) withdrawOrder(ctx context.Context, id string) (withdrawn bool, err error) {
+	err = s.update(ctx, func(tx *sql.Tx) error {
+		res, err := tx.Exec(`DELETE FROM orders WHERE id = ? AND state = 'pending' AND stocked = 0`, id)
+		if err != nil {
+			return fmt.Errorf("withdraw order: %w", err)
+		}
+		n, err := res.RowsAffected()
+		withdrawn = n > 0
+		return err
+	})
+	return withdrawn, err
+}
+
 // takeStock takes the goods of a pending order out of the stock, once however
 // often it is called. If some are missing it takes none, the order fails and the
 // reason is returned.
@@ -214,12 +228,13 @@ func failOrderTx(tx *sql.Tx, id, reason string) error {
 	return nil
 }
 
-// claimWebhook takes the oldest webhook that waits in the outbox; errNoRow if none does.
-func (s *store) claimWebhook(ctx context.Context) (*order, error) {
+// claimWebhook takes the oldest webhook that waits in the outbox, in the name of a process
+// (see roll); errNoRow if none does.
+func (s *store) claimWebhook(ctx context.Context, by string) (*order, error) {
 	var id string
 	err := s.update(ctx, func(tx *sql.Tx) error {
-		err := tx.QueryRow(`UPDATE orders SET webhook = 'sending' WHERE seq =
-			(SELECT seq FROM orders WHERE webhook = 'pending' ORDER BY seq LIMIT 1) RETURNING id`).Scan(&id)
+		err := tx.QueryRow(`UPDATE orders SET webhook = 'sending', claimant = ? WHERE seq =
+			(SELECT seq FROM orders WHERE webhook = 'pending' ORDER BY seq LIMIT 1) RETURNING id`, by).Scan(&id)
 		if errors.Is(err, sql.ErrNoRows) {
 			id = ""
 			return nil
@@ -260,11 +275,16 @@ func (s *store) noteWebhook(ctx context.Context, id string, status webhookStatus
 	})
 }
 
-// unclaimWebhooks puts back into the outbox what the previous process had claimed
-// and may not have delivered.
-func (s *store) unclaimWebhooks(ctx context.Context) error {
+// unclaimWebhooks puts back into the outbox what processes had claimed and may not have
+// delivered, but for those that are at work.
+func (s *store) unclaimWebhooks(ctx context.Context, atWork []string) error {
+	names, err := json.Marshal(append([]string{}, atWork...))
+	if err != nil {
+		return fmt.Errorf("unclaim webhooks: %w", err)
+	}
 	return s.update(ctx, func(tx *sql.Tx) error {
-		if _, err := tx.Exec(`UPDATE orders SET webhook = 'pending' WHERE webhook = 'sending'`); err != nil {
+		if _, err := tx.Exec(`UPDATE orders SET webhook = 'pending' WHERE webhook = 'sending'
+			AND claimant NOT IN (SELECT value FROM json_each(?))`, string(names)); err != nil {
 			return fmt.Errorf("unclaim webhooks: %w", err)
 		}
 		return nil

@@ -21,8 +21,9 @@ import (
 
 // process is the program in a process of its own, which can be stopped and killed.
 type process struct {
-	cmd  *exec.Cmd
-	base string
+	cmd   *exec.Cmd
+	base  string // "" of a worker
+	admin string
 
 	mu    sync.Mutex // guards out
 	out   bytes.Buffer
@@ -39,7 +40,7 @@ func start(t *testing.T, args ...string) *process {
 	stdout, err := p.cmd.StdoutPipe()
 	require.NoError(t, err)
 	require.NoError(t, p.cmd.Start())
-	serving := make(chan string, 1)
+	serving := make(chan bool, 1)
 	go func() {
 		defer close(p.ended)
 		for lines := bufio.NewScanner(stdout); lines.Scan(); {
@@ -47,13 +48,16 @@ func start(t *testing.T, args ...string) *process {
 			fmt.Fprintln(&p.out, lines.Text())
 			p.mu.Unlock()
 			if _, rest, ok := strings.Cut(lines.Text(), "serving "); ok {
-				base, _, _ := strings.Cut(rest, ",")
-				serving <- base
+				p.base, _, _ = strings.Cut(rest, ",")
+			}
+			if _, rest, ok := strings.Cut(lines.Text(), "live page "); ok {
+				p.admin, _, _ = strings.Cut(rest, "/debug")
+				serving <- true
 			}
 		}
 	}()
 	select {
-	case p.base = <-serving:
+	case <-serving:
 	case <-p.ended:
 		t.Fatal("the program did not start: ", p.said())
 	}

@@ -15,8 +15,13 @@ import (
 // killed, or its drain ran out of time. It is a task like any other, so the shop
 // opens at once, and new orders come in between.
 func (s *shop) resume(ctx context.Context) error {
-	if err := s.resumeWebhooks(ctx); err != nil {
-		return fmt.Errorf("resume: %w", err)
+	if s.cfg.works() {
+		if err := s.resumeWebhooks(ctx); err != nil {
+			return fmt.Errorf("resume: %w", err)
+		}
+	}
+	if !s.cfg.serves() {
+		return nil // the rest comes from the web
 	}
 	if err := s.resumeUploads(ctx); err != nil {
 		return fmt.Errorf("resume: %w", err)
@@ -42,18 +47,24 @@ func (s *shop) resumeOrders(ctx context.Context) error {
 			return err
 		}
 		for _, id := range ids {
-			_, err := admit(ctx, func() (*tether.Task, error) {
-				return s.orders.Go(ctx, "fulfil-order", s.fulfil(id), s.fulfilment(id)...)
-			})
-			if errors.Is(err, errLater) {
+			if err := s.resumeOrder(ctx, id); errors.Is(err, errLater) {
 				return nil
-			}
-			if err != nil {
+			} else if err != nil {
 				return err
 			}
 		}
 		after = seq
 	}
+}
+
+func (s *shop) resumeOrder(ctx context.Context, id string) error {
+	if s.queue != nil {
+		return s.resumeQueued(ctx, id)
+	}
+	_, err := admit(ctx, func() (*tether.Task, error) {
+		return s.orders.Go(ctx, "fulfil-order", s.fulfil(id), s.fulfilment(id)...)
+	})
+	return err
 }
 
 func (s *shop) resumeUploads(ctx context.Context) error {
@@ -96,11 +107,37 @@ func (s *shop) resumeWebhooks(ctx context.Context) error {
 
 // tidy puts right what a killed process has left, before anything new comes in:
 // webhooks that were being sent go back to the outbox, and half a file that no row
-// knows, so that no client was told 202, is removed.
+// knows, so that no client was told 202, is removed. What may be another process' that
+// is at work is left alone.
 func (s *shop) tidy(ctx context.Context) error {
-	if err := s.store.unclaimWebhooks(ctx); err != nil {
-		return err
+	if s.cfg.works() {
+		if err := s.store.unclaimWebhooks(ctx, s.roll.others); err != nil {
+			return err
+		}
 	}
+	if s.cfg.serves() { // nobody else receives uploads
+		if err := s.tidySpool(ctx); err != nil {
+			return err
+		}
+	}
+	if !s.roll.alone() {
+		return nil // half an invoice may be about to be whole
+	}
+	for _, dir := range []string{s.invoices.dir, s.pictures.dir} {
+		halves, err := filepath.Glob(filepath.Join(dir, "*"+partSuffix))
+		if err != nil {
+			return fmt.Errorf("tidy: %w", err)
+		}
+		for _, half := range halves {
+			if err := os.Remove(half); err != nil {
+				return fmt.Errorf("tidy: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
+func (s *shop) tidySpool(ctx context.Context) error {
 	uploads, err := s.store.pendingUploads(ctx)
 	if err != nil {
 		return err
@@ -116,17 +153,6 @@ func (s *shop) tidy(ctx context.Context) error {
 	for _, f := range received {
 		if !known[f.Name()] {
 			s.spool.remove(f.Name())
-		}
-	}
-	for _, dir := range []string{s.invoices.dir, s.pictures.dir} {
-		halves, err := filepath.Glob(filepath.Join(dir, "*"+partSuffix))
-		if err != nil {
-			return fmt.Errorf("tidy: %w", err)
-		}
-		for _, half := range halves {
-			if err := os.Remove(half); err != nil {
-				return fmt.Errorf("tidy: %w", err)
-			}
 		}
 	}
 	return nil

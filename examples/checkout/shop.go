@@ -19,6 +19,7 @@ import (
 // the handlers that accept it.
 type shop struct {
 	cfg      config
+	roll     *roll
 	store    *store
 	invoices invoices
 	pictures pictures
@@ -29,7 +30,8 @@ type shop struct {
 	seen     *instruments
 
 	reg     *tether.Registry
-	orders  *tether.Pool // stock and invoice
+	orders  *tether.Pool // stock and invoice; nil with a queue
+	queue   *queue       // the orders' with -durable; else nil
 	hooks   *tether.Pool // webhooks: they wait for others, orders must not wait for them
 	imports *tether.Pool
 	images  *tether.Pool
@@ -43,8 +45,8 @@ const webhookWorkers = 16
 
 // newShop opens the shop in the folder cfg.data, which may hold the work of an
 // earlier process; resume goes on with that.
-func newShop(cfg config) (s *shop, err error) {
-	s = &shop{
+func newShop(cfg config) (_ *shop, err error) {
+	s := &shop{
 		cfg:      cfg,
 		invoices: invoices{filepath.Join(cfg.data, "invoices")},
 		pictures: pictures{filepath.Join(cfg.data, "pictures")},
@@ -59,7 +61,7 @@ func newShop(cfg config) (s *shop, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if s.store, err = openStore(cfg.data); err != nil {
+	if s.roll, err = enter(context.Background(), filepath.Join(cfg.data, "processes"), cfg.serves()); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -67,14 +69,22 @@ func newShop(cfg config) (s *shop, err error) {
 			err = errors.Join(err, s.close(context.Background()))
 		}
 	}()
+	if s.store, err = openStore(cfg.data); err != nil {
+		return nil, err
+	}
 	if err := s.tidy(context.Background()); err != nil {
 		return nil, err
 	}
-	if s.audit, err = openAuditLog(filepath.Join(cfg.data, "audit.jsonl")); err != nil {
+	if err := s.roll.settled(); err != nil {
 		return nil, err
 	}
+	if cfg.serves() {
+		if s.audit, err = openAuditLog(filepath.Join(cfg.data, "audit.jsonl")); err != nil {
+			return nil, err
+		}
+	}
 	url := cfg.webhook
-	if url == "" {
+	if url == "" && cfg.works() {
 		s.receiver = &receiver{signer: sign, delay: cfg.webhookDelay, failEvery: cfg.webhookFail}
 		if err := s.receiver.start(); err != nil {
 			return nil, err
@@ -99,8 +109,19 @@ func newShop(cfg config) (s *shop, err error) {
 		Observer: observer, Stuck: cfg.stuck,
 	})
 	s.seen.metrics.Watch(s.reg)
-	s.orders = s.reg.NewPool("orders", tether.PoolConfig{Workers: cfg.workers, Queue: cfg.queue, Overflow: tether.Reject})
-	s.hooks = s.reg.NewPool("webhooks", tether.PoolConfig{Workers: webhookWorkers, Queue: 64, Overflow: tether.Reject})
+	if cfg.durable != "" {
+		if err := s.openQueue(context.Background()); err != nil {
+			return nil, err
+		}
+	} else {
+		s.orders = s.reg.NewPool("orders", tether.PoolConfig{Workers: cfg.workers, Queue: cfg.queue, Overflow: tether.Reject})
+	}
+	if cfg.works() {
+		s.hooks = s.reg.NewPool("webhooks", tether.PoolConfig{Workers: webhookWorkers, Queue: 64, Overflow: tether.Reject})
+	}
+	if !cfg.serves() {
+		return s, nil
+	}
 	s.imports = s.reg.NewPool("imports", tether.PoolConfig{Workers: 1, Queue: 7, Overflow: tether.Reject})
 	s.images = s.reg.NewPool("images", tether.PoolConfig{Queue: 100, Capacity: imageMemory, Overflow: tether.Reject})
 	s.reports = s.reg.NewPool("reports", tether.PoolConfig{Workers: 2, Queue: 8, Overflow: tether.Reject}) // the store has 4 readers
@@ -110,9 +131,9 @@ func newShop(cfg config) (s *shop, err error) {
 
 // close gives the files back, when the drain is over. Run calls it as a Closer.
 func (s *shop) close(ctx context.Context) error {
-	var err error
+	err := s.queue.close(ctx)
 	if s.receiver != nil {
-		err = s.receiver.stop(ctx)
+		err = errors.Join(err, s.receiver.stop(ctx))
 	}
 	if s.webhooks.client != nil {
 		s.webhooks.client.CloseIdleConnections()
@@ -120,7 +141,11 @@ func (s *shop) close(ctx context.Context) error {
 	if s.seen != nil {
 		err = errors.Join(err, s.seen.close(ctx))
 	}
-	return errors.Join(err, s.audit.close(), s.store.close(ctx))
+	err = errors.Join(err, s.audit.close())
+	if s.store != nil {
+		err = errors.Join(err, s.store.close(ctx))
+	}
+	return errors.Join(err, s.roll.leave())
 }
 
 // handler routes the requests.
@@ -180,7 +205,8 @@ func unhurried(h handler) http.Handler {
 	})
 }
 
-// serve serves until ctx ends or the process is told to stop; then it drains.
+// serve serves until ctx ends or the process is told to stop; then it drains. In the role
+// worker there is no listener, and the only server is that for those who run the shop.
 // summary is called when the drain is over and the store still open.
 func (s *shop) serve(ctx context.Context, listener, adminListener net.Listener, summary func(context.Context) error) error {
 	srv := &http.Server{
@@ -189,24 +215,19 @@ func (s *shop) serve(ctx context.Context, listener, adminListener net.Listener, 
 		IdleTimeout:       time.Minute,
 		MaxHeaderBytes:    64 << 10,
 	}
-	if _, err := s.reg.Go(ctx, "resume", s.resume); err != nil {
-		return errors.Join(fmt.Errorf("resume: %w", err), listener.Close(), adminListener.Close(), s.close(ctx))
+	ctx, end := context.WithCancel(ctx)
+	defer end()
+	err := s.queue.start(ctx, end)
+	if err == nil {
+		_, err = s.reg.Go(ctx, "resume", s.resume)
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("start: %w", err), shut(listener, adminListener), s.close(ctx))
 	}
 	admin := s.seen.admin(s.reg, s.cfg.admin)
 	adminDone := make(chan error, 1)
 	go func() { adminDone <- admin.Serve(adminListener) }()
-	return tetherhttp.ListenAndServe(ctx, srv, s.reg, tether.RunConfig{
-		Serve: func() error { return srv.Serve(listener) },
-		Stop: func(ctx context.Context) error {
-			// A client that is slow to read its answer may use up a part of the budget,
-			// not all of it: the drain needs the rest.
-			ctx, cancel := context.WithTimeout(ctx, s.cfg.budget/4)
-			defer cancel()
-			if srv.Shutdown(ctx) == nil {
-				return nil
-			}
-			return srv.Close()
-		},
+	stopping := tether.RunConfig{
 		Budget: s.cfg.budget,
 		Closers: []func(context.Context) error{summary, s.close, func(context.Context) error {
 			// The live page has shown the drain; nobody waits for those who still look at it.
@@ -216,5 +237,20 @@ func (s *shop) serve(ctx context.Context, listener, adminListener net.Listener, 
 			}
 			return err
 		}},
-	})
+	}
+	if listener == nil {
+		return s.reg.Run(ctx, stopping)
+	}
+	stopping.Serve = func() error { return srv.Serve(listener) }
+	stopping.Stop = func(ctx context.Context) error {
+		// A client that is slow to read its answer may use up a part of the budget,
+		// not all of it: the drain needs the rest.
+		ctx, cancel := context.WithTimeout(ctx, s.cfg.budget/4)
+		defer cancel()
+		if srv.Shutdown(ctx) == nil {
+			return nil
+		}
+		return srv.Close()
+	}
+	return tetherhttp.ListenAndServe(ctx, srv, s.reg, stopping)
 }

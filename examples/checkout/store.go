@@ -71,6 +71,10 @@ func openStore(dir string) (*store, error) {
 		_ = s.write.Close()
 		return nil, fmt.Errorf("open store %s: %w", abs, err)
 	}
+	if err = addClaimants(s.write); err != nil {
+		_ = s.write.Close()
+		return nil, fmt.Errorf("open store %s: %w", abs, err)
+	}
 	if s.read, err = sql.Open("sqlite", dsn+"&_pragma=query_only(1)"); err != nil {
 		_ = s.write.Close()
 		return nil, fmt.Errorf("open store: %w", err)
@@ -180,6 +184,17 @@ func (s *store) close(context.Context) error {
 	close(s.closing)
 	<-s.done
 	return errors.Join(s.read.Close(), s.write.Close())
+}
+
+// addClaimants makes a column that the first stores did not have.
+func addClaimants(db *sql.DB) error {
+	var has bool
+	err := db.QueryRow(`SELECT count(*) > 0 FROM pragma_table_info('orders') WHERE name = 'claimant'`).Scan(&has)
+	if err != nil || has {
+		return err
+	}
+	_, err = db.Exec(`ALTER TABLE orders ADD COLUMN claimant TEXT NOT NULL DEFAULT ''`) // of its webhook: a name of roll
+	return err
 }
 
 // schema is run at every start. Amounts are in cents, times in milliseconds since 1970.

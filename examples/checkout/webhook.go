@@ -118,7 +118,7 @@ func (s *shop) deliverNext(ctx context.Context) {
 	var claimed *order // by the first attempt, for all of them
 	_, err := s.hooks.Go(ctx, "webhook", func(ctx context.Context) error {
 		if claimed == nil {
-			o, err := s.store.claimWebhook(ctx)
+			o, err := s.store.claimWebhook(ctx, s.roll.me)
 			if errors.Is(err, errNoRow) {
 				return nil // another one was quicker
 			}
