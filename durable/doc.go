@@ -10,39 +10,45 @@
 //	worker, err := durable.NewWorker(engine, durable.WorkerConfig{Registry: reg, Concurrency: 20}, Invoice, Email)
 //	err = worker.Start(ctx)
 //
+// The engines are in the packages sqlite, postgres, redis and rabbitmq beside this one, each
+// in a module of its own: a program has only what it uses.
+//
 // # Which one
 //
 // May the task be lost if the process crashes?
 //
-//	yes                  Registry.Go, Pool.Go, tetherhttp.After
-//	in a crash, but not
-//	in overload and drain  Job.Go: here and now, else on the engine
-//	no, one machine      Job.Enqueue on sqlite: one file, no server. The default
-//	no, many machines    Job.Enqueue on postgres, redis or rabbitmq: another line in main
+//   - Yes: Registry.Go, Pool.Go, tetherhttp.After.
+//   - In a crash, but not in overload and not at SIGTERM: [Job.Go]. In this process, now; if
+//     the pool is full or the drain comes first, on the engine.
+//   - No, and there is one machine: [Job.Enqueue] on sqlite. One file, no server.
+//   - No, and there are many machines: [Job.Enqueue] on postgres, redis or rabbitmq, whichever
+//     there is already. The jobs stay as they are; another line in main.
 //
-// Of the last three take the one that you run already. Postgres has EnqueueTx: the job is
-// there if and only if your transaction is committed, which no other engine but SQLite, in
-// its own file, can promise. Redis is the fastest and confirms before the disk has it
-// unless appendfsync is "always". RabbitMQ has the job of a killed worker running again at
-// once, and has no unique keys.
+// # What each engine guarantees, and does not
 //
-// # What each engine does
+// When Enqueue has returned, the job is
 //
-//	                        sqlite     postgres    redis      rabbitmq
-//	enqueued survives       kill, power loss       kill; power loss: the last second, with appendfsync everysec
-//	                                                          kill, power loss
-//	killed worker's jobs    at once if no other    within 1   at once
-//	start again             worker lives, else     to 2 min
-//	                        after their Timeout
-//	Unique                  yes        yes         yes        no: ErrUnsupported
-//	RunAt, Backoff          yes        yes         seconds    yes
-//	EnqueueTx               yes        yes         no         no
-//	longest Timeout         any        any         any        25 min
-//	what has failed for     table river_job        archived   queue "tether.dead"
-//	good
+//   - sqlite, postgres: on the disk (fsync), or will be when the transaction of an EnqueueTx
+//     is committed;
+//   - rabbitmq: on the disks of a majority of the broker's nodes, confirmed;
+//   - redis: in its memory and append-only file. With appendfsync everysec, the default, a loss of
+//     power may take the last second; with always it does not. Without appendonly, more.
 //
-// [Support] says the same to programs. Asking an engine for what it cannot do is
-// [ErrUnsupported], never silence.
+// When a worker is killed, its jobs start again
+//
+//   - sqlite: at once if no other worker is at work on the file when the next one starts;
+//     else as on postgres;
+//   - postgres: 10 to 60 seconds after the longest Timeout of the worker's jobs, counted from
+//     the start of the attempt. So a Timeout is better not an hour where a minute will do;
+//   - redis: after one to two minutes;
+//   - rabbitmq: at once, or within half a minute if its host has vanished.
+//
+// [Unique] keys: all but rabbitmq. EnqueueTx: sqlite and postgres. RunAt and Backoff: all, in
+// whole seconds on redis. The longest Timeout: any, but 25 minutes on rabbitmq. Asking an
+// engine for what it cannot do is [ErrUnsupported], never silence; [Support] tells programs.
+//
+// What has failed for good is kept: in the state discarded of the table river_job (sqlite,
+// postgres) for 90 days, in asynq's archive (redis), in the queue "tether.dead" (rabbitmq).
 //
 // # What is promised
 //
