@@ -36,7 +36,7 @@ type customer struct {
 func playCustomer(serving context.Context, base, admin string, out io.Writer) error {
 	c := &customer{base: base, admin: admin, client: &http.Client{Timeout: 10 * time.Second}, out: out}
 	defer c.client.CloseIdleConnections()
-	ctx, cancel := context.WithTimeout(serving, time.Minute)
+	ctx, cancel := context.WithTimeout(serving, 3*time.Minute) // it takes a few seconds, or a minute on a machine that is busy
 	defer cancel()
 
 	var err error

@@ -74,8 +74,20 @@ type viewer struct {
 	srv *httptest.Server
 
 	mu      sync.Mutex
-	wrong   []string // errors in the console, and dialogs; guarded by mu
-	allowed []string // that may be among them
+	handler http.Handler // of srv, guarded by mu
+	wrong   []string     // errors in the console, and dialogs; guarded by mu
+	allowed []string     // that may be among them
+}
+
+// before has f called before each request from now on.
+func (v *viewer) before(f func(r *http.Request)) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	inner := v.handler
+	v.handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		f(r)
+		inner.ServeHTTP(w, r)
+	})
 }
 
 // newViewer opens a tab. At the end of the test nothing may have gone wrong there.
@@ -88,7 +100,15 @@ func newViewer(t *testing.T, cfg tether.Config, opts ...tetherhttp.DebugOption) 
 	v := &viewer{t: t, reg: tether.New(cfg)}
 	mux := http.NewServeMux()
 	mux.Handle(path, tetherhttp.Debug(v.reg, opts...))
-	v.srv = httptest.NewServer(mux)
+	// An answer that is no page of ours names no icon, and the browser asks for one when it likes.
+	mux.HandleFunc("/favicon.ico", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
+	v.handler = mux
+	v.srv = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		v.mu.Lock()
+		h := v.handler
+		v.mu.Unlock()
+		h.ServeHTTP(w, r)
+	}))
 	t.Cleanup(v.srv.Close)
 	t.Cleanup(func() {
 		for task := range v.reg.Tasks() {

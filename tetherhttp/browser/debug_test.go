@@ -112,16 +112,15 @@ func TestCancel(t *testing.T) {
 		v.hold("other")
 		v.open("q=victim&sort=name")
 		v.shows("live", "victim")
-		inner, posted, release := v.srv.Config.Handler, make(chan context.Context, 1), make(chan struct{})
+		posted, release := make(chan context.Context, 1), make(chan struct{})
 		free := sync.OnceFunc(func() { close(release) })
 		defer free()
-		v.srv.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		v.before(func(r *http.Request) {
 			if r.Method == http.MethodPost {
 				r.Body = io.NopCloser(bytes.NewReader(must(io.ReadAll(r.Body)))) // r's context ends with the connection from now on
 				posted <- r.Context()
 				<-release
 			}
-			inner.ServeHTTP(w, r)
 		})
 		v.do(chromedp.Click(chromedp.CSS(`#live td button`)))
 		ctx := <-posted
@@ -406,11 +405,7 @@ func TestPause(t *testing.T) {
 	assert.False(t, eval[bool](v, `document.getElementById('pause').hasAttribute('aria-pressed')`), "the text says it")
 	v.hold("row")
 	asked := make(chan struct{}, 100)
-	inner := v.srv.Config.Handler
-	v.srv.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		asked <- struct{}{}
-		inner.ServeHTTP(w, r)
-	})
+	v.before(func(*http.Request) { asked <- struct{}{} })
 	// The page's own clock tells that its next update would have come.
 	eval[any](v, `new Promise(done => setTimeout(done, 2 * every))`)
 	assert.Empty(t, asked)
@@ -437,11 +432,8 @@ func TestNoAnswer(t *testing.T) {
 	v.hold("row")
 	v.open("")
 	v.shows("live", "row")
-	inner, release := v.srv.Config.Handler, make(chan struct{})
-	v.srv.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		<-release
-		inner.ServeHTTP(w, r)
-	})
+	release := make(chan struct{})
+	v.before(func(*http.Request) { <-release })
 	eval[any](v, `(timeout => { AbortSignal.timeout = ms => timeout.call(AbortSignal, ms / 20); })(AbortSignal.timeout)`) // lest this take so long
 	v.until(`document.getElementById('note').textContent === 'No connection'`)
 	close(release)
