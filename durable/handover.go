@@ -133,13 +133,10 @@ func (a *attempt) body(ctx context.Context) (err error) {
 func (a *attempt) goOn(ctx context.Context, err error) {
 	a.once.Do(func() {
 		m, opts := a.message, a.job.Options()
-		switch cause := context.Cause(ctx); {
-		case is(cause, tether.ErrShutdown):
-		case cause != nil && !is(cause, tether.ErrTimeout):
-			return // somebody has cancelled it
-		case isPermanent(err) || m.Used+1 >= opts.MaxAttempts:
+		switch fate(err, context.Cause(ctx), m.Used+1 >= opts.MaxAttempts) {
+		case Dead:
 			return
-		default:
+		case Retry:
 			m.Used++
 			wait, failed := backoff(opts, m.Used)
 			if failed != nil {

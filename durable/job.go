@@ -20,11 +20,14 @@ type Options struct {
 	// crash from one that still runs by its age alone.
 	Timeout time.Duration
 	// MaxAttempts is the most there are, the first included, and those that ended in a
-	// crash: 1 means at most once, and a crash then loses the job. 0: 25.
+	// crash: with 1 a job that has failed is not run again, and a crash loses it. An attempt
+	// that a drain cancels does not count, if the engine can help it: so 1 is not quite at
+	// most once. 0: 25.
 	MaxAttempts int
 	// Backoff is the wait after the given attempt, 1 for the first; a negative one is none.
 	// nil stands for tether.Exponential(time.Second, time.Hour): 25 attempts then take about
-	// seven hours, thirteen at most. Engines round it up, see [Support]. It may be called by many goroutines at once.
+	// seven hours, thirteen at most. Engines round it up, see [Support]. It may be called by
+	// many goroutines at once.
 	Backoff func(attempt int) time.Duration
 }
 

@@ -133,7 +133,7 @@ func TestStart(t *testing.T) {
 		},
 		"Stop ends it": func(t *testing.T) {
 			p := newPlant(t, succeed, options)
-			p.engine.consume = func(ctx context.Context) error { <-ctx.Done(); return context.Cause(ctx) }
+			p.engine.consume = func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
 			started := make(chan error, 1)
 			go func() { started <- p.worker.Start(background) }()
 			synctest.Wait()

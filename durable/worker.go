@@ -150,6 +150,9 @@ func (w *Worker) Start(ctx context.Context) error {
 		if w.stopping {
 			close(w.stopped) // Stop has left it to us
 		}
+		if w.stopAsked.Err() != nil && !errors.Is(err, ErrClosed) { // an engine may say in its own words that ctx has ended
+			err = fmt.Errorf("%w: the worker was stopped: %w", ErrClosed, err)
+		}
 		return fmt.Errorf("durable: start: %w", err)
 	}
 	go w.watch(consumer)
@@ -362,26 +365,35 @@ type interruption struct{ error }
 
 func (i *interruption) Unwrap() error { return i.error }
 
-// judge says what becomes of a job whose attempt has ended. It goes by the cause with
-// which the context had ended when the handler returned, if it had, and not by the
-// error: what is cancelled fails in many words, "database is closed" say. trouble is the
-// Backoff's.
-func judge(task *tether.Task, failure, cause error, opts Options, attempt int) (_ Outcome, trouble error) {
-	err, state := speakable(task.Err()), task.State()
-	permanent := isPermanent(failure)
-	interrupted := is(cause, tether.ErrShutdown) || as(cause, new(*interruption))
-	switch {
-	case state == tether.Succeeded:
+// judge says what becomes of a job whose attempt has ended. trouble is the Backoff's.
+func judge(task *tether.Task, failure, cause error, opts Options, attempt int) (out Outcome, trouble error) {
+	if task.State() == tether.Succeeded {
 		return Outcome{}, nil
-	case interrupted && !(permanent && state == tether.Failed): // Canceled: it is the context's error that was marked
-		return Outcome{Return, 0, err}, nil
-	case cause != nil && !is(cause, tether.ErrTimeout): // somebody has cancelled it, or it has failed for good besides
-		return Outcome{Dead, 0, err}, nil
-	case permanent, attempt >= opts.MaxAttempts:
-		return Outcome{Dead, 0, err}, nil
 	}
-	wait, trouble := backoff(opts, attempt)
-	return Outcome{Retry, wait, err}, trouble
+	out = Outcome{Verdict: fate(failure, cause, attempt >= opts.MaxAttempts), Err: speakable(task.Err())}
+	if out.Verdict == Retry {
+		out.After, trouble = backoff(opts, attempt)
+	}
+	return out, trouble
+}
+
+// fate says how a job goes on whose attempt has not ended well. It goes by the cause with
+// which the context had ended when the handler returned, if it had, rather than by the
+// error: what is cancelled fails in many words, "database is closed" say.
+func fate(failure, cause error, last bool) Verdict {
+	permanent := isPermanent(failure)
+	switch {
+	case is(cause, tether.ErrShutdown) || as(cause, new(*interruption)):
+		if permanent && !is(failure, context.Canceled) && !is(failure, cause) {
+			return Dead // it has nothing to do with the interruption
+		}
+		return Return
+	case cause != nil && !is(cause, tether.ErrTimeout):
+		return Dead // somebody has cancelled it
+	case permanent || last:
+		return Dead
+	}
+	return Retry
 }
 
 // speakable returns an error whose text an engine can ask for. A handler's may panic
