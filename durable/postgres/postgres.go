@@ -28,7 +28,9 @@ type Config struct {
 	// have the same jobs should not have the same queue.
 	Queue string
 	// Schema is where River's tables are: a to z, 0 to 9 and _. It is created if it does not
-	// exist. "": where the connections' search_path leads.
+	// exist. "": where the connections' search_path leads. The tables must not be those of a
+	// program that uses River by itself: one of all workers, its and ours, looks after stuck
+	// jobs, and River gives up those that it does not know.
 	Schema string
 	// NoMigrate leaves River's tables as they are, for a database user that may not change
 	// them: then "river migrate-up" does, or package rivermigrate.

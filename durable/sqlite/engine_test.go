@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 	_ "time/tzdata"
@@ -377,8 +378,12 @@ func TestClosed(t *testing.T) {
 	require.Equal(t, "job 1", receive(t, said))
 	require.NoError(t, e.Close())
 	require.NoError(t, e.Close())
-	_, err := sqlite.EnqueueTx(bounded(t), e, nil, job, 1)
+	_, err := sqlite.EnqueueTx(bounded(t), e, new(sql.Tx), job, 1)
 	require.ErrorIs(t, err, durable.ErrClosed)
+	_, err = sqlite.EnqueueTx(bounded(t), e, nil, job, 1)
+	require.ErrorIs(t, err, durable.ErrInvalid)
+	_, err = sqlite.EnqueueTx(bounded(t), nil, new(sql.Tx), job, 1)
+	require.ErrorIs(t, err, durable.ErrInvalid)
 	_, err = job.Enqueue(bounded(t), e, 1)
 	require.ErrorIs(t, err, durable.ErrClosed)
 	// The consumer was not stopped before, as it should have been.
@@ -389,6 +394,64 @@ func TestClosed(t *testing.T) {
 		require.FailNow(t, "the consumer does not end")
 	}
 	require.ErrorIs(t, c.Err(), durable.ErrClosed)
+}
+
+// A lock file beside the link would let two workers run the same jobs.
+func TestOneLockForAllNames(t *testing.T) {
+	t.Parallel()
+	path := file(t)
+	link := filepath.Join(t.TempDir(), "link.db")
+	h, said, release := parked(t)
+	e := open(t, path)
+	consume(t, e, h)
+	put(t, e, message("job"))
+	require.Equal(t, "job 1", receive(t, said))
+	require.NoError(t, os.Symlink(path, link))
+	other := open(t, link)
+	consume(t, other, h)
+	t.Cleanup(release)
+	assert.Equal(t, row{"running", "", 1}, rows(t, other)["job"])
+	assert.NoFileExists(t, link+".lock")
+}
+
+// The system takes a process's locks on a file from it when it closes the file anywhere.
+// Another process that finds none may remove the log to which this one writes its jobs.
+func TestOpenAgainKeepsTheLocks(t *testing.T) {
+	path := file(t)
+	open(t, path)
+	held := func() int {
+		info, err := os.Stat(path)
+		require.NoError(t, err)
+		locks, err := os.ReadFile("/proc/locks")
+		if err != nil {
+			t.Skip("only Linux tells of locks: ", err)
+		}
+		stat, ok := info.Sys().(*syscall.Stat_t)
+		require.True(t, ok)
+		return strings.Count(string(locks), fmt.Sprintf(":%d ", stat.Ino))
+	}
+	before := held()
+	require.Positive(t, before)
+	open(t, path)
+	assert.Equal(t, before, held())
+}
+
+// SQLite, while it waits for a lock, does not mind that a context ends.
+func TestEnqueueHeedsItsContext(t *testing.T) {
+	t.Parallel()
+	e := open(t, file(t))
+	tx, err := e.DB().Begin()
+	require.NoError(t, err)
+	for _, key := range []string{"key", ""} {
+		m := message("job")
+		m.Unique = key
+		ctx, cancel := context.WithTimeout(bounded(t), time.Millisecond)
+		_, err = e.Enqueue(ctx, m)
+		cancel()
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+	}
+	require.NoError(t, tx.Rollback())
+	assert.Empty(t, rows(t, e), "nobody waits for it")
 }
 
 // What has become of a job is in River's table, for River's tools.

@@ -40,7 +40,12 @@ type Engine struct {
 
 // Open opens the engine on a file, which is made if it is not there. Several processes may
 // do so at once. The folder is not made. Beside path there are path+"-wal" and path+"-shm",
-// which belong to the data, and path+".lock".
+// which belong to the data, and path+".lock": if that is removed while a worker runs, the
+// next one takes its jobs for those of a crash. If path is a symbolic link they are beside
+// the file that it leads to.
+//
+// While a process has the engine open it must not open the file by other means than SQLite,
+// not even to copy it: when it closes it again the system drops SQLite's locks.
 func Open(path string) (*Engine, error) { return Config{}.Open(path) }
 
 // openTime bounds what Open may wait for other processes.
@@ -63,9 +68,6 @@ func (c Config) open(path string) (_ *Engine, err error) {
 	if path, err = filepath.Abs(path); err != nil {
 		return nil, err
 	}
-	if err := usable(path); err != nil {
-		return nil, err
-	}
 	e := &Engine{}
 	if e.own, err = sql.Open("sqlite", dsn(path)); err != nil {
 		return nil, err
@@ -77,13 +79,18 @@ func (c Config) open(path string) (_ *Engine, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), openTime)
 	defer cancel()
 	if err := migrate(ctx, e.own); err != nil {
+		return nil, errors.Join(unusable(path, err), e.users.Close(), e.own.Close())
+	}
+	// Whatever name a process has for the file, the lock is beside the file itself, as SQLite's
+	// own files are.
+	if path, err = filepath.EvalSymlinks(path); err != nil {
 		return nil, errors.Join(err, e.users.Close(), e.own.Close())
 	}
 	e.core, err = river.New(river.Config[*sql.Tx]{
 		Driver: riversqlite.New(e.own),
 		Support: durable.Support{
 			Engine: "sqlite", Unique: true, RunAt: true, Transactions: true, Resolution: time.Millisecond,
-			Rescue: "at once when a worker starts and no other is at work on the file; else by age: 10 s to 60 s after the job's Timeout",
+			Rescue: "at once when a worker starts and no other is at work on the file; else by age: 10 s to 60 s after the longest Timeout of the worker's jobs, counted from the start of the attempt",
 		},
 		Queue: c.Queue, Logger: c.Logger, Poll: 100 * time.Millisecond,
 		Ping: e.own.PingContext,
@@ -95,14 +102,19 @@ func (c Config) open(path string) (_ *Engine, err error) {
 	return e, nil
 }
 
-// usable finds out, and says in the system's words, what SQLite would call "unable to open
-// database file" in each case.
-func usable(path string) error {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
-	if err != nil {
+// unusable says in the system's words what SQLite calls "unable to open database file" in
+// each case. It is asked only if SQLite could not open the file: whoever opens and closes
+// one that this process has open in SQLite takes the locks from it.
+func unusable(path string, err error) error {
+	var e *driver.Error
+	if !errors.As(err, &e) || e.Code()&0xff != sqlite3.SQLITE_CANTOPEN && e.Code()&0xff != sqlite3.SQLITE_READONLY {
 		return err
 	}
-	return f.Close()
+	f, why := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
+	if why != nil {
+		return why
+	}
+	return errors.Join(err, f.Close())
 }
 
 // dsn has what each connection to the file must have. Transactions take the write lock
@@ -186,5 +198,8 @@ func (e *Engine) DB() *sql.DB { return e.users }
 // the transaction is committed, and from then on. If it returns an error the transaction
 // should be rolled back.
 func EnqueueTx[A any](ctx context.Context, e *Engine, tx *sql.Tx, job *durable.Job[A], args A, opts ...durable.Option) (durable.Receipt, error) {
+	if e == nil || tx == nil || job == nil {
+		return durable.Receipt{}, fmt.Errorf("%w: nil engine, transaction or job", durable.ErrInvalid)
+	}
 	return job.Enqueue(ctx, e.core.Tx(tx), args, opts...)
 }

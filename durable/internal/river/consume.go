@@ -96,7 +96,8 @@ func (c *consumer[TTx]) start(ctx context.Context) error {
 		return err
 	}
 	var err error
-	if c.client, err = river.NewClient(c.engine.cfg.Driver, cfg); err != nil {
+	driver := &keeping[TTx]{c.engine.cfg.Driver, c.engine.life, c.Logger}
+	if c.client, err = river.NewClient[TTx](driver, cfg); err != nil {
 		return err
 	}
 	// The context given to Start is that of all jobs: it must not be the caller's, which
@@ -240,8 +241,15 @@ func failure(err error) error {
 const maxError = 16 << 10
 
 // quiet passes on River's warnings, but not those about attempts, of which the worker has
-// its own.
-type quiet struct{ slog.Handler }
+// its own, and not each time that River, ten times a second, cannot look for jobs.
+type quiet struct {
+	slog.Handler
+	fetch *atomic.Int64 // when that was last passed on, in Unix nanoseconds
+}
+
+func newQuiet(h slog.Handler) *quiet { return &quiet{h, new(atomic.Int64)} }
+
+const fetchLog = 10 * time.Second
 
 func (q *quiet) Enabled(ctx context.Context, l slog.Level) bool {
 	return l >= slog.LevelWarn && q.Handler.Enabled(ctx, l)
@@ -251,8 +259,14 @@ func (q *quiet) Handle(ctx context.Context, r slog.Record) error {
 	if strings.Contains(r.Message, ": Job errored") {
 		return nil
 	}
+	if strings.Contains(r.Message, ": Error fetching jobs") {
+		last, now := q.fetch.Load(), r.Time.UnixNano()
+		if now-last < int64(fetchLog) || !q.fetch.CompareAndSwap(last, now) {
+			return nil
+		}
+	}
 	return q.Handler.Handle(ctx, r)
 }
 
-func (q *quiet) WithAttrs(a []slog.Attr) slog.Handler { return &quiet{q.Handler.WithAttrs(a)} }
-func (q *quiet) WithGroup(g string) slog.Handler      { return &quiet{q.Handler.WithGroup(g)} }
+func (q *quiet) WithAttrs(a []slog.Attr) slog.Handler { return &quiet{q.Handler.WithAttrs(a), q.fetch} }
+func (q *quiet) WithGroup(g string) slog.Handler      { return &quiet{q.Handler.WithGroup(g), q.fetch} }

@@ -86,7 +86,7 @@ func (e *Engine[TTx]) base(log *slog.Logger) *river.Config {
 	return &river.Config{
 		ID:     IDPrefix + rand.Text(),
 		Schema: e.cfg.Schema,
-		Logger: slog.New(&quiet{log.Handler()}),
+		Logger: slog.New(newQuiet(log.Handler())),
 		// It also spaces out notifications, and a job whose notification is left out waits
 		// for the consumer's next look.
 		FetchCooldown: river.FetchCooldownMin,

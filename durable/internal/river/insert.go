@@ -262,16 +262,34 @@ func (e *Engine[TTx]) insert(batch []*insertion) {
 	}
 }
 
-// insertAlone stores one job, in its caller's goroutine.
+// insertAlone stores one job. The goroutine is there because SQLite, while it waits for
+// another's transaction, does not mind the end of a context.
 func (e *Engine[TTx]) insertAlone(i *insertion) (durable.Receipt, error) {
-	ctx, cancel := context.WithCancel(i.ctx)
-	defer cancel()
-	defer context.AfterFunc(e.life, cancel)()
-	res, err := e.inserter().InsertMany(ctx, []river.InsertManyParams{i.params})
-	if err != nil {
-		return durable.Receipt{}, e.lost(err)
+	var (
+		stored durable.Receipt
+		failed error
+		done   = make(chan struct{})
+	)
+	e.calls.Add(1) // the caller's call has not ended yet
+	go func() {
+		defer e.calls.Done()
+		defer close(done)
+		ctx, cancel := context.WithCancel(i.ctx)
+		defer cancel()
+		defer context.AfterFunc(e.life, cancel)()
+		res, err := e.inserter().InsertMany(ctx, []river.InsertManyParams{i.params})
+		if err != nil {
+			failed = e.lost(err)
+			return
+		}
+		stored = receipt(res[0], i)
+	}()
+	select {
+	case <-done:
+		return stored, failed
+	case <-i.ctx.Done():
+		return durable.Receipt{}, context.Cause(i.ctx)
 	}
-	return receipt(res[0], i), nil
 }
 
 // lost tells an error that comes from Close from others.

@@ -9,9 +9,11 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/riverdriver"
 	"github.com/riverqueue/river/rivertype"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -142,12 +144,21 @@ func TestSoon(t *testing.T) {
 
 func TestQuiet(t *testing.T) {
 	var out bytes.Buffer
-	log := slog.New(&quiet{slog.NewTextHandler(&out, nil)}).With("a", 1).WithGroup("g")
+	log := slog.New(newQuiet(slog.NewTextHandler(&out, nil))).With("a", 1).WithGroup("g")
 	log.Info("JobExecutor: Job finished")
 	log.Warn("jobexecutor.JobExecutor: Job errored; retrying")
 	assert.Empty(t, out.String())
 	log.Warn("something else")
 	assert.Contains(t, out.String(), "something else")
+
+	synctest.Test(t, func(t *testing.T) {
+		out.Reset()
+		for range 200 { // as while the disk is full
+			log.Error("producer: Error fetching jobs")
+			time.Sleep(100 * time.Millisecond)
+		}
+		assert.Equal(t, 2, strings.Count(out.String(), "Error fetching jobs"))
+	})
 }
 
 func TestQueueNames(t *testing.T) {
@@ -155,4 +166,47 @@ func TestQueueNames(t *testing.T) {
 		_, err := New(Config[any]{Queue: name})
 		assert.ErrorIs(t, err, durable.ErrInvalid, name)
 	}
+}
+
+// away is a database that is not there until then.
+type away struct {
+	riverdriver.Executor
+	until time.Time
+}
+
+var errAway = errors.New("connection refused")
+
+func (a away) JobSetStateIfRunningMany(ctx context.Context, _ *riverdriver.JobSetStateIfRunningManyParams) ([]*rivertype.JobRow, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if time.Now().Before(a.until) {
+		return nil, errAway
+	}
+	return []*rivertype.JobRow{{ID: 1}}, nil
+}
+
+// River itself would have forgotten them after seven seconds.
+func TestOutcomesWaitForTheDatabase(t *testing.T) {
+	store := func(ctx, life context.Context, back time.Duration) ([]*rivertype.JobRow, error) {
+		ctx, cancel := context.WithTimeout(ctx, 10*time.Second) // as River does
+		defer cancel()
+		k := &keeper{away{until: time.Now().Add(back)}, life, slog.New(slog.DiscardHandler)}
+		return k.JobSetStateIfRunningMany(ctx, &riverdriver.JobSetStateIfRunningManyParams{ID: []int64{1}})
+	}
+	synctest.Test(t, func(t *testing.T) {
+		rows, err := store(t.Context(), t.Context(), 45*time.Second)
+		require.NoError(t, err)
+		assert.Len(t, rows, 1)
+
+		_, err = store(t.Context(), t.Context(), time.Hour)
+		require.ErrorIs(t, err, errAway, "what can never be stored is not to keep up the others for ever")
+
+		life, end := context.WithCancel(t.Context())
+		time.AfterFunc(20*time.Second, end)
+		began := time.Now()
+		_, err = store(t.Context(), life, time.Hour)
+		require.ErrorIs(t, err, context.Canceled, "River does not try it again")
+		assert.Equal(t, 20*time.Second, time.Since(began))
+	})
 }
