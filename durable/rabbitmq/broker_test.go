@@ -6,7 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
+	"log/slog"
 	"net"
 	"strings"
 	"sync"
@@ -460,19 +460,21 @@ type stall struct {
 	stalled chan struct{} // closed from then on
 	holds   chan struct{} // told when it has something that it does not pass on
 	cut     chan struct{} // closed: there is no way any more
+	muted   chan struct{} // closed: the first connection's answers are kept
+	heard   chan struct{} // closed: they are passed on
 }
 
 func newStall(t *testing.T, to string) *stall {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	s := &stall{l, make(chan struct{}), make(chan struct{}, 100), make(chan struct{})}
+	s := &stall{l, make(chan struct{}), make(chan struct{}, 100), make(chan struct{}), make(chan struct{}), make(chan struct{})}
 	var group sync.WaitGroup
 	t.Cleanup(func() {
 		l.Close()
 		group.Wait()
 	})
 	group.Go(func() {
-		for {
+		for n := 0; ; n++ {
 			client, err := l.Accept()
 			if err != nil {
 				return
@@ -484,7 +486,25 @@ func newStall(t *testing.T, to string) *stall {
 			}
 			group.Go(func() {
 				defer client.Close()
-				_, _ = io.Copy(client, broker)
+				for buf := make([]byte, 4096); ; {
+					read, err := broker.Read(buf)
+					if err != nil {
+						return
+					}
+					select {
+					case <-s.muted:
+						if n == 0 {
+							select {
+							case <-s.heard:
+							case <-t.Context().Done():
+							}
+						}
+					default:
+					}
+					if _, err := client.Write(buf[:read]); err != nil {
+						return
+					}
+				}
 			})
 			group.Go(func() {
 				defer broker.Close()
@@ -563,6 +583,103 @@ func TestUnconfirmed(t *testing.T) {
 	}()
 	<-s.holds
 	close(s.cut)
-	require.ErrorContains(t, <-waits, "may be there")
+	err = <-waits
+	require.ErrorContains(t, err, "may be there")
+	require.ErrorAs(t, err, new(*amqp.Error), "why the connection was lost")
 	require.NoError(t, engine.Close())
+}
+
+// TestUnsent loses the connection before a job is sent: then there is nothing that may be
+// there, and Enqueue waits for another connection.
+func TestUnsent(t *testing.T) {
+	to, err := amqp.ParseURI(durabletest.RabbitMQ(t).Address())
+	require.NoError(t, err)
+	s := newStall(t, net.JoinHostPort(to.Host, fmt.Sprint(to.Port)))
+	engine, err := rabbitmq.Config{Queue: "q" + strings.ToLower(rand.Text())}.Dial("amqp://guest:guest@" + s.Addr().String())
+	require.NoError(t, err)
+	close(s.stalled)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	waits := make(chan error, 1)
+	go func() { // its queue has to be declared first
+		_, err := engine.Enqueue(ctx, durable.Message{ID: "id", Name: "job", RunAt: time.Now().Add(time.Hour)})
+		waits <- err
+	}()
+	<-s.holds
+	close(s.cut)
+	require.ErrorIs(t, <-waits, context.DeadlineExceeded)
+	require.NoError(t, engine.Close())
+}
+
+// logged passes on the texts that are logged.
+type logged struct {
+	slog.Handler
+	texts chan string
+}
+
+func newLogged() *logged { return &logged{slog.DiscardHandler, make(chan string, 1000)} }
+
+func (l *logged) Enabled(context.Context, slog.Level) bool { return true }
+func (l *logged) Handle(_ context.Context, r slog.Record) error {
+	l.texts <- r.Message
+	return nil
+}
+
+func (r *rig) awaitLog(l *logged, part string) {
+	r.Helper()
+	for {
+		select {
+		case text := <-l.texts:
+			if strings.Contains(text, part) {
+				return
+			}
+		case <-r.ctx.Done():
+			require.FailNow(r, "not logged: "+part)
+		}
+	}
+}
+
+// TestSlowConfirm: what the broker is slow to confirm is not published once more.
+func TestSlowConfirm(t *testing.T) {
+	r := newRig(t)
+	to, err := amqp.ParseURI(r.server.Address())
+	require.NoError(t, err)
+	s := newStall(t, net.JoinHostPort(to.Host, fmt.Sprint(to.Port)))
+	engine, err := rabbitmq.Config{Queue: r.queue, Timeout: 2 * time.Second}.Dial("amqp://guest:guest@" + s.Addr().String())
+	require.NoError(t, err)
+	defer engine.Close()
+	all, log := make(deliveries), newLogged()
+	consumer, err := engine.Consume(r.ctx, durable.Consumption{Concurrency: 1, Handle: all.handle, Logger: slog.New(log)})
+	require.NoError(t, err)
+	r.enqueue("job", time.Time{})
+	d := r.next(all)
+	close(s.muted)
+	d.answer <- durable.Outcome{Verdict: durable.Dead}
+	r.awaitLog(log, "not stored yet")
+	close(s.heard)
+	require.NoError(t, consumer.Stop(r.ctx))
+	dead, err := r.channel().QueueDeclarePassive(r.queue+".dead", true, false, false, false, nil)
+	require.NoError(t, err)
+	assert.Equal(t, 1, dead.Messages, "dead letters of one job")
+}
+
+// TestUnreadable has another client enqueue what ours cannot read, which ends the connection
+// each time: at ever longer intervals.
+func TestUnreadable(t *testing.T) {
+	r := newRig(t)
+	nested := amqp.Table{}
+	for range 100 {
+		nested = amqp.Table{"in": nested}
+	}
+	log := newLogged()
+	consumer, err := r.engine.Consume(r.ctx, durable.Consumption{Concurrency: 1, Handle: make(deliveries).handle, Logger: slog.New(log)})
+	require.NoError(t, err)
+	require.NoError(t, r.channel().Publish("", r.queue, true, false, amqp.Publishing{Headers: nested, Body: []byte("{}")}))
+	r.awaitLog(log, "connection lost")
+	first := time.Now()
+	for range 5 {
+		r.awaitLog(log, "connection lost")
+	}
+	assert.GreaterOrEqual(t, time.Since(first), 1500*time.Millisecond, "of pauses of 50, 100, 200, 400 and 800 ms at least")
+	require.NoError(t, consumer.Stop(r.ctx))
 }

@@ -3,6 +3,7 @@ package rabbitmq
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"math"
 	"sync"
@@ -114,7 +115,8 @@ func (c *consumer) run(s *subscription) {
 	defer close(c.done)
 	defer c.engine.dismiss(c)
 	defer c.kill()
-	for s != nil {
+	for n := 0; s != nil; {
+		began := time.Now()
 		c.serve(s)
 		if c.stopping.Err() != nil {
 			break
@@ -124,7 +126,10 @@ func (c *consumer) run(s *subscription) {
 		// That the channel was simply closed means that we did it: there are no deliveries, as
 		// when the queue is deleted. It is declared again.
 		c.Logger.Warn("rabbitmq: connection lost, or queue deleted", "queue", c.engine.cfg.Queue, "purpose", "consume", "error", context.Cause(s.alive))
-		s = c.again()
+		if time.Since(began) > believed {
+			n = 0
+		}
+		s, n = c.again(n)
 	}
 	if s != nil {
 		// The outcomes of what still runs are told to the broker on this connection.
@@ -214,15 +219,17 @@ var refusals = map[int]bool{amqp.AccessRefused: true, amqp.NotAllowed: true}
 
 const believed = time.Minute
 
-// again subscribes, however often that fails. It returns nil if the consumer is to stop,
-// and if it never will be let in: then c.err says why.
-func (c *consumer) again() *subscription {
+// again subscribes, however often that fails, after n times that were in vain, and returns
+// how many there are by now: what is lost at once, since the client cannot read a message,
+// say, must not be had again and again at full speed. It returns nil if the consumer is to
+// stop, and if it never will be let in: then c.err says why.
+func (c *consumer) again(n int) (*subscription, int) {
 	var refused time.Time
-	for n := 0; pause(c.stopping, n); n++ {
+	for ; pause(c.stopping, n); n++ {
 		s, err := c.subscribe(c.stopping)
 		if err == nil {
 			c.Logger.Info("rabbitmq: connected again", "queue", c.engine.cfg.Queue, "purpose", "consume")
-			return s
+			return s, n + 1
 		}
 		c.Logger.Debug("rabbitmq: not connected yet", "queue", c.engine.cfg.Queue, "purpose", "consume", "error", err)
 		switch reason := code(err); {
@@ -232,14 +239,14 @@ func (c *consumer) again() *subscription {
 			refused = time.Now()
 		case time.Since(refused) > believed:
 			c.err = err
-			return nil
+			return nil, n
 		}
 		if code(err) == amqp.PreconditionFailed {
 			c.err = err
-			return nil
+			return nil, n
 		}
 	}
-	return nil
+	return nil, n
 }
 
 // subscription is a connection that brings deliveries.
@@ -373,6 +380,12 @@ func (c *consumer) handle(m durable.Message, attempt int) (out durable.Outcome) 
 // move puts the copy where it belongs, however often that fails, and then removes the
 // original. It ends with the subscription: then the broker delivers the original again.
 func (c *consumer) move(s *subscription, d amqp.Delivery, put func(context.Context) error) {
+	warn := func(err error) {
+		c.Logger.Warn("rabbitmq: a job's outcome is not stored yet", "queue", c.engine.cfg.Queue, "id", d.MessageId, "error", err)
+	}
+	// It is not published again for that: each confirmed later would be a job.
+	late := time.AfterFunc(c.engine.cfg.Timeout, func() { warn(errors.New("the broker has not confirmed")) })
+	defer late.Stop()
 	for n := 0; ; n++ {
 		err := put(s.alive)
 		if err == nil {
@@ -380,7 +393,7 @@ func (c *consumer) move(s *subscription, d amqp.Delivery, put func(context.Conte
 			return
 		}
 		if n == 0 && s.alive.Err() == nil {
-			c.Logger.Warn("rabbitmq: a job's outcome is not stored yet", "queue", c.engine.cfg.Queue, "id", d.MessageId, "error", err)
+			warn(err)
 		}
 		if !pause(s.alive, n) {
 			return

@@ -97,8 +97,8 @@ func (e *Engine) Support() durable.Support {
 
 // Enqueue stores a job. It returns when the broker has confirmed that the job is on the
 // disks of a majority of the queue's nodes. While there is no connection it waits for
-// one, until ctx ends or Config.Timeout has passed. When it returns an error because a
-// connection was lost, the job may be there all the same.
+// one, until ctx ends or Config.Timeout has passed. When it returns an error because of
+// that, or because a connection was lost, the job may be there all the same.
 func (e *Engine) Enqueue(ctx context.Context, m durable.Message) (durable.Receipt, error) {
 	if m.Unique != "" {
 		return durable.Receipt{}, fmt.Errorf("%w: rabbitmq has no unique keys (job %q)", durable.ErrUnsupported, m.Name)
@@ -111,6 +111,8 @@ func (e *Engine) Enqueue(ctx context.Context, m durable.Message) (durable.Receip
 	if !m.RunAt.IsZero() {
 		p.dueAt(m.RunAt)
 	}
+	ctx, cancel := context.WithTimeout(ctx, e.cfg.Timeout)
+	defer cancel()
 	if err := e.put(ctx, p); err != nil {
 		return durable.Receipt{}, fmt.Errorf("rabbitmq: job %q: %w", m.Name, err)
 	}

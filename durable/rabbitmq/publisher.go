@@ -26,14 +26,13 @@ var (
 	errUnsure   = errors.New("the connection was lost before the broker has confirmed; the job may be there")
 )
 
-// publish returns nil when the broker has confirmed the message. A queue that is gone is
+// publish returns nil when the broker has confirmed the message, and waits for it until ctx
+// ends: who gives up and publishes again may have two of it. A queue that is gone is
 // declared again.
 //
 // The client blocks for as long as the broker does not read, which is what a broker does
 // that is short of memory or of disk. So one goroutine publishes, and others can leave it.
 func (e *Engine) publish(ctx context.Context, q queue, message amqp.Publishing) error {
-	ctx, cancel := context.WithTimeout(ctx, e.cfg.Timeout)
-	defer cancel()
 	p := &publishing{ctx: ctx, queue: q, message: message}
 	for {
 		if e.closing.Err() != nil {
@@ -179,6 +178,9 @@ func (s *session) serve(requests <-chan *publishing, closing context.Context) {
 			}
 			if p.missing || !s.declared[p.queue.name] {
 				if err := declare(s.link.Connection, p.queue); err != nil {
+					if s.link.IsClosed() {
+						err = errUnsent
+					}
 					p.done <- err
 					continue
 				}
@@ -237,6 +239,7 @@ func (s *session) newLane() (*lane, error) {
 		if e := <-closes; e != nil {
 			err = e
 		}
+		l.end(err)
 		s.once.Do(func() {
 			s.err = err
 			close(s.lost)
@@ -263,7 +266,7 @@ func (l *lane) publish(p *publishing) {
 	}
 }
 
-// settleAll tells who waits, until the channel has ended.
+// settleAll tells who waits what the broker says, until the channel has ended.
 func (l *lane) settleAll(returns <-chan amqp.Return, confirms <-chan amqp.Confirmation) {
 	for open := true; open; {
 		select {
@@ -284,12 +287,16 @@ func (l *lane) settleAll(returns <-chan amqp.Return, confirms <-chan amqp.Confir
 			}
 		}
 	}
+}
+
+// end tells who still waits why nothing will be confirmed any more.
+func (l *lane) end(why error) {
 	l.mu.Lock()
 	pending := l.pending
 	l.pending = nil
 	l.mu.Unlock()
 	for _, p := range pending {
-		p.done <- errUnsure
+		p.done <- fmt.Errorf("%w: %w", errUnsure, why)
 	}
 }
 

@@ -11,6 +11,8 @@
 //   - maxmemory-policy noeviction. With one of allkeys-* Redis drops jobs without a word
 //     when its memory is full: Open fails where maxmemory is set, and warns where it is not
 //     set yet. The policies volatile-* do no harm: jobs never expire.
+//     When the memory is full no job begins, nor can be enqueued, until there is room. Those
+//     that run can end, within the 30 seconds of their lease, which cannot be renewed then.
 //   - appendonly yes; else a restart of Redis takes back what it had confirmed since its
 //     last snapshot: Open warns. With appendfsync everysec, the default, a loss of power can
 //     lose the jobs that Enqueue has confirmed in the last second, or two when the disk is

@@ -2,11 +2,14 @@ package redis
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"log/slog"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	goredis "github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/assert"
 )
 
@@ -51,5 +54,25 @@ func TestAsynqSaysTheSameOnceAMinute(t *testing.T) {
 		}
 		assert.Equal(t, 3+10*logKept, lines())
 		assert.LessOrEqual(t, len(l.last), logKept)
+	})
+}
+
+type reply string
+
+func (r reply) Error() string { return string(r) }
+func (reply) RedisError()     {}
+
+// asynq asks for a job again at once, however often it is refused.
+func TestWhatRedisRefusesIsNotAskedAgainAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for answer, pause := range map[error]time.Duration{
+			nil: 0, goredis.Nil: 0, reply("NOSCRIPT No matching script"): 0, errors.New("connection refused"): 0, // go-redis waits itself
+			reply("OOM command not allowed"): persistAgain, reply("MISCONF Redis is configured to save"): persistAgain, reply("NOPERM"): persistAgain,
+		} {
+			began := time.Now()
+			err := persist{}.ProcessHook(func(context.Context, goredis.Cmder) error { return answer })(context.Background(), nil)
+			assert.Equal(t, answer, err)
+			assert.Equal(t, pause, time.Since(began), "%v", answer)
+		}
 	})
 }

@@ -14,6 +14,9 @@ import (
 // store what came of a job. What it does itself when these fail is in vain in v0.26.0: its
 // syncer repeats them with a context that was cancelled when the first try ended, so that
 // each job that ends while Redis restarts would run again, minutes later.
+//
+// It also takes its time when Redis refuses another command, since its memory or its disk
+// is full, say: asynq asks for the next job again at once, some ten thousand times a second.
 type persist struct{}
 
 const persistAgain = 100 * time.Millisecond
@@ -30,6 +33,12 @@ func (persist) ProcessHook(next goredis.ProcessHook) goredis.ProcessHook {
 	return func(ctx context.Context, cmd goredis.Cmder) error {
 		err := next(ctx, cmd)
 		if _, ok := ctx.Deadline(); !ok {
+			if isRefused(err) {
+				select {
+				case <-ctx.Done():
+				case <-time.After(persistAgain):
+				}
+			}
 			return err
 		}
 		for isAway(err) {
@@ -51,4 +60,10 @@ func isAway(err error) bool {
 	}
 	var reply goredis.Error
 	return !errors.As(err, &reply) || strings.HasPrefix(err.Error(), "LOADING ")
+}
+
+// isRefused tells whether Redis has answered that it does not do it.
+func isRefused(err error) bool {
+	var reply goredis.Error
+	return errors.As(err, &reply) && !errors.Is(err, goredis.Nil) && !strings.HasPrefix(err.Error(), "NOSCRIPT ")
 }
