@@ -21,7 +21,7 @@ var goClauses = []clause{
 
 // workshop is a registry with a small pool, as a server has one.
 func (l *lab) workshop(workers, queue int) (*tether.Registry, *tether.Pool) {
-	reg := tether.New(tether.Config{Logger: l.log})
+	reg := tether.New(tether.Config{Logger: l.log, Grace: 10 * time.Second})
 	l.Cleanup(func() { assert.NoError(l, reg.Shutdown(l.context())) })
 	return reg, reg.NewPool("few", tether.PoolConfig{Workers: workers, Queue: queue, Overflow: tether.Reject})
 }
@@ -89,7 +89,7 @@ func testGoDrained(l *lab) {
 		queued = append(queued, l.give(pool, here, work{}))
 		ids[queued[len(queued)-1].ID] = true
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 6*time.Second) // the drain cancels after 3 s
+	ctx, cancel := context.WithTimeout(context.Background(), 13*time.Second) // the drain cancels after 3 s
 	defer cancel()
 	err := reg.Shutdown(ctx)
 	var left *tether.DrainError

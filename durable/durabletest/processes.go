@@ -11,6 +11,10 @@ import (
 	"github.com/seed-2e639f12/tether/durable"
 )
 
+// A drain that cancels does so after the first of these, and has the other for what is left:
+// a guard, for slow machines.
+const untilCancel, inHaste = 5 * time.Second, 30 * time.Second
+
 var crashClauses = []clause{
 	{"jobs of a killed process run again in one that goes on", testCrashBeside},
 	{"jobs of a killed process run again", testCrash},
@@ -140,7 +144,7 @@ func testTerminate(l *lab) {
 			w.Kind = "parked"
 		}
 	})
-	first := l.spawn(role{Play: "worker", Timeout: time.Minute, Concurrency: 10, Takes: 5 * time.Millisecond, Trap: true, Budget: 10 * time.Second, Grace: 5 * time.Second})
+	first := l.spawn(role{Play: "worker", Timeout: time.Minute, Concurrency: 10, Takes: 5 * time.Millisecond, Trap: true, Budget: untilCancel + inHaste, Grace: inHaste})
 	l.await("the worker to be midway", func(lines []line) bool { return len(doneTimes(lines)) >= jobs/6 })
 	began := time.Now()
 	require.Zero(l, first.terminate(), "exit status")
@@ -230,7 +234,7 @@ func testTwoProcesses(l *lab) {
 // it has accepted.
 func testProducer(l *lab) {
 	l.patience += l.fixture.Rescue
-	producer := l.spawn(role{Play: "producer", Timeout: time.Minute, Concurrency: 4, Takes: 2 * time.Millisecond, Trap: true, Budget: 10 * time.Second, Grace: 5 * time.Second})
+	producer := l.spawn(role{Play: "producer", Timeout: time.Minute, Concurrency: 4, Takes: 2 * time.Millisecond, Trap: true, Budget: untilCancel + inHaste, Grace: inHaste})
 	l.await("400 jobs to be accepted", func(lines []line) bool {
 		n := 0
 		for _, x := range lines {
