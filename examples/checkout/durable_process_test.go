@@ -137,12 +137,21 @@ func livePage(t *testing.T, p *process) []byte {
 	return compact.Bytes()
 }
 
+// takesLong is for tests of whole processes: with the race detector SQLite, which is Go
+// here, takes ten times as long in each of them.
+func takesLong(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes long")
+	}
+}
+
 func TestDurableWebKilled(t *testing.T) {
 	t.Parallel()
 	testWebKilled(t, onSQLite(t))
 }
 
 func TestDurableWorkerKilled(t *testing.T) {
+	takesLong(t)
 	t.Parallel()
 	testWorkerKilled(t, onSQLite(t))
 }
@@ -150,6 +159,7 @@ func TestDurableWorkerKilled(t *testing.T) {
 // The servers are started once for all tests: each engine has its one queue there, but for
 // the databases of Redis.
 func TestDurableOnServers(t *testing.T) {
+	takesLong(t)
 	t.Parallel()
 	t.Run("redis", func(t *testing.T) {
 		t.Parallel()
@@ -170,6 +180,7 @@ func TestDurableOnServers(t *testing.T) {
 
 // The web and the worker in one, under load: killed, or with no time to drain.
 func TestDurableCutShort(t *testing.T) {
+	takesLong(t)
 	t.Parallel()
 	for name, end := range map[string]func(*os.Process) error{
 		"no time to drain": func(p *os.Process) error { return p.Signal(syscall.SIGTERM) },
@@ -199,6 +210,7 @@ func TestDurableCutShort(t *testing.T) {
 
 // SIGTERM under load, with a backlog: what runs is finished, what waits is the next one's.
 func TestDurableTerminated(t *testing.T) {
+	takesLong(t)
 	t.Parallel()
 	d := onSQLite(t)
 	web := d.start(t, "web")
@@ -221,6 +233,7 @@ func TestDurableTerminated(t *testing.T) {
 }
 
 func TestDurableDemo(t *testing.T) {
+	takesLong(t)
 	t.Parallel()
 	p := start(t, "-demo", "-durable", filepath.Join(t.TempDir(), "jobs.db"))
 	require.NoError(t, p.wait(), p.said())
