@@ -14,7 +14,8 @@
 // to move on, which it needs to run as well, and it starts by the clock of the worker,
 // never early, and late by at most 2 % of its wait and a second, beside what the broker and
 // the jobs ahead of it take. Between queues nothing is lost: who moves a job puts its copy
-// there first, confirmed, and only then takes it away. A crash in between leaves two of it.
+// there first, confirmed, and only then takes it away. A crash in between leaves two of it. If somebody has deleted the queue of jobs when a span ends, the
+// broker keeps the job and tries again minutes later.
 //
 // A dead letter has the job as it was enqueued, and headers that say why (tether-error),
 // when (tether-died, RFC 3339) and in which attempt (tether-attempt). It stays until
