@@ -69,22 +69,29 @@ func (c Config) open(path string) (_ *Engine, err error) {
 		return nil, err
 	}
 	e := &Engine{}
+	defer func() {
+		for _, db := range []*sql.DB{e.users, e.own} {
+			if err != nil && db != nil {
+				err = errors.Join(err, db.Close())
+			}
+		}
+	}()
 	if e.own, err = sql.Open("sqlite", dsn(path)); err != nil {
 		return nil, err
 	}
 	e.own.SetMaxOpenConns(1)
 	if e.users, err = sql.Open("sqlite", dsn(path)); err != nil {
-		return nil, errors.Join(err, e.own.Close())
+		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), openTime)
 	defer cancel()
 	if err := migrate(ctx, e.own); err != nil {
-		return nil, errors.Join(unusable(path, err), e.users.Close(), e.own.Close())
+		return nil, unusable(path, err)
 	}
 	// Whatever name a process has for the file, the lock is beside the file itself, as SQLite's
 	// own files are.
 	if path, err = filepath.EvalSymlinks(path); err != nil {
-		return nil, errors.Join(err, e.users.Close(), e.own.Close())
+		return nil, err
 	}
 	e.core, err = river.New(river.Config[*sql.Tx]{
 		Driver: riversqlite.New(e.own),
@@ -97,7 +104,7 @@ func (c Config) open(path string) (_ *Engine, err error) {
 		Hold: func(ctx context.Context) (func(), error) { return hold(ctx, path+".lock", e.own) },
 	})
 	if err != nil {
-		return nil, errors.Join(err, e.users.Close(), e.own.Close())
+		return nil, err
 	}
 	return e, nil
 }
