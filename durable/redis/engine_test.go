@@ -448,7 +448,9 @@ func TestOutcomesAreStoredWhenRedisIsBack(t *testing.T) {
 	}
 	server.Stop(t)
 	close(away)
-	time.Sleep(2 * time.Second) // longer than go-redis tries by itself
+	for range 3 { // longer than go-redis tries by itself
+		require.Error(t, b.redis.Ping(b.ctx).Err())
+	}
 	server.Start(t)
 	b.state(ids["dead"], asynq.TaskStateArchived)
 	assert.Greater(t, time.Until(b.state(ids["retry"], asynq.TaskStateRetry).NextProcessAt), time.Minute)

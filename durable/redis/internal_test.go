@@ -76,3 +76,37 @@ func TestWhatRedisRefusesIsNotAskedAgainAtOnce(t *testing.T) {
 		}
 	})
 }
+
+// Only outcomes have a deadline, that of the job's lease.
+func TestOutcomesAreRepeatedWhileRedisIsAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		try := func(answer error, back time.Duration) (took time.Duration, err error) {
+			began := time.Now()
+			ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+			defer cancel()
+			err = persist{}.ProcessHook(func(context.Context, goredis.Cmder) error {
+				if time.Since(began) < back {
+					return answer
+				}
+				return nil
+			})(ctx, nil)
+			return time.Since(began), err
+		}
+		for _, answer := range []error{
+			errors.New("connection refused"), reply("LOADING Redis is loading"), reply("READONLY You can't write against a read only replica."),
+			reply("MASTERDOWN Link with MASTER is down"), reply("CLUSTERDOWN The cluster is down"),
+		} {
+			took, err := try(answer, 10*time.Second)
+			assert.NoError(t, err, "%v", answer)
+			assert.Equal(t, 10*time.Second, took)
+			took, err = try(answer, time.Hour)
+			assert.Equal(t, answer, err)
+			assert.Equal(t, 30*time.Second, took, "the lease is over: somebody else may have the job")
+		}
+		for _, answer := range []error{goredis.ErrClosed, reply("OOM command not allowed"), reply("NOT FOUND")} {
+			took, err := try(answer, time.Hour)
+			assert.Equal(t, answer, err)
+			assert.Zero(t, took)
+		}
+	})
+}

@@ -3,6 +3,7 @@ package redis
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"time"
 
@@ -53,13 +54,16 @@ func (persist) ProcessHook(next goredis.ProcessHook) goredis.ProcessHook {
 	}
 }
 
-// isAway tells whether Redis has not answered, or not with more than that it starts.
+// away begins the replies of a Redis that starts, or in which another one takes over.
+var away = []string{"LOADING ", "READONLY ", "MASTERDOWN ", "CLUSTERDOWN ", "TRYAGAIN "}
+
+// isAway tells whether Redis has not answered, or only that it cannot yet.
 func isAway(err error) bool {
 	if err == nil || errors.Is(err, goredis.ErrClosed) {
 		return false
 	}
 	var reply goredis.Error
-	return !errors.As(err, &reply) || strings.HasPrefix(err.Error(), "LOADING ")
+	return !errors.As(err, &reply) || slices.ContainsFunc(away, func(a string) bool { return strings.HasPrefix(err.Error(), a) })
 }
 
 // isRefused tells whether Redis has answered that it does not do it.
