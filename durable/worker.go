@@ -298,10 +298,10 @@ func (w *Worker) handle(ctx context.Context, m Message, attempt int) Outcome {
 	opts := job.Options()
 	last := attempt > opts.MaxAttempts-m.Used // not the sum, which whoever made the message could have overflow
 	attempt += m.Used
-	log := w.cfg.Logger.With("job", m.Name, "id", m.ID, "attempt", attempt)
+	log := func() *slog.Logger { return w.cfg.Logger.With("job", m.Name, "id", m.ID, "attempt", attempt) }
 	if last {
 		err := fmt.Errorf("durable: job %q was interrupted in its last attempt (MaxAttempts %d)", m.Name, opts.MaxAttempts)
-		log.Error("durable: job failed for good", "error", err)
+		log().Error("durable: job failed for good", "error", err)
 		return Outcome{Dead, 0, err}
 	}
 	ctx = context.WithValue(ctx, metaKey{}, Meta{ID: m.ID, Attempt: attempt, MaxAttempts: opts.MaxAttempts})
@@ -321,7 +321,7 @@ func (w *Worker) handle(ctx context.Context, m Message, attempt int) Outcome {
 	case errors.Is(err, tether.ErrClosed), err != nil && entry.Err() != nil:
 		return Outcome{Return, 0, err}
 	case err != nil: // the registry's Limit, say
-		log.Warn("durable: job put back", "after", limitAfter, "error", err)
+		log().Warn("durable: job put back", "after", limitAfter, "error", err)
 		return Outcome{Return, limitAfter, err}
 	}
 	w.mu.Lock()
@@ -347,15 +347,15 @@ func (w *Worker) handle(ctx context.Context, m Message, attempt int) Outcome {
 	}
 	out, trouble := judge(task, failure, cause, opts, attempt)
 	if trouble != nil {
-		log.Error("durable: Backoff", "error", trouble)
+		log().Error("durable: Backoff", "error", trouble)
 	}
 	switch out.Verdict {
 	case Retry:
-		log.Warn("durable: attempt failed", "after", out.After, "error", out.Err)
+		log().Warn("durable: attempt failed", "after", out.After, "error", out.Err)
 	case Return:
-		log.Info("durable: job put back", "after", out.After, "error", out.Err)
+		log().Info("durable: job put back", "after", out.After, "error", out.Err)
 	case Dead:
-		log.Error("durable: job failed for good", "error", out.Err)
+		log().Error("durable: job failed for good", "error", out.Err)
 	}
 	return out
 }
