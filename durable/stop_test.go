@@ -2,7 +2,6 @@ package durable_test
 
 import (
 	"context"
-	"log/slog"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -463,14 +462,11 @@ func (g gate) TaskSubmitted(context.Context, *tether.Task) { <-g.goOn }
 func TestStopCancelsWhatIsOnItsWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		goOn := make(chan struct{})
-		e, r := newMemory(), newRegistry(t, tether.Config{Observer: gate{goOn: goOn}})
-		w, err := durable.NewWorker(e, durable.WorkerConfig{Registry: r, Logger: slog.New(slog.DiscardHandler)}, durable.Define("invoice", untilCanceled, options))
-		require.NoError(t, err)
-		require.NoError(t, w.Start(background))
-		out := e.consumer().deliver(invoice, 1)
+		p := startPlant(t, untilCanceled, options, tether.Config{Observer: gate{goOn: goOn}})
+		out := p.engine.consumer().deliver(invoice, 1)
 		synctest.Wait()
 		stopped := make(chan error, 1)
-		go func() { stopped <- w.Stop(ended()) }()
+		go func() { stopped <- p.worker.Stop(ended()) }()
 		time.Sleep(time.Second)
 		close(goOn)
 		assert.NoError(t, <-stopped)
@@ -490,14 +486,11 @@ func (g endGate) TaskEnded(context.Context, *tether.Task) { <-g.goOn }
 func TestStopKeepsWhatIsDone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		goOn := make(chan struct{})
-		e, r := newMemory(), newRegistry(t, tether.Config{Observer: endGate{goOn: goOn}})
-		w, err := durable.NewWorker(e, durable.WorkerConfig{Registry: r, Logger: slog.New(slog.DiscardHandler)}, durable.Define("invoice", succeed, options))
-		require.NoError(t, err)
-		require.NoError(t, w.Start(background))
-		out := e.consumer().deliver(invoice, 1)
+		p := startPlant(t, succeed, options, tether.Config{Observer: endGate{goOn: goOn}})
+		out := p.engine.consumer().deliver(invoice, 1)
 		synctest.Wait()
 		stopped := make(chan error, 1)
-		go func() { stopped <- w.Stop(ended()) }()
+		go func() { stopped <- p.worker.Stop(ended()) }()
 		time.Sleep(3 * time.Second)
 		pending(t, out)
 		close(goOn)

@@ -30,14 +30,10 @@ type plant struct {
 
 // newPlant makes a worker of four and does not start it. At the end of the test it must
 // stop within a minute.
-func newPlant(t *testing.T, h handler, opts durable.Options, limit ...int) *plant {
+func newPlant(t *testing.T, h handler, opts durable.Options, cfg ...tether.Config) *plant {
 	t.Helper()
 	log, book := newLogger()
-	cfg := tether.Config{}
-	if len(limit) > 0 {
-		cfg.Limit = limit[0]
-	}
-	p := &plant{engine: newMemory(), reg: newRegistry(t, cfg), log: book}
+	p := &plant{engine: newMemory(), reg: newRegistry(t, append(cfg, tether.Config{})[0]), log: book}
 	var err error
 	p.worker, err = durable.NewWorker(p.engine, durable.WorkerConfig{Registry: p.reg, Concurrency: 4, Logger: log},
 		durable.Define("invoice", h, opts))
@@ -51,9 +47,9 @@ func newPlant(t *testing.T, h handler, opts durable.Options, limit ...int) *plan
 }
 
 // startPlant makes a worker and starts it.
-func startPlant(t *testing.T, h handler, opts durable.Options, limit ...int) *plant {
+func startPlant(t *testing.T, h handler, opts durable.Options, cfg ...tether.Config) *plant {
 	t.Helper()
-	p := newPlant(t, h, opts, limit...)
+	p := newPlant(t, h, opts, cfg...)
 	require.NoError(t, p.worker.Start(context.Background()))
 	return p
 }
@@ -408,7 +404,7 @@ func TestAJobOfAnEndedContextIsPutBack(t *testing.T) {
 
 func TestTheLimitPutsJobsBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := startPlant(t, untilCanceled, options, 1)
+		p := startPlant(t, untilCanceled, options, tether.Config{Limit: 1})
 		first := p.deliver(1)
 		p.task(t)
 		o := <-p.deliver(1)

@@ -313,10 +313,8 @@ func (p *process) ready() {
 				return true
 			}
 		}
-		select {
-		case <-p.ended:
+		if closed(p.ended) {
 			require.FailNow(p.lab, "a child process has ended", "%v\n%s", p.cmd.ProcessState, p.stderr)
-		default:
 		}
 		return false
 	})
@@ -325,10 +323,8 @@ func (p *process) ready() {
 // kill ends the process as a crash would. Afterwards the journal has all it said.
 func (p *process) kill() {
 	p.lab.Helper()
-	select {
-	case <-p.ended:
+	if closed(p.ended) {
 		require.FailNow(p.lab, "the process was gone before it was killed", "%v\n%s", p.cmd.ProcessState, p.stderr)
-	default:
 	}
 	require.NoError(p.lab, p.cmd.Process.Kill())
 	<-p.ended

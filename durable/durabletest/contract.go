@@ -110,6 +110,16 @@ func (l *lab) context() context.Context {
 	return ctx
 }
 
+// closed tells whether a channel is.
+func closed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
 // ended returns a context that has ended.
 func ended() context.Context {
 	ctx, cancel := context.WithCancel(context.Background())
@@ -224,11 +234,7 @@ func (l *lab) interrupt(c *crew) {
 func (l *lab) dismiss(c *crew) {
 	l.Helper()
 	require.NoError(l, c.Stop(l.context()))
-	select {
-	case <-c.Done():
-	default:
-		assert.Fail(l, "Done is not closed after Stop")
-	}
+	assert.True(l, closed(c.Done()), "Done is closed after Stop")
 	assert.NoError(l, c.Err())
 }
 

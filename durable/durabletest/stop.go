@@ -50,14 +50,7 @@ func (l *lab) testCancels(stop func(*crew)) {
 	first := l.hire(places, heeds)
 	l.awaitBegun("heeds", places)
 	stop(first)
-	l.until("Done", func() bool {
-		select {
-		case <-first.Done():
-			return true
-		default:
-			return false
-		}
-	})
+	l.until("Done", func() bool { return closed(first.Done()) })
 	assert.NoError(l, first.Err())
 	before := l.journal.all()
 	ran := make(map[string]bool)
