@@ -91,5 +91,5 @@ func attempt(ctx context.Context) int {
 	if !ok {
 		return 1
 	}
-	return t.Info().Attempt
+	return t.Attempt()
 }
