@@ -38,8 +38,8 @@
 //
 //   - sqlite: at once if no other worker is at work on the file when the next one starts;
 //     else as on postgres;
-//   - postgres: 10 to 60 seconds after the longest Timeout of the worker's jobs, counted from
-//     the start of the attempt. So a Timeout is better not an hour where a minute will do;
+//   - postgres: after half a minute, if another worker is at work; else half a minute after
+//     the next one has started. Workers say every five seconds that their jobs are alive;
 //   - redis: after one to two minutes;
 //   - rabbitmq: at once, or within half a minute if its host has vanished.
 //
@@ -57,8 +57,9 @@
 // cancels it each make it run again; a crash uses up an attempt.
 //
 // Not promised by any engine: exactly once, any order, when precisely a delayed job runs
-// (never before its time), that a job runs in one process only at any instant (one whose
-// handler ignores its context for longer than its Timeout may be given to another worker).
+// (never before its time), that a job runs in one process only at any instant: a worker that
+// cannot reach its engine, or stands still, for longer than that is taken for killed. A
+// handler that ignores its Timeout is not, but by rabbitmq, after half an hour.
 //
 // # Handlers must be idempotent
 //

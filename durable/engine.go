@@ -38,8 +38,6 @@ type Engine interface {
 type Consumption struct {
 	// Concurrency is the most calls of Handle at once.
 	Concurrency int
-	// Timeout is the longest that an attempt should take, of all jobs that the worker knows.
-	Timeout time.Duration
 	// Handle runs one attempt, 1 for the first delivery, and says what is to become of the
 	// job. Attempts count those that were never answered, since the process crashed. It
 	// does not panic. When ctx ends, the attempt is cancelled.
@@ -112,8 +110,7 @@ type Message struct {
 	Unique string          `json:"unique,omitempty"` // among those of the same Name; "": none
 	Used   int             `json:"used,omitempty"`   // attempts that were made before the engine had it
 
-	RunAt   time.Time     `json:"-"` // zero: now
-	Timeout time.Duration `json:"-"` // of one attempt, as the process has it that enqueues
+	RunAt time.Time `json:"-"` // zero: now
 }
 
 // Decode reads a Message. What it refuses is no job, and no worker could run it: the error

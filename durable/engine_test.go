@@ -17,7 +17,7 @@ import (
 func TestMessage(t *testing.T) {
 	t.Run("what is stored is what a foreign program would write", func(t *testing.T) {
 		encoded, err := json.Marshal(durable.Message{
-			ID: "a", Name: "invoice", Args: json.RawMessage(`{"order":5}`), RunAt: time.Now(), Timeout: time.Minute,
+			ID: "a", Name: "invoice", Args: json.RawMessage(`{"order":5}`), RunAt: time.Now(),
 		})
 		require.NoError(t, err)
 		assert.Equal(t, `{"id":"a","name":"invoice","args":{"order":5}}`, string(encoded))

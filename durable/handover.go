@@ -65,7 +65,7 @@ func (j *Job[A]) Go(ctx context.Context, r tether.Runner, e Enqueuer, args A) (R
 	case !errors.Is(err, tether.ErrFull) && !errors.Is(err, tether.ErrClosed):
 		return Receipt{}, err
 	}
-	receipt, failed := enqueue(ctx, e, m)
+	receipt, failed := enqueue(ctx, e, m, j.opts.Timeout)
 	if failed != nil {
 		return Receipt{}, fmt.Errorf("durable: job %q: not here (%w) and not on the engine: %w", j.name, err, failed)
 	}
@@ -159,6 +159,6 @@ func (a *attempt) enqueue(ctx context.Context, m Message) error {
 	ctx, cancel := context.WithTimeout(ctx, handOverTime)
 	defer cancel()
 	var failed error
-	err := apart("the engine", func() { _, failed = enqueue(ctx, a.engine, m) })
+	err := apart("the engine", func() { _, failed = enqueue(ctx, a.engine, m, a.job.Options().Timeout) })
 	return cmp.Or(err, failed)
 }

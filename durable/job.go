@@ -16,8 +16,8 @@ import (
 // Options say how a job is run, wherever that is.
 type Options struct {
 	// Timeout bounds one attempt: then the handler's context is cancelled with
-	// [tether.ErrTimeout]. It is required, since some engines tell a job that was lost in a
-	// crash from one that still runs by its age alone.
+	// [tether.ErrTimeout]. It is required, since a job that hangs has nobody who waits for it
+	// and would notice. See [Support] for the longest.
 	Timeout time.Duration
 	// MaxAttempts is the most there are, the first included, and those that ended in a
 	// crash: with 1 a job that has failed is not run again, and a crash loses it. An attempt
@@ -147,7 +147,7 @@ func (j *Job[A]) Enqueue(ctx context.Context, e Enqueuer, args A, opts ...Option
 			m.Unique = o.unique
 		}
 	}
-	return enqueue(ctx, e, m)
+	return enqueue(ctx, e, m, j.opts.Timeout)
 }
 
 // message encodes a job that has not been tried yet.
@@ -156,16 +156,16 @@ func (j *Job[A]) message(args A) (Message, error) {
 	if err != nil {
 		return Message{}, &ArgsError{Job: j.name, Err: err}
 	}
-	return Message{ID: rand.Text(), Name: j.name, Args: encoded, Timeout: j.opts.Timeout}, nil
+	return Message{ID: rand.Text(), Name: j.name, Args: encoded}, nil
 }
 
 // enqueue asks the engine for nothing that it cannot do.
-func enqueue(ctx context.Context, e Enqueuer, m Message) (Receipt, error) {
+func enqueue(ctx context.Context, e Enqueuer, m Message, timeout time.Duration) (Receipt, error) {
 	if ctx == nil || e == nil {
 		return Receipt{}, fmt.Errorf("%w: job %q: nil context or engine", ErrInvalid, m.Name)
 	}
 	s := e.Support()
-	if err := s.allows(m.Name, m.Timeout); err != nil {
+	if err := s.allows(m.Name, timeout); err != nil {
 		return Receipt{}, err
 	}
 	switch {

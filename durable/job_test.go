@@ -67,7 +67,7 @@ func TestEnqueue(t *testing.T) {
 		assert.NotEmpty(t, m.ID)
 		assert.JSONEq(t, `{"order":5}`, string(m.Args))
 		assert.Equal(t, durable.Message{
-			ID: m.ID, Name: "invoice", Args: m.Args, Unique: "order-5", RunAt: at, Timeout: time.Minute,
+			ID: m.ID, Name: "invoice", Args: m.Args, Unique: "order-5", RunAt: at,
 		}, m)
 	})
 	t.Run("gives each its own ID", func(t *testing.T) {

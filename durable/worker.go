@@ -136,13 +136,7 @@ func (w *Worker) Start(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(w.stopAsked, func() { cancel(ErrClosed) })()
-	var longest time.Duration
-	for _, j := range w.jobs {
-		longest = max(longest, j.Options().Timeout)
-	}
-	consumer, err := w.engine.Consume(ctx, Consumption{
-		Concurrency: w.cfg.Concurrency, Timeout: longest, Handle: w.handle, Logger: w.cfg.Logger,
-	})
+	consumer, err := w.engine.Consume(ctx, Consumption{Concurrency: w.cfg.Concurrency, Handle: w.handle, Logger: w.cfg.Logger})
 	if err != nil {
 		w.mu.Lock()
 		defer w.mu.Unlock()

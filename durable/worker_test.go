@@ -113,19 +113,16 @@ func TestWorkerAsksTheEngine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRegistry(t, tether.Config{})
 		e := newMemory()
-		long := options
-		long.Timeout = time.Hour
 		log, _ := newLogger()
 		before := slog.Default()
 		defer slog.SetDefault(before)
 		slog.SetDefault(log)
 		w, err := durable.NewWorker(e, durable.WorkerConfig{Registry: r},
-			durable.Define("invoice", succeed, options), durable.Define("report", succeed, long), durable.Define("mail", succeed, options))
+			durable.Define("invoice", succeed, options), durable.Define("report", succeed, options), durable.Define("mail", succeed, options))
 		require.NoError(t, err)
 		require.NoError(t, w.Start(context.Background()))
 		asked := e.consumer().asked
 		assert.Equal(t, runtime.GOMAXPROCS(0), asked.Concurrency)
-		assert.Equal(t, time.Hour, asked.Timeout)
 		assert.Same(t, log, asked.Logger)
 		pools := slices.Collect(r.Pools())
 		require.Len(t, pools, 1)

@@ -30,7 +30,6 @@ type role struct {
 	Process        int    // its number in the journal
 	Address, Queue string
 	Concurrency    int
-	Timeout        time.Duration // of the jobs; 0: handlerTimeout
 	Takes          time.Duration // an ordinary job
 	Trap           bool          // jobs of the kinds "parked" and "stubborn" do not end by themselves
 	Budget, Grace  time.Duration // of the drain
@@ -57,8 +56,8 @@ type work struct {
 	Pad  string `json:",omitempty"`
 }
 
-// handlerTimeout is that of jobs that an engine has to rescue, which it may do by it.
-const handlerTimeout = 10 * time.Second
+// handlerTimeout is that of jobs that an engine has to rescue: no test waits for it.
+const handlerTimeout = 20 * time.Minute
 
 func always(d time.Duration) func(int) time.Duration {
 	return func(int) time.Duration { return d }
@@ -66,12 +65,9 @@ func always(d time.Duration) func(int) time.Duration {
 
 // childJobs are the jobs of the child processes: "plain", and "once", which has one attempt.
 func childJobs(r role, say func(line)) (plain, once *durable.Job[work]) {
-	if r.Timeout == 0 {
-		r.Timeout = handlerTimeout
-	}
 	handler := childHandler(r)
-	plain = durable.Define("plain", noting("plain", say, handler), durable.Options{Timeout: r.Timeout, Backoff: always(10 * time.Millisecond)})
-	once = durable.Define("once", noting("once", say, handler), durable.Options{Timeout: r.Timeout, MaxAttempts: 1})
+	plain = durable.Define("plain", noting("plain", say, handler), durable.Options{Timeout: handlerTimeout, Backoff: always(10 * time.Millisecond)})
+	once = durable.Define("once", noting("once", say, handler), durable.Options{Timeout: handlerTimeout, MaxAttempts: 1})
 	return plain, once
 }
 

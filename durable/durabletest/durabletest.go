@@ -48,7 +48,7 @@ type Fixture struct {
 	// and begins with a letter.
 	Open func(address, queue string) (durable.Engine, error)
 	// Rescue bounds how long after a kill -9 of the only worker its jobs start again, once
-	// there is another; their Timeout is 10 s.
+	// there is another. Their Timeout is longer.
 	Rescue time.Duration
 }
 

@@ -29,7 +29,7 @@ var engineClauses = []clause{
 // consume has the engine deliver to handle.
 func (l *lab) consume(concurrency int, handle func(context.Context, durable.Message, int) durable.Outcome) durable.Consumer {
 	l.Helper()
-	consumer, err := l.engine.Consume(l.context(), durable.Consumption{Concurrency: concurrency, Timeout: time.Minute, Handle: handle, Logger: l.log})
+	consumer, err := l.engine.Consume(l.context(), durable.Consumption{Concurrency: concurrency, Handle: handle, Logger: l.log})
 	require.NoError(l, err)
 	l.Cleanup(func() { assert.NoError(l, consumer.Stop(l.context()), "Stop at the end of the test") })
 	return consumer
@@ -38,7 +38,6 @@ func (l *lab) consume(concurrency int, handle func(context.Context, durable.Mess
 // put has the message be on the engine.
 func (l *lab) put(m durable.Message) {
 	l.Helper()
-	m.Timeout = time.Minute
 	receipt, err := l.engine.Enqueue(l.context(), m)
 	require.NoError(l, err)
 	require.Equal(l, durable.Receipt{ID: m.ID}, receipt)
@@ -235,7 +234,7 @@ func testClosed(l *lab) {
 		assert.ErrorIs(l, err, durable.ErrClosed, "Enqueue")
 	}
 	_, err = l.engine.Consume(l.context(), durable.Consumption{
-		Concurrency: 1, Timeout: time.Minute, Logger: l.log,
+		Concurrency: 1, Logger: l.log,
 		Handle: func(context.Context, durable.Message, int) durable.Outcome { return durable.Outcome{} },
 	})
 	assert.ErrorIs(l, err, durable.ErrClosed, "Consume")
@@ -266,7 +265,7 @@ func testEndedContext(l *lab) {
 		assert.Zero(l, receipt)
 	}
 	_, err := l.engine.Consume(ended(), durable.Consumption{
-		Concurrency: 1, Timeout: time.Minute, Logger: l.log,
+		Concurrency: 1, Logger: l.log,
 		Handle: func(context.Context, durable.Message, int) durable.Outcome { return durable.Outcome{} },
 	})
 	assert.Error(l, err, "Consume")

@@ -1,6 +1,7 @@
 package durabletest
 
 import (
+	"context"
 	"testing"
 	"time"
 
@@ -51,9 +52,7 @@ func testCrash(l *lab) {
 	first.kill()
 	before := l.journal.all()
 	open := inFlight(before, first.number)
-	if !open[final] {
-		l.Log("the engine is so slow that the job of one attempt had timed out before the kill")
-	}
+	require.True(l, open[final], "the job of one attempt is in flight at the kill")
 	delete(open, final)
 	require.NotEmpty(l, open, "jobs in flight at the kill")
 	require.Less(l, len(doneTimes(before)), jobs, "jobs done before the kill")
@@ -97,14 +96,22 @@ func testCrash(l *lab) {
 		len(open), again[0].Round(time.Millisecond), again[len(again)-1].Round(time.Millisecond), l.fixture.Rescue, l.support.Rescue, twice, jobs, len(after))
 }
 
-// testCrashBeside kills one of two workers: the other is not in the way of the rescue, and
-// what it runs itself is not taken for lost.
+// testCrashBeside kills one of several workers: the others are not in the way of the rescue,
+// and what they run themselves for as long as that takes is not taken for lost.
 func testCrashBeside(l *lab) {
 	if testing.Short() {
 		l.Skip("takes as long as the engine's rescue")
 	}
 	const jobs = 30
-	l.patience += l.fixture.Rescue + handlerTimeout
+	l.patience += l.fixture.Rescue
+	free := make(chan struct{})
+	long := l.define("long", durable.Options{Timeout: handlerTimeout}, func(context.Context, work) error {
+		<-free
+		return nil
+	})
+	l.enqueue(long, work{})
+	witness := l.hire(1, long)
+	l.awaitBegun("long", 1)
 	plain, _ := childJobs(role{}, nil)
 	ids := l.enqueueAll(plain, 4, func(w *work) { w.Kind = "parked" })
 	first := l.spawn(role{Play: "worker", Concurrency: 4, Trap: true})
@@ -120,6 +127,8 @@ func testCrashBeside(l *lab) {
 	require.NotEmpty(l, open, "jobs in flight at the kill")
 	l.awaitDone(ids)
 	require.Zero(l, second.terminate(), "exit status")
+	close(free)
+	l.dismiss(witness)
 	var latest time.Duration
 	for _, x := range l.journal.all()[len(before):] {
 		if x.What == "began" {
@@ -138,13 +147,13 @@ func testCrashBeside(l *lab) {
 // ended is not done again.
 func testTerminate(l *lab) {
 	const jobs = 300
-	plain, _ := childJobs(role{Timeout: time.Minute}, nil)
+	plain, _ := childJobs(role{}, nil)
 	ids := l.enqueueAll(plain, jobs, func(w *work) {
 		if w.N%60 == 30 {
 			w.Kind = "parked"
 		}
 	})
-	first := l.spawn(role{Play: "worker", Timeout: time.Minute, Concurrency: 10, Takes: 5 * time.Millisecond, Trap: true, Budget: untilCancel + inHaste, Grace: inHaste})
+	first := l.spawn(role{Play: "worker", Concurrency: 10, Takes: 5 * time.Millisecond, Trap: true, Budget: untilCancel + inHaste, Grace: inHaste})
 	l.await("the worker to be midway", func(lines []line) bool { return len(doneTimes(lines)) >= jobs/6 })
 	began := time.Now()
 	require.Zero(l, first.terminate(), "exit status")
@@ -160,7 +169,7 @@ func testTerminate(l *lab) {
 	}
 	assert.NotZero(l, interrupted, "handlers that were cancelled")
 
-	second := l.spawn(role{Play: "worker", Timeout: time.Minute, Concurrency: 10})
+	second := l.spawn(role{Play: "worker", Concurrency: 10})
 	l.awaitDone(ids)
 	require.Zero(l, second.terminate(), "exit status")
 	used := 0
@@ -179,19 +188,19 @@ func testTerminate(l *lab) {
 // testTerminateStubborn ends a worker of which some handlers ignore that.
 func testTerminateStubborn(l *lab) {
 	l.patience += l.fixture.Rescue
-	plain, _ := childJobs(role{Timeout: time.Minute}, nil)
+	plain, _ := childJobs(role{}, nil)
 	ids := l.enqueueAll(plain, 20, func(w *work) {
 		if w.N%7 == 0 {
 			w.Kind = "stubborn"
 		}
 	})
-	first := l.spawn(role{Play: "worker", Timeout: time.Minute, Concurrency: 4, Trap: true, Budget: 2 * time.Second, Grace: time.Second})
+	first := l.spawn(role{Play: "worker", Concurrency: 4, Trap: true, Budget: 2 * time.Second, Grace: time.Second})
 	l.await("the worker to hang", func(lines []line) bool { return len(inFlight(lines, 1)) == 2 && len(doneTimes(lines)) == 18 })
 	assert.Equal(l, 1, first.terminate(), "exit status")
 	for id := range inFlight(l.journal.all(), 1) {
 		assert.Contains(l, first.stderr.String(), id, "the job that ignores its cancellation")
 	}
-	second := l.spawn(role{Play: "worker", Timeout: time.Minute, Concurrency: 4})
+	second := l.spawn(role{Play: "worker", Concurrency: 4})
 	lines := l.awaitDone(ids)
 	for id := range inFlight(lines, 1) {
 		x := of(lines, "ended", id)[0]
@@ -204,13 +213,13 @@ func testTerminateStubborn(l *lab) {
 func testTwoProcesses(l *lab) {
 	const jobs = 400
 	workers := []*process{
-		l.spawn(role{Play: "worker", Timeout: time.Minute, Concurrency: 4, Takes: 5 * time.Millisecond}),
-		l.spawn(role{Play: "worker", Timeout: time.Minute, Concurrency: 4, Takes: 5 * time.Millisecond}),
+		l.spawn(role{Play: "worker", Concurrency: 4, Takes: 5 * time.Millisecond}),
+		l.spawn(role{Play: "worker", Concurrency: 4, Takes: 5 * time.Millisecond}),
 	}
 	for _, w := range workers {
 		w.ready()
 	}
-	plain, _ := childJobs(role{Timeout: time.Minute}, nil)
+	plain, _ := childJobs(role{}, nil)
 	ids := l.enqueueAll(plain, jobs, nil)
 	l.awaitDone(ids)
 	for _, w := range workers {
@@ -234,7 +243,7 @@ func testTwoProcesses(l *lab) {
 // it has accepted.
 func testProducer(l *lab) {
 	l.patience += l.fixture.Rescue
-	producer := l.spawn(role{Play: "producer", Timeout: time.Minute, Concurrency: 4, Takes: 2 * time.Millisecond, Trap: true, Budget: untilCancel + inHaste, Grace: inHaste})
+	producer := l.spawn(role{Play: "producer", Concurrency: 4, Takes: 2 * time.Millisecond, Trap: true, Budget: untilCancel + inHaste, Grace: inHaste})
 	l.await("400 jobs to be accepted", func(lines []line) bool {
 		n := 0
 		for _, x := range lines {
@@ -260,7 +269,7 @@ func testProducer(l *lab) {
 	here := len(doneTimes(l.journal.all()))
 	require.Less(l, here, len(accepted), "jobs done by the producer")
 
-	worker := l.spawn(role{Play: "worker", Timeout: time.Minute, Concurrency: 8})
+	worker := l.spawn(role{Play: "worker", Concurrency: 8})
 	l.awaitDone(accepted)
 	require.Zero(l, worker.terminate(), "exit status")
 	done := doneTimes(l.journal.all())

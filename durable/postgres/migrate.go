@@ -26,11 +26,8 @@ func migrate(pool *pgxpool.Pool, schema string) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), migrateTime)
 	defer cancel()
-	// One connection holds the lock while another migrates: the caller's pool may have no
-	// two to spare.
-	cfg := pool.Config()
-	cfg.MinConns, cfg.MinIdleConns, cfg.MaxConns = 0, 0, 2
-	own, err := pgxpool.NewWithConfig(ctx, cfg)
+	// One connection holds the lock while another migrates.
+	own, err := beside(ctx, pool, 2)
 	if err != nil {
 		return err
 	}
@@ -55,6 +52,13 @@ func migrate(pool *pgxpool.Pool, schema string) error {
 		_, err = m.Migrate(ctx, rivermigrate.DirectionUp, nil)
 		return err
 	})
+}
+
+// beside makes a pool like the caller's, which may have no connections to spare.
+func beside(ctx context.Context, pool *pgxpool.Pool, conns int32) (*pgxpool.Pool, error) {
+	cfg := pool.Config()
+	cfg.MinConns, cfg.MinIdleConns, cfg.MaxConns = 0, 0, conns
+	return pgxpool.NewWithConfig(ctx, cfg)
 }
 
 // migrated tells whether there is nothing to do, which is so at nearly every start.

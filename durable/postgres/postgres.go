@@ -73,9 +73,10 @@ func (c Config) Open(pool *pgxpool.Pool) (*Engine, error) {
 		Driver: riverpgxv5.New(pool),
 		Support: durable.Support{
 			Engine: "postgres", Unique: true, RunAt: true, Transactions: true, Resolution: time.Millisecond,
-			Rescue: "10 to 60 s after the longest Timeout of the worker's jobs, counted from the start of the attempt",
+			Rescue: "after half a minute, if another is at work or as soon as one has been for as long",
 		},
 		Queue: c.Queue, Schema: c.Schema, Logger: c.Logger, Ping: pool.Ping,
+		Enter: func(ctx context.Context) (river.Presence, error) { return enter(ctx, pool, c.Schema) },
 	})
 	if err != nil {
 		return nil, err

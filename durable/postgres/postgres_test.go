@@ -1,6 +1,7 @@
 package postgres_test
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -326,4 +327,87 @@ func TestOpen(t *testing.T) {
 		require.Error(t, err)
 		assert.False(t, errors.Is(err, durable.ErrInvalid))
 	})
+}
+
+// Handlers that keep the whole pool busy are not taken for dead.
+func TestAliveWithABusyPool(t *testing.T) {
+	t.Parallel()
+	pool := newPool(t, func(c *pgxpool.Config) { c.MaxConns = 2 })
+	looker := newPool(t) // of the server
+	e := newEngine(t, postgres.Config{}, pool)
+	busy, free := make(chan struct{}), make(chan struct{})
+	job := durable.Define("busy", func(ctx context.Context, _ string) error {
+		for range 2 {
+			conn, err := pool.Acquire(ctx)
+			if err != nil {
+				return err
+			}
+			defer conn.Release()
+		}
+		close(busy)
+		<-free
+		return nil
+	}, durable.Options{Timeout: time.Minute, MaxAttempts: 1})
+	_, err := job.Enqueue(t.Context(), e, "")
+	require.NoError(t, err)
+	cfg := looker.Config().ConnConfig.Copy()
+	cfg.Database = pool.Config().ConnConfig.Database
+	conn, err := pgx.ConnectConfig(t.Context(), cfg)
+	require.NoError(t, err)
+	defer conn.Close(context.Background())
+	said := func() (at time.Time) {
+		assert.NoError(t, conn.QueryRow(t.Context(), `SELECT attempted_at FROM river_job`).Scan(&at))
+		return at
+	}
+
+	work(t, e, job)
+	defer close(free)
+	<-busy
+	began := said()
+	assert.Eventually(t, func() bool { return said().After(began) }, time.Minute, 50*time.Millisecond)
+}
+
+func TestPresence(t *testing.T) {
+	t.Parallel()
+	for _, schema := range []string{"", "jobs"} {
+		pool := newPool(t)
+		newEngine(t, postgres.Config{Schema: schema}, pool)
+		table := pgx.Identifier{cmp.Or(schema, "public"), "river_job"}.Sanitize()
+		_, err := pool.Exec(t.Context(), `
+			INSERT INTO `+table+` (args, attempt, attempted_at, kind, max_attempts, queue, state)
+			SELECT jsonb_build_object('id', n), 1, now() - make_interval(mins => n), CASE n WHEN 4 THEN 'foreign' ELSE 'tether' END, 9, 'tether',
+				(CASE n WHEN 5 THEN 'available' ELSE 'running' END)::`+pgx.Identifier{cmp.Or(schema, "public"), "river_job_state"}.Sanitize()+`
+			FROM generate_series(1, 6) n ORDER BY n`)
+		require.NoError(t, err)
+		available := func() (ids []int64) {
+			rows, err := pool.Query(t.Context(), `SELECT id FROM `+table+` WHERE state = 'available' ORDER BY id`)
+			require.NoError(t, err)
+			ids, err = pgx.CollectRows(rows, pgx.RowTo[int64])
+			require.NoError(t, err)
+			return ids
+		}
+		p, err := postgres.Enter(t.Context(), pool, schema)
+		require.NoError(t, err)
+		defer p.End()
+
+		require.NoError(t, p.Alive(t.Context(), nil))
+		require.NoError(t, p.Alive(t.Context(), []int64{2, 5, 99}))
+		tx, err := pool.Begin(t.Context())
+		require.NoError(t, err)
+		_, err = tx.Exec(t.Context(), `SELECT FROM `+table+` WHERE id = 3 FOR UPDATE`)
+		require.NoError(t, err)
+		require.NoError(t, p.Alive(t.Context(), []int64{3}), "a row that somebody else has locked")
+		n, err := p.Rescue(t.Context(), 90*time.Second)
+		require.NoError(t, err)
+		assert.EqualValues(t, 1, n, "but for that which is young, alive, locked, foreign, or does not run")
+		assert.Equal(t, []int64{5, 6}, available())
+		require.NoError(t, tx.Rollback(t.Context()))
+		n, err = p.Rescue(t.Context(), 90*time.Second)
+		require.NoError(t, err)
+		assert.EqualValues(t, 1, n)
+		assert.Equal(t, []int64{3, 5, 6}, available())
+		var reason string
+		require.NoError(t, pool.QueryRow(t.Context(), `SELECT errors[1]->>'error' FROM `+table+` WHERE id = 6`).Scan(&reason))
+		assert.Equal(t, "the worker has crashed", reason)
+	}
 }

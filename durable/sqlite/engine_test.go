@@ -45,7 +45,7 @@ func open(t testing.TB, path string) *sqlite.Engine {
 func file(t testing.TB) string { return filepath.Join(t.TempDir(), "jobs.db") }
 
 func message(id string) durable.Message {
-	return durable.Message{ID: id, Name: "job", Args: json.RawMessage("null"), Timeout: time.Hour}
+	return durable.Message{ID: id, Name: "job", Args: json.RawMessage("null")}
 }
 
 func put(t testing.TB, e *sqlite.Engine, m durable.Message) {
@@ -56,9 +56,8 @@ func put(t testing.TB, e *sqlite.Engine, m durable.Message) {
 
 type handle = func(ctx context.Context, m durable.Message, attempt int) durable.Outcome
 
-// consume has a Timeout of an hour: nothing is rescued by its age in a test.
 func consume(t testing.TB, e *sqlite.Engine, h handle) durable.Consumer {
-	c, err := e.Consume(bounded(t), durable.Consumption{Concurrency: 4, Timeout: time.Hour, Handle: h, Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	c, err := e.Consume(bounded(t), durable.Consumption{Concurrency: 4, Handle: h, Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, c.Stop(bounded(t))) })
 	return c
@@ -170,7 +169,7 @@ func play(role, path string) error {
 		return err
 	}
 	consume := func(h handle) (durable.Consumer, error) { // one: another's job is not to be taken
-		return e.Consume(ctx, durable.Consumption{Concurrency: 1, Timeout: time.Hour, Handle: h})
+		return e.Consume(ctx, durable.Consumption{Concurrency: 1, Handle: h})
 	}
 	switch role {
 	case "enqueue":
@@ -251,7 +250,6 @@ func TestAfterACrash(t *testing.T) {
 		assert.Empty(t, said)
 	})
 	t.Run("it runs at once when nobody is at work, as the next attempt", func(t *testing.T) {
-		// Its Timeout is an hour: River by itself would not rescue it before.
 		_, err := e.DB().Exec(`INSERT OR REPLACE INTO river_leader (elected_at, expires_at, leader_id, name) VALUES (datetime('now'), datetime('now', '+1 hour'), 'tether-crashed', 'default')`)
 		require.NoError(t, err)
 		h, said, release := parked(t)

@@ -97,11 +97,11 @@ func (c Config) open(path string) (_ *Engine, err error) {
 		Driver: riversqlite.New(e.own),
 		Support: durable.Support{
 			Engine: "sqlite", Unique: true, RunAt: true, Transactions: true, Resolution: time.Millisecond,
-			Rescue: "at once when a worker starts and no other is at work on the file; else by age: 10 s to 60 s after the longest Timeout of the worker's jobs, counted from the start of the attempt",
+			Rescue: "at once when a worker starts and no other is at work on the file; else after half a minute",
 		},
 		Queue: c.Queue, Logger: c.Logger, Poll: 100 * time.Millisecond,
-		Ping: e.own.PingContext,
-		Hold: func(ctx context.Context) (func(), error) { return hold(ctx, path+".lock", e.own) },
+		Ping:  e.own.PingContext,
+		Enter: func(ctx context.Context) (river.Presence, error) { return enter(ctx, path+".lock", e.own) },
 	})
 	if err != nil {
 		return nil, err

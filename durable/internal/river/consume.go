@@ -2,7 +2,6 @@ package river
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -16,15 +15,11 @@ import (
 	"github.com/seed-2e639f12/tether/durable"
 )
 
-// River has no heartbeat: a job that runs for longer than it may is taken for one whose
-// worker has crashed, and started again. Its context ends a little before that.
-const (
-	cancelMargin = 5 * time.Second  // after the Timeout of durable, which should have come first
-	RescueMargin = 10 * time.Second // after the Timeout
-)
-
 // fetchCooldown bounds throughput: River fetches no sooner again.
 const fetchCooldown = 5 * time.Millisecond
+
+// never is when River may take a job for one whose worker is gone: see pulse.
+const never = 100 * 365 * 24 * time.Hour
 
 // What is finished is kept for as long.
 const (
@@ -39,8 +34,8 @@ func (e *Engine[TTx]) Consume(ctx context.Context, c durable.Consumption) (durab
 		return nil, err
 	}
 	defer end()
-	if c.Handle == nil || c.Concurrency < 1 || c.Timeout <= 0 {
-		return nil, fmt.Errorf("%w: a consumption needs a Handle, a Concurrency and a Timeout", durable.ErrInvalid)
+	if c.Handle == nil || c.Concurrency < 1 {
+		return nil, fmt.Errorf("%w: a consumption needs a Handle and a Concurrency", durable.ErrInvalid)
 	}
 	if c.Logger == nil {
 		c.Logger = e.cfg.Logger
@@ -48,14 +43,14 @@ func (e *Engine[TTx]) Consume(ctx context.Context, c durable.Consumption) (durab
 	if err := e.cfg.Ping(ctx); err != nil {
 		return nil, err
 	}
-	con := &consumer[TTx]{engine: e, Consumption: c, release: func() {}, done: make(chan struct{})}
-	if e.cfg.Hold != nil {
-		if con.release, err = e.cfg.Hold(ctx); err != nil {
-			return nil, err
-		}
+	presence, err := e.cfg.Enter(ctx)
+	if err != nil {
+		return nil, err
 	}
+	con := &consumer[TTx]{engine: e, Consumption: c, pulse: newPulse(presence, c.Logger), done: make(chan struct{})}
+	con.beat()
 	if err := con.start(ctx); err != nil {
-		con.release()
+		con.silent()
 		return nil, err
 	}
 	if err := e.started(con); err != nil {
@@ -69,9 +64,10 @@ func (e *Engine[TTx]) Consume(ctx context.Context, c durable.Consumption) (durab
 type consumer[TTx any] struct {
 	durable.Consumption
 
-	engine  *Engine[TTx]
-	client  *river.Client[TTx]
-	release func()
+	engine *Engine[TTx]
+	client *river.Client[TTx]
+	pulse  *pulse
+	silent func()
 
 	once     sync.Once
 	stopping atomic.Bool
@@ -85,18 +81,18 @@ func (c *consumer[TTx]) start(ctx context.Context) error {
 	cfg.Workers = river.NewWorkers()
 	cfg.FetchCooldown = fetchCooldown
 	cfg.FetchPollInterval = c.engine.cfg.Poll
-	cfg.JobTimeout = c.Timeout + cancelMargin
-	cfg.RescueStuckJobsAfter = c.Timeout + RescueMargin
+	cfg.JobTimeout = -1 // the worker of durable has one
+	cfg.RescueStuckJobsAfter = never
 	cfg.CancelledJobRetentionPeriod = keepDead
 	cfg.CompletedJobRetentionPeriod = keepDone
 	cfg.DiscardedJobRetentionPeriod = keepDead
 	if err := river.AddWorkerSafely(cfg.Workers, river.Worker[envelope](&worker{
-		handle: c.Handle, stopping: &c.stopping, timeout: c.Timeout,
+		handle: c.Handle, stopping: &c.stopping, pulse: c.pulse,
 	})); err != nil {
 		return err
 	}
 	var err error
-	driver := &keeping[TTx]{c.engine.cfg.Driver, c.engine.life, c.Logger}
+	driver := &keeping[TTx]{c.engine.cfg.Driver, c.engine.life, c.pulse}
 	if c.client, err = river.NewClient[TTx](driver, cfg); err != nil {
 		return err
 	}
@@ -115,6 +111,21 @@ func (c *consumer[TTx]) start(ctx context.Context) error {
 	return nil
 }
 
+// beat begins to say that the consumer's jobs are alive, until silent is called.
+func (c *consumer[TTx]) beat() {
+	ctx, cancel := context.WithCancel(c.engine.life)
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		c.pulse.run(ctx)
+	}()
+	c.silent = func() {
+		cancel()
+		<-over
+		c.pulse.End()
+	}
+}
+
 // begin stops the client. err is why, nil for Stop.
 func (c *consumer[TTx]) begin(err error) {
 	c.once.Do(func() {
@@ -123,8 +134,8 @@ func (c *consumer[TTx]) begin(err error) {
 		go func() {
 			// It waits for those that run, and stores what has become of them.
 			_ = c.client.Stop(context.Background())
+			c.silent()
 			c.engine.ended(c)
-			c.release()
 			close(c.done)
 		}()
 	})
@@ -162,23 +173,10 @@ type worker struct {
 
 	handle   func(context.Context, durable.Message, int) durable.Outcome
 	stopping *atomic.Bool
-	timeout  time.Duration
+	pulse    *pulse
 }
 
-// Timeout is asked by the executor, and by the rescue: of any job of the database, when
-// this client is the leader. So it is at least what the job came with.
-func (w *worker) Timeout(job *river.Job[envelope]) time.Duration {
-	return max(w.timeout, timeoutOf(job)) + cancelMargin
-}
-
-func timeoutOf(job *river.Job[envelope]) time.Duration {
-	var about metadata
-	_ = json.Unmarshal(job.Metadata, &about) // what somebody else has inserted may have none
-	d, _ := time.ParseDuration(about.Timeout)
-	return d
-}
-
-// NextRetry is asked after Work has failed, and by the rescue: then it is now.
+// NextRetry is asked after Work has failed.
 func (w *worker) NextRetry(job *river.Job[envelope]) time.Time {
 	return roundUp(later(time.Now(), job.Args.again))
 }
@@ -201,7 +199,7 @@ func (w *worker) Work(ctx context.Context, job *river.Job[envelope]) error {
 	if w.stopping.Load() {
 		return river.JobSnooze(0) // fetched when Stop was called: not begun, and not an attempt
 	}
-	m.Timeout = timeoutOf(job)
+	defer w.pulse.begin(job.ID)()
 	switch out := w.handle(ctx, m, job.Attempt); out.Verdict {
 	case durable.Done:
 		return nil

@@ -31,9 +31,8 @@ type Config[TTx any] struct {
 	Poll time.Duration
 	// Ping fails if the database cannot be reached.
 	Ping func(ctx context.Context) error
-	// Hold is called before a consumer takes its first job; what it returns is called when
-	// the consumer's last job has ended. nil: nothing is to be held.
-	Hold func(ctx context.Context) (release func(), err error)
+	// Enter is called before a consumer takes its first job.
+	Enter func(ctx context.Context) (Presence, error)
 }
 
 // Engine is the part of an engine that needs River alone. It does not migrate, and does

@@ -35,10 +35,9 @@ func (envelope) Kind() string                    { return Kind }
 func (e envelope) MarshalJSON() ([]byte, error)  { return e.encoded, nil }
 func (e *envelope) UnmarshalJSON(b []byte) error { return nil } // JobRow has them
 
-// metadata is for people who look at the table, and for the rescue.
+// metadata is for people who look at the table.
 type metadata struct {
-	Job     string `json:"job"`
-	Timeout string `json:"timeout,omitempty"` // as time.Duration prints it
+	Job string `json:"job"`
 }
 
 // unfinished are the states in which a job keeps its unique key.
@@ -78,11 +77,7 @@ func (e *Engine[TTx]) insertion(ctx context.Context, m durable.Message) (*insert
 	if err != nil {
 		return nil, fmt.Errorf("%w: message: %w", durable.ErrInvalid, err)
 	}
-	about := metadata{Job: m.Name}
-	if m.Timeout > 0 {
-		about.Timeout = m.Timeout.String()
-	}
-	meta, err := json.Marshal(about)
+	meta, err := json.Marshal(metadata{m.Name})
 	if err != nil {
 		return nil, err
 	}

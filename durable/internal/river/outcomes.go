@@ -3,7 +3,6 @@ package river
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"time"
 
 	"github.com/riverqueue/river/riverdriver"
@@ -11,9 +10,8 @@ import (
 )
 
 // River tries three times within seven seconds to store what has become of jobs, and then
-// forgets it: when the database is back, jobs that were done are taken for interrupted, once
-// their Timeout is over. A database that fails over takes longer. So each of River's
-// attempts is many here.
+// forgets it: jobs that were done would be taken for interrupted. A database that fails over
+// takes longer. So each of River's attempts is many here.
 const (
 	storeTime  = time.Minute      // for each of River's three
 	storeEach  = 10 * time.Second // for each of ours, as River has it
@@ -23,18 +21,18 @@ const (
 // keeping is a driver whose outcomes are tried for longer, until life ends.
 type keeping[TTx any] struct {
 	riverdriver.Driver[TTx]
-	life context.Context
-	log  *slog.Logger
+	life  context.Context
+	pulse *pulse
 }
 
 func (d *keeping[TTx]) GetExecutor() riverdriver.Executor {
-	return &keeper{d.Driver.GetExecutor(), d.life, d.log}
+	return &keeper{d.Driver.GetExecutor(), d.life, d.pulse}
 }
 
 type keeper struct {
 	riverdriver.Executor
-	life context.Context
-	log  *slog.Logger
+	life  context.Context
+	pulse *pulse
 }
 
 func (k *keeper) JobSetStateIfRunningMany(ctx context.Context, p *riverdriver.JobSetStateIfRunningManyParams) ([]*rivertype.JobRow, error) {
@@ -42,11 +40,14 @@ func (k *keeper) JobSetStateIfRunningMany(ctx context.Context, p *riverdriver.Jo
 	until := time.Now().Add(storeTime)
 	for first := true; ; first = false {
 		rows, err := k.try(ctx, p)
+		if err == nil {
+			k.pulse.stored(p.ID)
+		}
 		if err == nil || errors.Is(err, riverdriver.ErrClosedPool) {
 			return rows, err
 		}
 		if first {
-			k.log.Warn("durable: what has become of jobs is not stored yet", "jobs", len(p.ID), "error", err)
+			k.pulse.log.Warn("durable: what has become of jobs is not stored yet", "jobs", len(p.ID), "error", err)
 		}
 		if !time.Now().Before(until) {
 			return nil, err

@@ -36,11 +36,11 @@ func job(t *testing.T, m durable.Message) *river.Job[envelope] {
 	}}
 }
 
-var plain = durable.Message{ID: "id", Name: "name", Args: json.RawMessage(`{"a":1}`), Unique: "key", Used: 2, Timeout: time.Hour}
+var plain = durable.Message{ID: "id", Name: "name", Args: json.RawMessage(`{"a":1}`), Unique: "key", Used: 2}
 
 func TestWork(t *testing.T) {
 	var out durable.Outcome
-	w := &worker{stopping: new(atomic.Bool), timeout: time.Second, handle: func(_ context.Context, m durable.Message, attempt int) durable.Outcome {
+	w := &worker{stopping: new(atomic.Bool), pulse: newPulse(nil, nil), handle: func(_ context.Context, m durable.Message, attempt int) durable.Outcome {
 		assert.Equal(t, plain, m)
 		assert.Equal(t, 3, attempt)
 		return out
@@ -84,22 +84,11 @@ func TestWork(t *testing.T) {
 	assert.Equal(t, j.Attempt, j.MaxAttempts, "what is no job of ours")
 }
 
-// The leader's worker is asked about all jobs, also those of longer ones than it knows.
-func TestTimeoutIsTheLonger(t *testing.T) {
-	j := job(t, plain)
-	assert.Equal(t, time.Hour+cancelMargin, (&worker{timeout: time.Second}).Timeout(j))
-	assert.Equal(t, 2*time.Hour+cancelMargin, (&worker{timeout: 2 * time.Hour}).Timeout(j))
-	j.Metadata = []byte(`{}`)
-	assert.Equal(t, time.Second+cancelMargin, (&worker{timeout: time.Second}).Timeout(j))
-	assert.WithinDuration(t, time.Now(), (&worker{}).NextRetry(j), time.Minute, "of a rescue")
-}
-
 func TestEncode(t *testing.T) {
 	for _, m := range []durable.Message{plain, {ID: "id", Name: "name", Args: json.RawMessage(`"\u0000"`), Unique: "a\x00b"}} {
 		encoded, err := encode(m)
 		require.NoError(t, err)
 		assert.NotContains(t, string(encoded), `\u0000`)
-		m.Timeout = 0
 		decoded, err := decode(encoded)
 		require.NoError(t, err)
 		assert.Equal(t, m, decoded)
@@ -191,8 +180,12 @@ func TestOutcomesWaitForTheDatabase(t *testing.T) {
 	store := func(ctx, life context.Context, back time.Duration) ([]*rivertype.JobRow, error) {
 		ctx, cancel := context.WithTimeout(ctx, 10*time.Second) // as River does
 		defer cancel()
-		k := &keeper{away{until: time.Now().Add(back)}, life, slog.New(slog.DiscardHandler)}
-		return k.JobSetStateIfRunningMany(ctx, &riverdriver.JobSetStateIfRunningManyParams{ID: []int64{1}})
+		p := newPulse(nil, slog.New(slog.DiscardHandler))
+		p.begin(1)()
+		k := &keeper{away{until: time.Now().Add(back)}, life, p}
+		rows, err := k.JobSetStateIfRunningMany(ctx, &riverdriver.JobSetStateIfRunningManyParams{ID: []int64{1}})
+		assert.Equal(t, err != nil, p.jobs[1] != nil, "said to be alive until its outcome is stored")
+		return rows, err
 	}
 	synctest.Test(t, func(t *testing.T) {
 		rows, err := store(t.Context(), t.Context(), 45*time.Second)
