@@ -239,7 +239,8 @@ func ExampleHandOver() {
 
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
 	defer cancel()
-	err := reg.Shutdown(ctx)
+	reg.Shutdown(ctx)                         // hands it over, and may give up before that has ended
+	err := reg.Shutdown(context.Background()) // waits for it
 	fmt.Println(err, len(reg.Report().HandedOver))
 	// Output:
 	// stored: invoice of order 5
@@ -317,11 +318,13 @@ func ExampleRegistry_Stats() {
 func ExampleRegistry_Shutdown() {
 	reg := tether.New(tether.Config{})
 
-	network := make(chan struct{})
+	running, network := make(chan struct{}), make(chan struct{})
 	reg.Go(context.Background(), "upload", func(context.Context) error {
+		close(running)
 		<-network // ignores its context
 		return nil
 	})
+	<-running // else it would not be started any more
 
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
 	defer cancel()

@@ -354,7 +354,7 @@ func httpChild(r *tether.Registry) error {
 		fmt.Scanln() // until the parent lets it
 		io.WriteString(w, "accepted")
 		go func() {
-			<-tether.Stopping(drainOf(r))
+			<-r.Stopping()
 			fmt.Println("draining")
 			task.Release()
 		}()
@@ -369,17 +369,6 @@ func httpChild(r *tether.Registry) error {
 		Budget:  time.Hour,
 		Closers: []func(context.Context) error{telling("closer")},
 	})
-}
-
-// drainOf returns a context that tells when the drain begins.
-func drainOf(r *tether.Registry) context.Context {
-	contexts := make(chan context.Context)
-	r.Go(context.Background(), "listener", func(ctx context.Context) error {
-		contexts <- ctx
-		<-tether.Stopping(ctx)
-		return nil
-	})
-	return <-contexts
 }
 
 // The request that is being answered when the signal comes is answered, and what it

@@ -333,7 +333,7 @@ func TestGoAndTheDrainCancels(t *testing.T) {
 	}{
 		"one that heeds it":                   {untilCanceled, options, tether.Canceled},
 		"one that fails in other words":       {then(func() error { return errTest }), options, tether.Failed},
-		"one that fails for good":             {then(func() error { return durable.Permanent(errTest) }), options, tether.Failed},
+		"one that fails for good":             {then(func() error { time.Sleep(time.Second); return durable.Permanent(errTest) }), options, tether.Failed},
 		"one that ends well later":            {then(func() error { time.Sleep(time.Second); return nil }), options, tether.Succeeded},
 		"one that panics":                     {then(func() error { panic(errTest) }), options, tether.Panicked},
 		"one that ends its goroutine":         {then(func() error { runtime.Goexit(); return nil }), options, tether.Failed},

@@ -439,7 +439,7 @@ func TestHTTP1File(t *testing.T) {
 						assert.Equal(t, tetherhttp.Sent, tetherhttp.DeliveryOf(ctx))
 						select {
 						case <-complete:
-						case <-time.After(10 * time.Second): // a guard against hanging: the connection waits for us
+						case <-time.After(time.Minute): // a guard against hanging: the connection waits for us
 							early.Store(true)
 						}
 						return nil

@@ -21,7 +21,7 @@ import (
 )
 
 // patience is the guard against hanging, wherever something is waited for.
-const patience = 2 * time.Minute
+const patience = 5 * time.Minute
 
 // Contract tests that an engine keeps its promises. It needs [Main].
 func Contract(t *testing.T, f Fixture) {
