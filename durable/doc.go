@@ -39,7 +39,7 @@
 //   - sqlite: at once if no other worker is at work on the file when the next one starts;
 //     else as on postgres;
 //   - postgres: after half a minute, if another worker is at work; else half a minute after
-//     the next one has started. Workers say every five seconds that their jobs are alive;
+//     the next one has started. Workers say every five seconds that they are alive;
 //   - redis: after one to two minutes;
 //   - rabbitmq: at once, or within half a minute if its host has vanished.
 //

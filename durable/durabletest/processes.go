@@ -1,7 +1,6 @@
 package durabletest
 
 import (
-	"context"
 	"testing"
 	"time"
 
@@ -96,22 +95,14 @@ func testCrash(l *lab) {
 		len(open), again[0].Round(time.Millisecond), again[len(again)-1].Round(time.Millisecond), l.fixture.Rescue, l.support.Rescue, twice, jobs, len(after))
 }
 
-// testCrashBeside kills one of several workers: the others are not in the way of the rescue,
-// and what they run themselves for as long as that takes is not taken for lost.
+// testCrashBeside kills one of two workers: the other is not in the way of the rescue, and
+// what it has done itself is not done again.
 func testCrashBeside(l *lab) {
 	if testing.Short() {
 		l.Skip("takes as long as the engine's rescue")
 	}
 	const jobs = 30
 	l.patience += l.fixture.Rescue
-	free := make(chan struct{})
-	long := l.define("long", durable.Options{Timeout: handlerTimeout}, func(context.Context, work) error {
-		<-free
-		return nil
-	})
-	l.enqueue(long, work{})
-	witness := l.hire(1, long)
-	l.awaitBegun("long", 1)
 	plain, _ := childJobs(role{}, nil)
 	ids := l.enqueueAll(plain, 4, func(w *work) { w.Kind = "parked" })
 	first := l.spawn(role{Play: "worker", Concurrency: 4, Trap: true})
@@ -127,8 +118,6 @@ func testCrashBeside(l *lab) {
 	require.NotEmpty(l, open, "jobs in flight at the kill")
 	l.awaitDone(ids)
 	require.Zero(l, second.terminate(), "exit status")
-	close(free)
-	l.dismiss(witness)
 	var latest time.Duration
 	for _, x := range l.journal.all()[len(before):] {
 		if x.What == "began" {

@@ -27,7 +27,7 @@ func migrate(pool *pgxpool.Pool, schema string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), migrateTime)
 	defer cancel()
 	// One connection holds the lock while another migrates.
-	own, err := beside(ctx, pool, 2)
+	own, err := pgxpool.NewWithConfig(ctx, beside(pool, 2))
 	if err != nil {
 		return err
 	}
@@ -49,16 +49,19 @@ func migrate(pool *pgxpool.Pool, schema string) error {
 		if err != nil {
 			return err
 		}
-		_, err = m.Migrate(ctx, rivermigrate.DirectionUp, nil)
+		if _, err := m.Migrate(ctx, rivermigrate.DirectionUp, nil); err != nil {
+			return err
+		}
+		_, err = tx.Exec(ctx, `CREATE TABLE IF NOT EXISTS `+name(schema, "tether_worker")+` (id text PRIMARY KEY, since timestamptz NOT NULL, seen timestamptz NOT NULL)`)
 		return err
 	})
 }
 
-// beside makes a pool like the caller's, which may have no connections to spare.
-func beside(ctx context.Context, pool *pgxpool.Pool, conns int32) (*pgxpool.Pool, error) {
+// beside is for a pool like the caller's, which may have no connections to spare.
+func beside(pool *pgxpool.Pool, conns int32) *pgxpool.Config {
 	cfg := pool.Config()
 	cfg.MinConns, cfg.MinIdleConns, cfg.MaxConns = 0, 0, conns
-	return pgxpool.NewWithConfig(ctx, cfg)
+	return cfg
 }
 
 // migrated tells whether there is nothing to do, which is so at nearly every start.
@@ -70,6 +73,10 @@ func migrated(pool *pgxpool.Pool, schema string) (bool, error) {
 		return false, err
 	}
 	if err := pool.Ping(ctx); err != nil {
+		return false, err
+	}
+	var ours bool
+	if err := pool.QueryRow(ctx, `SELECT to_regclass($1) IS NOT NULL`, name(schema, "tether_worker")).Scan(&ours); err != nil || !ours {
 		return false, err
 	}
 	existing, err := m.ExistingVersions(ctx)

@@ -33,7 +33,9 @@ type Config struct {
 	// jobs, and River gives up those that it does not know.
 	Schema string
 	// NoMigrate leaves River's tables as they are, for a database user that may not change
-	// them: then "river migrate-up" does, or package rivermigrate.
+	// them: then "river migrate-up" does, or package rivermigrate; and beside them there must be
+	//
+	//	CREATE TABLE tether_worker (id text PRIMARY KEY, since timestamptz NOT NULL, seen timestamptz NOT NULL)
 	NoMigrate bool
 	// Logger is told of what happens outside of a worker. nil: slog.Default().
 	Logger *slog.Logger
@@ -61,7 +63,8 @@ var schemaName = regexp.MustCompile(`^([a-z_][a-z0-9_]*)?$`)
 //
 // The pool is the caller's: it must be open for as long as the engine is, and is closed
 // after it. While a worker runs it has one of the pool's connections for itself, to be told of
-// new jobs, and needs at least one more.
+// new jobs, and needs at least one more. By another one, beside the pool, it says that it is
+// alive: one whose handlers keep the whole pool busy is not taken for dead.
 func (c Config) Open(pool *pgxpool.Pool) (*Engine, error) {
 	if pool == nil {
 		return nil, fmt.Errorf("%w: nil pool", durable.ErrInvalid)
@@ -76,7 +79,7 @@ func (c Config) Open(pool *pgxpool.Pool) (*Engine, error) {
 			Rescue: "after half a minute, if another is at work or as soon as one has been for as long",
 		},
 		Queue: c.Queue, Schema: c.Schema, Logger: c.Logger, Ping: pool.Ping,
-		Enter: func(ctx context.Context) (river.Presence, error) { return enter(ctx, pool, c.Schema) },
+		Enter: func(ctx context.Context, id string) (river.Presence, error) { return enter(ctx, pool, c.Schema, id) },
 	})
 	if err != nil {
 		return nil, err

@@ -21,6 +21,7 @@ import (
 	"github.com/seed-2e639f12/tether"
 	"github.com/seed-2e639f12/tether/durable"
 	"github.com/seed-2e639f12/tether/durable/durabletest"
+	"github.com/seed-2e639f12/tether/durable/internal/river"
 	"github.com/seed-2e639f12/tether/durable/postgres"
 )
 
@@ -329,14 +330,14 @@ func TestOpen(t *testing.T) {
 	})
 }
 
-// Handlers that keep the whole pool busy are not taken for dead.
-func TestAliveWithABusyPool(t *testing.T) {
+// A worker whose handlers keep the whole pool busy is not taken for dead: its job goes on,
+// however old, though another worker looks for those of dead ones, and finds one.
+func TestABusyWorkerIsAlive(t *testing.T) {
 	t.Parallel()
 	pool := newPool(t, func(c *pgxpool.Config) { c.MaxConns = 2 })
-	looker := newPool(t) // of the server
 	e := newEngine(t, postgres.Config{}, pool)
 	busy, free := make(chan struct{}), make(chan struct{})
-	job := durable.Define("busy", func(ctx context.Context, _ string) error {
+	hog := durable.Define("busy", func(ctx context.Context, _ string) error {
 		for range 2 {
 			conn, err := pool.Acquire(ctx)
 			if err != nil {
@@ -344,27 +345,42 @@ func TestAliveWithABusyPool(t *testing.T) {
 			}
 			defer conn.Release()
 		}
-		close(busy)
+		close(busy) // which a second attempt could not
 		<-free
 		return nil
-	}, durable.Options{Timeout: time.Minute, MaxAttempts: 1})
-	_, err := job.Enqueue(t.Context(), e, "")
+	}, durable.Options{Timeout: time.Hour})
+	_, err := hog.Enqueue(t.Context(), e, "")
 	require.NoError(t, err)
-	cfg := looker.Config().ConnConfig.Copy()
-	cfg.Database = pool.Config().ConnConfig.Database
-	conn, err := pgx.ConnectConfig(t.Context(), cfg)
-	require.NoError(t, err)
-	defer conn.Close(context.Background())
-	said := func() (at time.Time) {
-		assert.NoError(t, conn.QueryRow(t.Context(), `SELECT attempted_at FROM river_job`).Scan(&at))
-		return at
-	}
-
-	work(t, e, job)
+	work(t, e, hog)
 	defer close(free)
 	<-busy
-	began := said()
-	assert.Eventually(t, func() bool { return said().After(began) }, time.Minute, 50*time.Millisecond)
+
+	cfg := pool.Config()
+	cfg.MaxConns = 4
+	others, err := pgxpool.NewWithConfig(t.Context(), cfg)
+	require.NoError(t, err)
+	t.Cleanup(others.Close)
+	other := newEngine(t, postgres.Config{}, others)
+	job, ran := define("job")
+	work(t, other, job)
+	exec := func(query string) {
+		_, err := others.Exec(t.Context(), query)
+		require.NoError(t, err)
+	}
+	exec(`UPDATE tether_worker SET seen = now() - interval '1 hour'`)
+	require.Eventually(t, func() (all bool) {
+		require.NoError(t, others.QueryRow(t.Context(), `SELECT bool_and(seen > now() - interval '1 minute') FROM tether_worker`).Scan(&all))
+		return all
+	}, time.Minute, 10*time.Millisecond, "both are seen again")
+	_, err = job.Enqueue(t.Context(), other, "of a dead one", durable.RunAt(time.Now().Add(time.Hour)))
+	require.NoError(t, err)
+	exec(`UPDATE river_job SET state = 'running', attempt = 1, attempted_by = '{dead}' WHERE state = 'scheduled'`)
+	exec(`UPDATE river_job SET attempted_at = now() - interval '1 hour', scheduled_at = now()`)
+	exec(`UPDATE tether_worker SET since = now() - interval '1 hour'`) // so that nobody has to wait
+	assert.Equal(t, "of a dead one", receive(t, ran))
+	var now string
+	require.NoError(t, others.QueryRow(t.Context(), `SELECT state || ' ' || attempt FROM river_job WHERE metadata ->> 'job' = 'busy'`).Scan(&now))
+	assert.Equal(t, "running 1", now)
 }
 
 func TestPresence(t *testing.T) {
@@ -372,42 +388,98 @@ func TestPresence(t *testing.T) {
 	for _, schema := range []string{"", "jobs"} {
 		pool := newPool(t)
 		newEngine(t, postgres.Config{Schema: schema}, pool)
-		table := pgx.Identifier{cmp.Or(schema, "public"), "river_job"}.Sanitize()
-		_, err := pool.Exec(t.Context(), `
-			INSERT INTO `+table+` (args, attempt, attempted_at, kind, max_attempts, queue, state)
-			SELECT jsonb_build_object('id', n), 1, now() - make_interval(mins => n), CASE n WHEN 4 THEN 'foreign' ELSE 'tether' END, 9, 'tether',
-				(CASE n WHEN 5 THEN 'available' ELSE 'running' END)::`+pgx.Identifier{cmp.Or(schema, "public"), "river_job_state"}.Sanitize()+`
-			FROM generate_series(1, 6) n ORDER BY n`)
-		require.NoError(t, err)
+		in := cmp.Or(schema, "public") + "."
+		exec := func(query string) {
+			_, err := pool.Exec(t.Context(), strings.ReplaceAll(query, "~", in))
+			require.NoError(t, err)
+		}
+		enter := func(id string) river.Presence {
+			p, err := postgres.Enter(t.Context(), pool, schema, id)
+			require.NoError(t, err)
+			require.NoError(t, p.Beat(t.Context()))
+			return p
+		}
 		available := func() (ids []int64) {
-			rows, err := pool.Query(t.Context(), `SELECT id FROM `+table+` WHERE state = 'available' ORDER BY id`)
+			rows, err := pool.Query(t.Context(), `SELECT id FROM `+in+`river_job WHERE state = 'available' ORDER BY id`)
 			require.NoError(t, err)
 			ids, err = pgx.CollectRows(rows, pgx.RowTo[int64])
 			require.NoError(t, err)
 			return ids
 		}
-		p, err := postgres.Enter(t.Context(), pool, schema)
-		require.NoError(t, err)
-		defer p.End()
+		rescued := func(p river.Presence, mine ...int64) int64 {
+			n, err := p.Rescue(t.Context(), mine)
+			require.NoError(t, err)
+			return n
+		}
+		seen := func() (at time.Time) {
+			require.NoError(t, pool.QueryRow(t.Context(), `SELECT seen FROM `+in+`tether_worker WHERE id = 'me'`).Scan(&at))
+			return at
+		}
+		exec(`INSERT INTO ~tether_worker VALUES ('forgotten', now(), now() - interval '2 days')`)
+		me, other, dead := enter("me"), enter("other"), enter("dead")
+		defer dead.End()
+		exec(`UPDATE ~tether_worker SET seen = now() - interval '31 s' WHERE id = 'dead'`)
+		for id, row := range []string{
+			1:  `'{me}', 'tether', now() - interval '1 hour', '{}'`,
+			2:  `'{me}', 'tether', now() - interval '1 hour', '{}'`, // of which it does not know
+			3:  `'{me}', 'tether', now(), '{}'`,
+			4:  `'{dead,other}', 'tether', now() - interval '1 hour', '{}'`,
+			5:  `'{other,dead}', 'tether', now() - interval '31 s', '{}'`,
+			6:  `'{dead}', 'tether', now(), '{}'`,
+			7:  `'{dead}', 'foreign', now() - interval '1 hour', '{}'`,
+			8:  `'{forgotten}', 'tether', now() - interval '1 hour', '{}'`,
+			9:  `NULL, 'tether', NULL, '{}'`,
+			10: `'{dead}', 'tether', now() - interval '1 hour', '{"cancel_attempted_at": "2026-01-01T00:00:00Z"}'`,
+		} {
+			if row != "" {
+				exec(fmt.Sprintf(`INSERT INTO ~river_job (id, args, attempt, created_at, max_attempts, state, attempted_by, kind, attempted_at, metadata)
+					VALUES (%d, '{}', 1, now() - interval '1 hour', 9, 'running', %s)`, id, row))
+			}
+		}
 
-		require.NoError(t, p.Alive(t.Context(), nil))
-		require.NoError(t, p.Alive(t.Context(), []int64{2, 5, 99}))
+		assert.Zero(t, rescued(me, 1), "it has only just come")
+		exec(`UPDATE ~tether_worker SET since = now() - interval '31 s', seen = now() - interval '16 s' WHERE id = 'me'`)
+		assert.Zero(t, rescued(me, 1), "it was not seen just now")
+		require.NoError(t, me.Beat(t.Context()))
+		assert.Zero(t, rescued(me, 1), "it has only just come back")
+		exec(`UPDATE ~tether_worker SET since = now() - interval '1 hour', seen = now() + interval '1 hour' WHERE id = 'me'`)
+		require.NoError(t, me.Beat(t.Context()))
+		assert.Zero(t, rescued(me, 1), "the clock was set back")
+		exec(`UPDATE ~tether_worker SET since = now() - interval '31 s', seen = now() - interval '10 s' WHERE id = 'me'`)
+		before := seen()
+		require.NoError(t, me.Beat(t.Context()))
+		require.True(t, seen().After(before))
+
 		tx, err := pool.Begin(t.Context())
 		require.NoError(t, err)
-		_, err = tx.Exec(t.Context(), `SELECT FROM `+table+` WHERE id = 3 FOR UPDATE`)
+		_, err = tx.Exec(t.Context(), `SELECT FROM `+in+`river_job WHERE id = 8 FOR UPDATE`)
 		require.NoError(t, err)
-		require.NoError(t, p.Alive(t.Context(), []int64{3}), "a row that somebody else has locked")
-		n, err := p.Rescue(t.Context(), 90*time.Second)
-		require.NoError(t, err)
-		assert.EqualValues(t, 1, n, "but for that which is young, alive, locked, foreign, or does not run")
-		assert.Equal(t, []int64{5, 6}, available())
+		assert.EqualValues(t, 4, rescued(me, 1))
+		assert.Equal(t, []int64{2, 5, 9}, available(), "those that it has lost, of who is dead, and of nobody")
 		require.NoError(t, tx.Rollback(t.Context()))
-		n, err = p.Rescue(t.Context(), 90*time.Second)
-		require.NoError(t, err)
-		assert.EqualValues(t, 1, n)
-		assert.Equal(t, []int64{3, 5, 6}, available())
-		var reason string
-		require.NoError(t, pool.QueryRow(t.Context(), `SELECT errors[1]->>'error' FROM `+table+` WHERE id = 6`).Scan(&reason))
+		assert.EqualValues(t, 1, rescued(me, 1))
+		assert.Equal(t, []int64{2, 5, 8, 9}, available(), "and, once nobody has locked it, of who is forgotten")
+		var reason, state string
+		require.NoError(t, pool.QueryRow(t.Context(), `SELECT errors[1]->>'error' FROM `+in+`river_job WHERE id = 5`).Scan(&reason))
 		assert.Equal(t, "the worker has crashed", reason)
+		require.NoError(t, pool.QueryRow(t.Context(), `SELECT state FROM `+in+`river_job WHERE id = 10 AND finalized_at IS NOT NULL`).Scan(&state))
+		assert.Equal(t, "cancelled", state, "as somebody has asked River")
+
+		other.End()
+		assert.EqualValues(t, 1, rescued(me, 1), "who has ended has no jobs")
+		me.End()
 	}
+}
+
+// A worker that cannot say that it is alive does not start.
+func TestNoWorkersTable(t *testing.T) {
+	t.Parallel()
+	pool := newPool(t)
+	e := newEngine(t, postgres.Config{}, pool)
+	_, err := pool.Exec(t.Context(), `DROP TABLE tether_worker`)
+	require.NoError(t, err)
+	job, _ := define("job")
+	w, err := durable.NewWorker(e, durable.WorkerConfig{Registry: tether.New(tether.Config{})}, job)
+	require.NoError(t, err)
+	assert.ErrorContains(t, w.Start(t.Context()), "tether_worker")
 }

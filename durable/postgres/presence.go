@@ -10,45 +10,86 @@ import (
 	"github.com/seed-2e639f12/tether/durable/internal/river"
 )
 
-// presence is a consumer, by a connection of its own.
+// presence is a consumer, by its row in tether_worker and a connection of its own, which no
+// handler can be in the way of.
 type presence struct {
-	own  *pgxpool.Pool
-	jobs string // the table
+	own           *pgxpool.Pool
+	id            string
+	jobs, workers string // the tables
+	state         string // the type of a job's state
 }
 
-func enter(ctx context.Context, pool *pgxpool.Pool, schema string) (river.Presence, error) {
-	own, err := beside(ctx, pool, 1)
+// connectTime bounds an attempt to connect: a network that swallows everything must not
+// make a worker silent for longer than it is away.
+const connectTime = 5 * time.Second
+
+// forgetAfter is how long the row of a worker that was killed is kept.
+const forgetAfter = "1 day"
+
+func enter(ctx context.Context, pool *pgxpool.Pool, schema, id string) (river.Presence, error) {
+	cfg := beside(pool, 2) // one of them may hang
+	if c := cfg.ConnConfig; c.ConnectTimeout <= 0 || c.ConnectTimeout > connectTime {
+		c.ConnectTimeout = connectTime
+	}
+	own, err := pgxpool.NewWithConfig(ctx, cfg)
 	if err != nil {
 		return nil, err
 	}
-	table := pgx.Identifier{"river_job"}
-	if schema != "" {
-		table = pgx.Identifier{schema, "river_job"}
+	p := &presence{own, id, name(schema, "river_job"), name(schema, "tether_worker"), name(schema, "river_job_state")}
+	if _, err := own.Exec(ctx, `DELETE FROM `+p.workers+` WHERE seen < now() - interval '`+forgetAfter+`'`); err != nil {
+		own.Close()
+		return nil, err
 	}
-	return &presence{own, table.Sanitize()}, nil
+	return p, nil
 }
 
-// Rows that somebody else has locked are left out, in both: their job is just being ended,
-// or rescued. Who waited for them could do so for ever.
+func name(schema, object string) string {
+	if schema == "" {
+		return pgx.Identifier{object}.Sanitize()
+	}
+	return pgx.Identifier{schema, object}.Sanitize()
+}
 
-func (p *presence) Alive(ctx context.Context, jobs []int64) error {
+func (p *presence) Beat(ctx context.Context) error {
 	_, err := p.own.Exec(ctx, `
-		UPDATE `+p.jobs+` SET attempted_at = now()
-		WHERE id IN (
-			SELECT id FROM `+p.jobs+` WHERE state = 'running' AND id = ANY($1::bigint[]) ORDER BY id FOR UPDATE SKIP LOCKED)`, jobs)
+		INSERT INTO `+p.workers+` AS w (id, since, seen) VALUES ($1, now(), now())
+		ON CONFLICT (id) DO UPDATE SET
+			seen = now(),
+			since = CASE WHEN w.seen BETWEEN now() - make_interval(secs => $2) AND now() THEN w.since ELSE now() END`,
+		p.id, (river.Silence / 2).Seconds())
 	return err
 }
 
-func (p *presence) Rescue(ctx context.Context, silence time.Duration) (int64, error) {
+// Rescue leaves jobs to somebody who has locked them: they are just being rescued, say, or
+// a transaction enqueues their Unique key. Who waited could do so for ever.
+func (p *presence) Rescue(ctx context.Context, mine []int64) (jobs int64, err error) {
 	tag, err := p.own.Exec(ctx, `
 		UPDATE `+p.jobs+`
-		SET state = 'available',
+		SET state = CASE WHEN metadata ? 'cancel_attempted_at' THEN 'cancelled' ELSE 'available' END::`+p.state+`,
+			finalized_at = CASE WHEN metadata ? 'cancel_attempted_at' THEN now() END,
 			errors = array_append(errors, jsonb_build_object('at', now(), 'attempt', attempt, 'error', 'the worker has crashed', 'trace', ''))
 		WHERE id IN (
-			SELECT id FROM `+p.jobs+`
-			WHERE state = 'running' AND kind = $1 AND attempted_at <= now() - make_interval(secs => $2)
-			ORDER BY id FOR UPDATE SKIP LOCKED)`, river.Kind, silence.Seconds())
+			SELECT id FROM `+p.jobs+` AS j
+			WHERE state = 'running' AND kind = $1
+				AND coalesce(attempted_at, created_at) <= now() - make_interval(secs => $4)
+				AND CASE WHEN attempted_by[array_upper(attempted_by, 1)] = $2
+					THEN id <> ALL($3::bigint[])
+					ELSE NOT EXISTS (SELECT FROM `+p.workers+` AS w
+						WHERE w.id = j.attempted_by[array_upper(j.attempted_by, 1)] AND w.seen > now() - make_interval(secs => $4))
+					END
+				AND EXISTS (SELECT FROM `+p.workers+` AS w
+					WHERE w.id = $2 AND w.since <= now() - make_interval(secs => $4) AND w.seen > now() - make_interval(secs => $4 / 2))
+			ORDER BY id FOR UPDATE OF j SKIP LOCKED)`,
+		river.Kind, p.id, mine, river.Silence.Seconds())
 	return tag.RowsAffected(), err
 }
 
-func (p *presence) End() { p.own.Close() }
+// endTime bounds what is a courtesy: who is silent is gone, too.
+const endTime = 2 * time.Second
+
+func (p *presence) End() {
+	ctx, cancel := context.WithTimeout(context.Background(), endTime)
+	defer cancel()
+	_, _ = p.own.Exec(ctx, `DELETE FROM `+p.workers+` WHERE id = $1`, p.id)
+	p.own.Close()
+}

@@ -12,6 +12,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -23,6 +25,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/seed-2e639f12/tether/durable"
+	"github.com/seed-2e639f12/tether/durable/internal/river"
 	"github.com/seed-2e639f12/tether/durable/sqlite"
 )
 
@@ -265,6 +268,116 @@ func TestAfterACrash(t *testing.T) {
 		require.NoError(t, c.Stop(bounded(t)))
 		assert.Equal(t, "completed", rows(t, e)["job"].state)
 	})
+}
+
+// What a live worker runs goes on, however old, though another worker looks for the jobs of
+// dead ones, and finds one.
+func TestALiveWorkerKeepsItsJobs(t *testing.T) {
+	t.Parallel()
+	e := open(t, file(t))
+	h, said, release := parked(t)
+	defer release()
+	consume(t, e, h)
+	consume(t, e, h)
+	put(t, e, message("alive"))
+	require.Equal(t, "alive 1", receive(t, said))
+	exec := func(query string) {
+		_, err := e.DB().Exec(query)
+		require.NoError(t, err)
+	}
+	exec(`UPDATE tether_worker SET seen = seen - 1`)
+	require.Eventually(t, func() (all bool) {
+		require.NoError(t, e.DB().QueryRow(`SELECT min(seen) > julianday('now') - 0.5 FROM tether_worker`).Scan(&all))
+		return all
+	}, guard, 10*time.Millisecond, "both are seen again")
+	dead := message("dead")
+	dead.RunAt = time.Now().Add(time.Hour)
+	put(t, e, dead)
+	exec(`UPDATE river_job SET state = 'running', attempt = 1, attempted_by = '["dead"]' WHERE state = 'scheduled'`)
+	exec(`UPDATE river_job SET attempted_at = datetime('now', 'subsec', '-1 hour'), scheduled_at = datetime('now', 'subsec')`)
+	exec(`UPDATE tether_worker SET since = since - 1`) // so that nobody has to wait
+	assert.Equal(t, "dead 2", receive(t, said))
+	assert.Equal(t, row{"running", "", 1}, rows(t, e)["alive"])
+	assert.Contains(t, rows(t, e)["dead"].errors, "the worker has crashed")
+}
+
+func TestPresence(t *testing.T) {
+	t.Parallel()
+	path := file(t)
+	e := open(t, path)
+	exec := func(query string) {
+		_, err := e.DB().Exec(query)
+		require.NoError(t, err)
+	}
+	enter := func(id string) river.Presence {
+		p, err := e.Enter(t.Context(), path+".other", id)
+		require.NoError(t, err)
+		t.Cleanup(p.End)
+		require.NoError(t, p.Beat(t.Context()))
+		return p
+	}
+	in := func(state string) (ids []int) {
+		for id, r := range rows(t, e) {
+			if r.state == state {
+				n, err := strconv.Atoi(id)
+				require.NoError(t, err)
+				ids = append(ids, n)
+			}
+		}
+		slices.Sort(ids)
+		return ids
+	}
+	seen := func() (at float64) {
+		require.NoError(t, e.DB().QueryRow(`SELECT seen FROM tether_worker WHERE id = 'me'`).Scan(&at))
+		return at
+	}
+	me, other := enter("me"), enter("other")
+	enter("dead")
+	rescued := func(mine ...int64) int64 {
+		n, err := me.Rescue(t.Context(), mine)
+		require.NoError(t, err)
+		return n
+	}
+	const second = "1.0 / 86400"
+	exec(`UPDATE tether_worker SET seen = seen - 31 * ` + second + ` WHERE id = 'dead'`)
+	const now, old = `datetime('now', 'subsec')`, `datetime('now', 'subsec', '-31 seconds')`
+	for id, row := range []string{
+		1:  `'["me"]', 'tether', ` + old + `, '{}'`,
+		2:  `'["me"]', 'tether', ` + old + `, '{}'`, // of which it does not know
+		3:  `'["me"]', 'tether', ` + now + `, '{}'`,
+		4:  `'["dead", "other"]', 'tether', ` + old + `, '{}'`,
+		5:  `'["other", "dead"]', 'tether', ` + old + `, '{}'`,
+		6:  `'["dead"]', 'tether', ` + now + `, '{}'`,
+		7:  `'["dead"]', 'foreign', ` + old + `, '{}'`,
+		8:  `'["forgotten"]', 'tether', ` + old + `, '{}'`,
+		9:  `NULL, 'tether', NULL, '{}'`,
+		10: `'["dead"]', 'tether', ` + old + `, '{"cancel_attempted_at": "2026-01-01T00:00:00Z"}'`,
+	} {
+		if row != "" {
+			exec(fmt.Sprintf(`INSERT INTO river_job (id, args, attempt, created_at, max_attempts, state, attempted_by, kind, attempted_at, metadata)
+				VALUES (%d, json_object('id', '%[1]d'), 1, datetime('now', '-1 hour'), 9, 'running', %s)`, id, row))
+		}
+	}
+
+	assert.Zero(t, rescued(1), "it has only just come")
+	exec(`UPDATE tether_worker SET since = since - 31 * ` + second + `, seen = seen - 16 * ` + second + ` WHERE id = 'me'`)
+	assert.Zero(t, rescued(1), "it was not seen just now")
+	require.NoError(t, me.Beat(t.Context()))
+	assert.Zero(t, rescued(1), "it has only just come back")
+	exec(`UPDATE tether_worker SET since = since - 1, seen = seen + 1 WHERE id = 'me'`)
+	require.NoError(t, me.Beat(t.Context()))
+	assert.Zero(t, rescued(1), "the clock was set back")
+	exec(`UPDATE tether_worker SET since = since - 31 * ` + second + `, seen = seen - 10 * ` + second + ` WHERE id = 'me'`)
+	before := seen()
+	require.NoError(t, me.Beat(t.Context()))
+	require.Greater(t, seen(), before)
+
+	assert.EqualValues(t, 5, rescued(1))
+	assert.Equal(t, []int{2, 5, 8, 9}, in("available"), "those that it has lost, of who is dead, or forgotten, and of nobody")
+	assert.Equal(t, []int{10}, in("cancelled"), "as somebody has asked River")
+	other.End()
+	assert.EqualValues(t, 1, rescued(1), "who has ended has no jobs")
+	assert.Equal(t, []int{2, 4, 5, 8, 9}, in("available"))
 }
 
 func TestManyOpenANewFileAtOnce(t *testing.T) {

@@ -100,8 +100,10 @@ func (c Config) open(path string) (_ *Engine, err error) {
 			Rescue: "at once when a worker starts and no other is at work on the file; else after half a minute",
 		},
 		Queue: c.Queue, Logger: c.Logger, Poll: 100 * time.Millisecond,
-		Ping:  e.own.PingContext,
-		Enter: func(ctx context.Context) (river.Presence, error) { return enter(ctx, path+".lock", e.own) },
+		Ping: e.own.PingContext,
+		Enter: func(ctx context.Context, id string) (river.Presence, error) {
+			return enter(ctx, path+".lock", e.own, id)
+		},
 	})
 	if err != nil {
 		return nil, err
@@ -166,6 +168,9 @@ func migrateOnce(ctx context.Context, db *sql.DB, m *rivermigrate.Migrator[*sql.
 	defer func() { _ = tx.Rollback() }()
 	//lint:ignore SA1019 what cannot share a transaction is Postgres' enums; here one must keep others out
 	if _, err := m.MigrateTx(ctx, tx, rivermigrate.DirectionUp, nil); err != nil {
+		return err
+	}
+	if _, err := tx.ExecContext(ctx, workers); err != nil {
 		return err
 	}
 	return tx.Commit()

@@ -43,13 +43,18 @@ func (e *Engine[TTx]) Consume(ctx context.Context, c durable.Consumption) (durab
 	if err := e.cfg.Ping(ctx); err != nil {
 		return nil, err
 	}
-	presence, err := e.cfg.Enter(ctx)
+	id := newID()
+	presence, err := e.cfg.Enter(ctx, id)
 	if err != nil {
+		return nil, err
+	}
+	if err := presence.Beat(ctx); err != nil {
+		presence.End()
 		return nil, err
 	}
 	con := &consumer[TTx]{engine: e, Consumption: c, pulse: newPulse(presence, c.Logger), done: make(chan struct{})}
 	con.beat()
-	if err := con.start(ctx); err != nil {
+	if err := con.start(ctx, id); err != nil {
 		con.silent()
 		return nil, err
 	}
@@ -75,8 +80,9 @@ type consumer[TTx any] struct {
 	err      error         // written before done is closed
 }
 
-func (c *consumer[TTx]) start(ctx context.Context) error {
+func (c *consumer[TTx]) start(ctx context.Context, id string) error {
 	cfg := c.engine.base(c.Logger)
+	cfg.ID = id
 	cfg.Queues = map[string]river.QueueConfig{c.engine.cfg.Queue: {MaxWorkers: c.Concurrency}}
 	cfg.Workers = river.NewWorkers()
 	cfg.FetchCooldown = fetchCooldown
@@ -111,9 +117,10 @@ func (c *consumer[TTx]) start(ctx context.Context) error {
 	return nil
 }
 
-// beat begins to say that the consumer's jobs are alive, until silent is called.
+// beat begins to say that the consumer is alive, until silent is called. Its context is not
+// the engine's: handlers may run on when that is closed.
 func (c *consumer[TTx]) beat() {
-	ctx, cancel := context.WithCancel(c.engine.life)
+	ctx, cancel := context.WithCancel(context.Background())
 	over := make(chan struct{})
 	go func() {
 		defer close(over)

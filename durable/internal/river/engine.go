@@ -31,8 +31,8 @@ type Config[TTx any] struct {
 	Poll time.Duration
 	// Ping fails if the database cannot be reached.
 	Ping func(ctx context.Context) error
-	// Enter is called before a consumer takes its first job.
-	Enter func(ctx context.Context) (Presence, error)
+	// Enter is called before the consumer of this ID takes its first job.
+	Enter func(ctx context.Context, id string) (Presence, error)
 }
 
 // Engine is the part of an engine that needs River alone. It does not migrate, and does
@@ -80,10 +80,12 @@ func New[TTx any](cfg Config[TTx]) (*Engine[TTx], error) {
 // IDPrefix begins the ID of each client, which is also that of a leader.
 const IDPrefix = "tether-"
 
+func newID() string { return IDPrefix + rand.Text() }
+
 // base is the configuration of a client that inserts.
 func (e *Engine[TTx]) base(log *slog.Logger) *river.Config {
 	return &river.Config{
-		ID:     IDPrefix + rand.Text(),
+		ID:     newID(),
 		Schema: e.cfg.Schema,
 		Logger: slog.New(newQuiet(log.Handler())),
 		// It also spaces out notifications, and a job whose notification is left out waits

@@ -8,69 +8,63 @@ import (
 )
 
 // River has no heartbeat: it takes a job that runs for long for one whose worker has crashed.
-// So that is out of the way, and this is in its place. Every consumer says again and again
-// that the jobs it has are alive, by a new attempted_at, and makes those available of which
-// nobody has said so for the length of silence. All times are the database's.
+// So that is out of the way, and this is in its place: every consumer says again and again
+// that it is alive, and makes those jobs available whose consumer is silent.
 const (
 	beat      = 5 * time.Second
 	beatAgain = time.Second     // after one that has failed
-	beatTime  = 5 * time.Second // for a beat
-	silence   = 30 * time.Second
+	beatTime  = 5 * time.Second // for a beat, and for a rescue; SQLite may take ten
+	Silence   = 30 * time.Second
 )
 
-// outcomeTime is how long a job is said to be alive whose handler has returned and whose
-// outcome is not stored: longer than anybody tries to (see keeper), and not for ever.
-const outcomeTime = 5 * time.Minute
+// outcomeTime is how long a consumer has a job whose handler has returned and whose outcome
+// is not stored: longer than anybody tries to (see keeper), and not for ever.
+const outcomeTime = 10 * time.Minute
 
-// Presence is how a consumer is known to its database. Its methods are not called at the
-// same time.
+// Presence is how a consumer is known to its database: by its ID, which River writes into
+// attempted_by, in the table tether_worker (id, since, seen). All times are the database's.
+// Its methods are not called at the same time.
+//
+// The invariant: since is when the consumer was first seen, of those times that are no more
+// than Silence/2 apart. Nobody rescues who was not seen just now and since Silence ago: so
+// after an outage, a fail-over to a clock that is ahead, or a night in which the machine
+// slept, when everybody seems to have been silent, each has the time to be seen again.
 type Presence interface {
-	// Alive says of these jobs, those of them that run, that their worker lives.
-	Alive(ctx context.Context, jobs []int64) error
-	// Rescue makes those jobs available that run, and of which that was last said so long ago.
-	Rescue(ctx context.Context, silence time.Duration) (jobs int64, err error)
+	// Beat has the consumer be seen.
+	Beat(ctx context.Context) error
+	// Rescue makes those jobs available that began to run Silence ago or before, and whose
+	// consumer was not seen for Silence; of this consumer those that are not in mine.
+	Rescue(ctx context.Context, mine []int64) (jobs int64, err error)
 	// End is called when the consumer's last job has ended.
 	End()
 }
 
 // pulse is a consumer's presence at work.
-//
-// The invariant: a job is in jobs from before its handler is called until its outcome is
-// stored. And who rescues has itself been in touch with the database for as long as it takes
-// anybody to fall silent: after an outage, or a night in which the machine slept, the jobs of
-// all seem to be dead, and each worker first has the time to say that its own are not.
 type pulse struct {
 	Presence
 
 	log *slog.Logger
 
 	mu   sync.Mutex
-	jobs map[int64]*vital // guarded by mu
-
-	// Of run's goroutine. Of the wall clock, since the monotonic one may stand still in a
-	// machine that sleeps.
-	since, last time.Time // the first and the last of the beats that have kept time
+	jobs map[int64]*held // from before the handler is called until the outcome is stored; guarded by mu
 }
 
-// vital is a job that a consumer has.
-type vital struct {
-	began time.Time
-	ended time.Time // when its handler returned; zero: it has not
-}
+// held is a job that a consumer has.
+type held struct{ ended time.Time } // when its handler returned; zero: it has not
 
 func newPulse(p Presence, log *slog.Logger) *pulse {
-	return &pulse{Presence: p, log: log, jobs: make(map[int64]*vital)}
+	return &pulse{Presence: p, log: log, jobs: make(map[int64]*held)}
 }
 
 // begin notes a job whose handler is about to be called; end, that it has returned.
 func (p *pulse) begin(id int64) (end func()) {
-	v := &vital{began: wall()}
+	h := new(held)
 	p.mu.Lock()
-	p.jobs[id] = v
+	p.jobs[id] = h
 	p.mu.Unlock()
 	return func() {
 		p.mu.Lock()
-		v.ended = wall()
+		h.ended = time.Now()
 		p.mu.Unlock()
 	}
 }
@@ -81,7 +75,7 @@ func (p *pulse) stored(ids []int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, id := range ids {
-		if v := p.jobs[id]; v != nil && !v.ended.IsZero() {
+		if h := p.jobs[id]; h != nil && !h.ended.IsZero() {
 			delete(p.jobs, id)
 		}
 	}
@@ -91,12 +85,15 @@ func (p *pulse) stored(ids []int64) {
 func (p *pulse) run(ctx context.Context) {
 	failing := false
 	for {
-		err := p.once(ctx)
+		err := within(ctx, beatTime, p.Beat)
+		if err == nil {
+			err = within(ctx, beatTime, p.rescue)
+		}
 		if ctx.Err() != nil {
 			return
 		}
 		if err != nil && !failing {
-			p.log.Warn("durable: the database does not hear that jobs are alive", "error", err)
+			p.log.Warn("durable: a worker cannot say that it is alive, or look after those that are not", "error", err)
 		}
 		failing = err != nil
 		next := beat
@@ -111,41 +108,31 @@ func (p *pulse) run(ctx context.Context) {
 	}
 }
 
-func (p *pulse) once(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, beatTime)
+func within(ctx context.Context, limit time.Duration, fn func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	now := wall()
-	if err := p.Alive(ctx, p.due(now)); err != nil {
-		return err
-	}
-	if gap := now.Sub(p.last); gap > silence/2 || gap < 0 {
-		p.since = now
-	}
-	p.last = now
-	if now.Sub(p.since) < silence {
-		return nil
-	}
-	n, err := p.Rescue(ctx, silence)
+	return fn(ctx)
+}
+
+func (p *pulse) rescue(ctx context.Context) error {
+	n, err := p.Rescue(ctx, p.mine())
 	if n > 0 {
 		p.log.Warn("durable: jobs start again whose worker is gone", "jobs", n)
 	}
 	return err
 }
 
-// due returns the jobs of which the database should hear. Short ones have ended before.
-func (p *pulse) due(now time.Time) []int64 {
+// mine returns the jobs that the consumer has.
+func (p *pulse) mine() []int64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	ids := []int64{}
-	for id, v := range p.jobs {
-		switch {
-		case !v.ended.IsZero() && now.Sub(v.ended) > outcomeTime:
+	ids := make([]int64, 0, len(p.jobs))
+	for id, h := range p.jobs {
+		if !h.ended.IsZero() && time.Since(h.ended) > outcomeTime {
 			delete(p.jobs, id)
-		case now.Sub(v.began) >= beat/2:
-			ids = append(ids, id)
+			continue
 		}
+		ids = append(ids, id)
 	}
 	return ids
 }
-
-func wall() time.Time { return time.Now().Round(0) }
