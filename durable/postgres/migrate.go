@@ -52,8 +52,14 @@ func migrate(pool *pgxpool.Pool, schema string) error {
 		if _, err := m.Migrate(ctx, rivermigrate.DirectionUp, nil); err != nil {
 			return err
 		}
-		_, err = tx.Exec(ctx, `CREATE TABLE IF NOT EXISTS `+name(schema, "tether_worker")+` (id text PRIMARY KEY, since timestamptz NOT NULL, seen timestamptz NOT NULL)`)
-		return err
+		at, err := home(ctx, tx, schema)
+		if err != nil {
+			return err
+		}
+		if _, err = tx.Exec(ctx, `CREATE TABLE IF NOT EXISTS `+name(at, "tether_worker")+` (id text PRIMARY KEY, since timestamptz NOT NULL, seen timestamptz NOT NULL)`); err != nil {
+			return fmt.Errorf("table tether_worker: %w", err)
+		}
+		return nil
 	})
 }
 
@@ -75,8 +81,12 @@ func migrated(pool *pgxpool.Pool, schema string) (bool, error) {
 	if err := pool.Ping(ctx); err != nil {
 		return false, err
 	}
+	at, err := home(ctx, pool, schema)
+	if err != nil || at == "" {
+		return false, err
+	}
 	var ours bool
-	if err := pool.QueryRow(ctx, `SELECT to_regclass($1) IS NOT NULL`, name(schema, "tether_worker")).Scan(&ours); err != nil || !ours {
+	if err := pool.QueryRow(ctx, `SELECT to_regclass($1) IS NOT NULL`, name(at, "tether_worker")).Scan(&ours); err != nil || !ours {
 		return false, err
 	}
 	existing, err := m.ExistingVersions(ctx)

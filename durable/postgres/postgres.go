@@ -33,7 +33,8 @@ type Config struct {
 	// jobs, and River gives up those that it does not know.
 	Schema string
 	// NoMigrate leaves River's tables as they are, for a database user that may not change
-	// them: then "river migrate-up" does, or package rivermigrate; and beside them there must be
+	// them: then "river migrate-up" does, or package rivermigrate; and workers need, in the same
+	// schema, with all rights on its rows,
 	//
 	//	CREATE TABLE tether_worker (id text PRIMARY KEY, since timestamptz NOT NULL, seen timestamptz NOT NULL)
 	NoMigrate bool
@@ -62,9 +63,9 @@ var schemaName = regexp.MustCompile(`^([a-z_][a-z0-9_]*)?$`)
 // cannot be reached.
 //
 // The pool is the caller's: it must be open for as long as the engine is, and is closed
-// after it. While a worker runs it has one of the pool's connections for itself, to be told of
-// new jobs, and needs at least one more. By another one, beside the pool, it says that it is
-// alive: one whose handlers keep the whole pool busy is not taken for dead.
+// after it. For a worker it must have two connections or more. Beside them each worker has its
+// own: one to be told of new jobs, and one, two at times, to say that it is alive, so that one
+// whose handlers keep the whole pool busy is not taken for dead.
 func (c Config) Open(pool *pgxpool.Pool) (*Engine, error) {
 	if pool == nil {
 		return nil, fmt.Errorf("%w: nil pool", durable.ErrInvalid)

@@ -445,7 +445,7 @@ func TestPresence(t *testing.T) {
 		exec(`UPDATE ~tether_worker SET since = now() - interval '1 hour', seen = now() + interval '1 hour' WHERE id = 'me'`)
 		require.NoError(t, me.Beat(t.Context()))
 		assert.Zero(t, rescued(me, 1), "the clock was set back")
-		exec(`UPDATE ~tether_worker SET since = now() - interval '31 s', seen = now() - interval '10 s' WHERE id = 'me'`)
+		exec(`UPDATE ~tether_worker SET since = now() - interval '31 s', seen = now() - interval '1 s' WHERE id = 'me'`)
 		before := seen()
 		require.NoError(t, me.Beat(t.Context()))
 		require.True(t, seen().After(before))
@@ -469,6 +469,36 @@ func TestPresence(t *testing.T) {
 		assert.EqualValues(t, 1, rescued(me, 1), "who has ended has no jobs")
 		me.End()
 	}
+}
+
+// Those who share jobs share the table of the workers, wherever their search_path leads first.
+func TestWorkersTableIsBesideTheJobs(t *testing.T) {
+	t.Parallel()
+	pool := newPool(t)
+	newEngine(t, postgres.Config{}, pool)
+	_, err := pool.Exec(t.Context(), `CREATE SCHEMA a; CREATE SCHEMA b; DROP TABLE tether_worker`) // as before there was one
+	require.NoError(t, err)
+	for _, path := range []string{"a, public", "b, public"} {
+		cfg := pool.Config()
+		cfg.ConnConfig.RuntimeParams["search_path"] = path
+		other, err := pgxpool.NewWithConfig(t.Context(), cfg)
+		require.NoError(t, err)
+		t.Cleanup(other.Close)
+		e := newEngine(t, postgres.Config{}, other)
+		job, ran := define("job")
+		work(t, e, job)
+		_, err = job.Enqueue(t.Context(), e, path)
+		require.NoError(t, err)
+		if path[0] == 'a' {
+			assert.Equal(t, path, receive(t, ran))
+		}
+	}
+	var tables string
+	require.NoError(t, pool.QueryRow(t.Context(), `SELECT string_agg(schemaname || '.' || tablename, ' ') FROM pg_tables WHERE tablename = 'tether_worker'`).Scan(&tables))
+	assert.Equal(t, "public.tether_worker", tables)
+	var workers int
+	require.NoError(t, pool.QueryRow(t.Context(), `SELECT count(*) FROM tether_worker`).Scan(&workers))
+	assert.Equal(t, 2, workers)
 }
 
 // A worker that cannot say that it is alive does not start.

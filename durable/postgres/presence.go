@@ -35,12 +35,33 @@ func enter(ctx context.Context, pool *pgxpool.Pool, schema, id string) (river.Pr
 	if err != nil {
 		return nil, err
 	}
-	p := &presence{own, id, name(schema, "river_job"), name(schema, "tether_worker"), name(schema, "river_job_state")}
-	if _, err := own.Exec(ctx, `DELETE FROM `+p.workers+` WHERE seen < now() - interval '`+forgetAfter+`'`); err != nil {
-		own.Close()
+	p := &presence{own: own, id: id}
+	if err := p.enter(ctx, schema); err != nil {
+		p.End()
 		return nil, err
 	}
 	return p, nil
+}
+
+func (p *presence) enter(ctx context.Context, schema string) error {
+	schema, err := home(ctx, p.own, schema)
+	if err != nil {
+		return err
+	}
+	p.jobs, p.workers, p.state = name(schema, "river_job"), name(schema, "tether_worker"), name(schema, "river_job_state")
+	_, err = p.own.Exec(ctx, `DELETE FROM `+p.workers+` WHERE seen < now() - interval '`+forgetAfter+`'`)
+	return err
+}
+
+// home returns the schema where River's tables are; "" if there are none. Workers must have
+// their table there, wherever else the search_path leads: those who share jobs share it.
+func home(ctx context.Context, db interface {
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}, schema string) (found string, err error) {
+	err = db.QueryRow(ctx, `SELECT coalesce((
+		SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass($1)), '')`,
+		name(schema, "river_job")).Scan(&found)
+	return found, err
 }
 
 func name(schema, object string) string {
@@ -88,8 +109,18 @@ func (p *presence) Rescue(ctx context.Context, mine []int64) (jobs int64, err er
 const endTime = 2 * time.Second
 
 func (p *presence) End() {
-	ctx, cancel := context.WithTimeout(context.Background(), endTime)
-	defer cancel()
-	_, _ = p.own.Exec(ctx, `DELETE FROM `+p.workers+` WHERE id = $1`, p.id)
-	p.own.Close()
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		ctx, cancel := context.WithTimeout(context.Background(), endTime)
+		defer cancel()
+		if p.workers != "" {
+			_, _ = p.own.Exec(ctx, `DELETE FROM `+p.workers+` WHERE id = $1`, p.id)
+		}
+		p.own.Close() // which waits for a connection that hangs
+	}()
+	select {
+	case <-over:
+	case <-time.After(endTime):
+	}
 }

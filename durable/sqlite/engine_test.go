@@ -367,7 +367,7 @@ func TestPresence(t *testing.T) {
 	exec(`UPDATE tether_worker SET since = since - 1, seen = seen + 1 WHERE id = 'me'`)
 	require.NoError(t, me.Beat(t.Context()))
 	assert.Zero(t, rescued(1), "the clock was set back")
-	exec(`UPDATE tether_worker SET since = since - 31 * ` + second + `, seen = seen - 10 * ` + second + ` WHERE id = 'me'`)
+	exec(`UPDATE tether_worker SET since = since - 31 * ` + second + `, seen = seen - ` + second + ` WHERE id = 'me'`)
 	before := seen()
 	require.NoError(t, me.Beat(t.Context()))
 	require.Greater(t, seen(), before)

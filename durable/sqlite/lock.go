@@ -51,6 +51,10 @@ func enter(ctx context.Context, name string, db *sql.DB, id string) (river.Prese
 	if _, err := lock.TryRLockContext(ctx, lockEvery); err != nil {
 		return nil, fmt.Errorf("sqlite: lock %q: %w", name, errors.Join(err, lock.Close()))
 	}
+	// Of workers that were killed while others were at work.
+	if _, err := db.ExecContext(ctx, `DELETE FROM tether_worker WHERE seen < julianday('now') - 1`); err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
 	return &presence{lock, db, id}, nil
 }
 
@@ -119,8 +123,15 @@ func (p *presence) Rescue(ctx context.Context, mine []int64) (jobs int64, err er
 const endTime = 2 * time.Second
 
 func (p *presence) End() {
-	ctx, cancel := context.WithTimeout(context.Background(), endTime)
-	defer cancel()
-	_, _ = p.db.ExecContext(ctx, `DELETE FROM tether_worker WHERE id = ?`, p.id)
 	_ = p.lock.Close()
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		// It waits for the transaction of another, whatever a context says.
+		_, _ = p.db.Exec(`DELETE FROM tether_worker WHERE id = ?`, p.id)
+	}()
+	select {
+	case <-over:
+	case <-time.After(endTime):
+	}
 }

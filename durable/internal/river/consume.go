@@ -198,6 +198,7 @@ func later(a, b time.Time) time.Time {
 // Work runs an attempt. What it changes of the row is seen by the executor alone, which
 // decides by it, in this goroutine: nothing of it is stored.
 func (w *worker) Work(ctx context.Context, job *river.Job[envelope]) error {
+	defer w.pulse.begin(job.ID)()
 	job.MaxAttempts = attempts // somebody else may have inserted it
 	m, err := decode(job.EncodedArgs)
 	if err != nil {
@@ -206,7 +207,6 @@ func (w *worker) Work(ctx context.Context, job *river.Job[envelope]) error {
 	if w.stopping.Load() {
 		return river.JobSnooze(0) // fetched when Stop was called: not begun, and not an attempt
 	}
-	defer w.pulse.begin(job.ID)()
 	switch out := w.handle(ctx, m, job.Attempt); out.Verdict {
 	case durable.Done:
 		return nil

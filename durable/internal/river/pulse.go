@@ -13,7 +13,7 @@ import (
 const (
 	beat      = 5 * time.Second
 	beatAgain = time.Second     // after one that has failed
-	beatTime  = 5 * time.Second // for a beat, and for a rescue; SQLite may take ten
+	beatTime  = 5 * time.Second // for a beat, and for a rescue; SQLite may wait ten for a lock
 	Silence   = 30 * time.Second
 )
 
@@ -33,7 +33,8 @@ type Presence interface {
 	// Beat has the consumer be seen.
 	Beat(ctx context.Context) error
 	// Rescue makes those jobs available that began to run Silence ago or before, and whose
-	// consumer was not seen for Silence; of this consumer those that are not in mine.
+	// consumer was not seen for Silence; of this consumer those that are not in mine, which
+	// is not nil.
 	Rescue(ctx context.Context, mine []int64) (jobs int64, err error)
 	// End is called when the consumer's last job has ended.
 	End()

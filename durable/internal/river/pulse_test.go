@@ -21,6 +21,7 @@ type database struct {
 	turn      sync.Mutex // the test has it, but for the time that passes
 	began     time.Time
 	away      bool
+	swallows  bool
 	forbidden bool
 	beats     int
 	rescues   int
@@ -28,10 +29,16 @@ type database struct {
 	gone      int64   // what Rescue finds
 }
 
-func (d *database) Beat(context.Context) error {
+func (d *database) Beat(ctx context.Context) error {
 	d.turn.Lock()
 	defer d.turn.Unlock()
 	d.beats++
+	if d.swallows {
+		d.turn.Unlock()
+		defer d.turn.Lock()
+		<-ctx.Done()
+		return ctx.Err()
+	}
 	if d.away {
 		return errAway
 	}
@@ -124,8 +131,14 @@ func TestPulseBeatsAndRescues(t *testing.T) {
 		d.away = false
 		d.until(90 * time.Second)
 		assert.Greater(t, d.rescues, 13)
+		d.swallows = true
+		before := d.beats
+		d.until(115 * time.Second)
+		assert.Greater(t, d.beats, before+2, "none hangs for ever")
+		d.swallows = false
+		d.until(125 * time.Second)
 		d.forbidden = true
-		d.until(120 * time.Second)
+		d.until(140 * time.Second)
 		assert.Equal(t, 1, strings.Count(log.String(), "forbidden"))
 	})
 }
