@@ -41,6 +41,9 @@ type WorkerConfig struct {
 //
 //	reg.Run(ctx, tether.RunConfig{…, Closers: []func(context.Context) error{worker.Stop, …}})
 //
+// Jobs run as soon as the worker is started. Before Run a signal ends the process as it ends
+// any: so ctx is best that of signal.NotifyContext, from the first line of main.
+//
 // An attempt fails by an error of the handler, a panic, a Goexit, or an error after its
 // Timeout; then there is another one, up to MaxAttempts. A Permanent error, and
 // [tether.Task.Cancel] by anybody else, make it the last.

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"os/signal"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -161,13 +162,16 @@ func workIn(r role, f Fixture, say func(line)) error {
 	if err != nil {
 		return err
 	}
+	// Jobs run before Run takes signals.
+	told, ignore := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer ignore()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	if err := worker.Start(ctx); err != nil {
 		return err
 	}
 	stopped := make(chan struct{})
-	return reg.Run(context.Background(), tether.RunConfig{
+	return reg.Run(told, tether.RunConfig{
 		Serve: func() error {
 			say(line{What: "ready"})
 			select {

@@ -93,9 +93,11 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/signal"
 	"runtime"
 	"strconv"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/seed-2e639f12/tether"
@@ -127,7 +129,9 @@ func (c config) serves() bool { return c.role != "worker" }
 func (c config) works() bool  { return c.role != "web" }
 
 func main() {
-	switch err := run(context.Background(), os.Args[1:], os.Stdout); {
+	// Run takes signals as well, but what is started before it may take its time.
+	ctx, _ := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	switch err := run(ctx, os.Args[1:], os.Stdout); {
 	case errors.Is(err, flag.ErrHelp):
 		os.Exit(2)
 	case err != nil:

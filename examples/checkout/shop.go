@@ -221,7 +221,7 @@ func (s *shop) serve(ctx context.Context, listener, adminListener net.Listener, 
 	if err == nil {
 		_, err = s.reg.Go(ctx, "resume", s.resume)
 	}
-	if err != nil {
+	if err != nil && ctx.Err() == nil { // else it was told to stop, and does so as ever
 		return errors.Join(fmt.Errorf("start: %w", err), shut(listener, adminListener), s.close(ctx))
 	}
 	admin := s.seen.admin(s.reg, s.cfg.admin)
