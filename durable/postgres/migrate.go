@@ -26,8 +26,8 @@ func migrate(pool *pgxpool.Pool, schema string) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), migrateTime)
 	defer cancel()
-	// One connection holds the lock while another migrates.
-	own, err := pgxpool.NewWithConfig(ctx, beside(pool, 2))
+	// One connection holds the lock while the other migrates.
+	own, err := pgxpool.NewWithConfig(ctx, beside(pool))
 	if err != nil {
 		return err
 	}
@@ -63,10 +63,10 @@ func migrate(pool *pgxpool.Pool, schema string) error {
 	})
 }
 
-// beside is for a pool like the caller's, which may have no connections to spare.
-func beside(pool *pgxpool.Pool, conns int32) *pgxpool.Config {
+// beside is for two connections like the caller's pool's, which may have none to spare.
+func beside(pool *pgxpool.Pool) *pgxpool.Config {
 	cfg := pool.Config()
-	cfg.MinConns, cfg.MinIdleConns, cfg.MaxConns = 0, 0, conns
+	cfg.MinConns, cfg.MinIdleConns, cfg.MaxConns = 0, 0, 2
 	return cfg
 }
 

@@ -27,7 +27,7 @@ const connectTime = 5 * time.Second
 const forgetAfter = "1 day"
 
 func enter(ctx context.Context, pool *pgxpool.Pool, schema, id string) (river.Presence, error) {
-	cfg := beside(pool, 2) // one of them may hang
+	cfg := beside(pool) // one of them may hang
 	if c := cfg.ConnConfig; c.ConnectTimeout <= 0 || c.ConnectTimeout > connectTime {
 		c.ConnectTimeout = connectTime
 	}
