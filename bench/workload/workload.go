@@ -6,6 +6,8 @@ package workload
 
 import (
 	"errors"
+	"slices"
+	"strings"
 	"sync"
 
 	"github.com/seed-2e639f12/tether/bench/peers"
@@ -74,6 +76,18 @@ func All() []Family {
 		empty(), pools(), cpu(), sleeping(), stacks(), results(),
 		overload(), memory(), draining(), latency(), live(), ablation(),
 	}
+}
+
+// Chosen reports whether the names choose the workload with that id, such as
+// "W2/limit=2/producers=1". A name is an id or its beginning, up to a slash; without
+// names all are chosen. A long workload is chosen only by its id.
+func Chosen(id string, long bool, names []string) bool {
+	if len(names) == 0 {
+		return !long
+	}
+	return slices.ContainsFunc(names, func(name string) bool {
+		return id == name || !long && strings.HasPrefix(id, strings.TrimSuffix(name, "/")+"/")
+	})
 }
 
 const goStatement = "go" // the baseline of most

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/seed-2e639f12/tether/bench/internal/figures"
 	"github.com/seed-2e639f12/tether/bench/peers"
 )
 
@@ -32,15 +33,15 @@ func document(families [][]result, took time.Duration, plot func(family string) 
 		if path := plot(f.ID); path != "" {
 			fmt.Fprintf(&b, "![%s](%s)\n\n", f.Title, path)
 		}
-		b.WriteString(figures(results))
+		b.WriteString(familyTables(results))
 	}
 	b.WriteString(setting(families, took))
 	return b.String()
 }
 
-// figures are a family's: the ratios of all workloads side by side, and the rest
+// familyTables has the ratios of all workloads of a family side by side, and the rest
 // below, folded away.
-func figures(results []result) string {
+func familyTables(results []result) string {
 	var b strings.Builder
 	folded := len(results) > 1 && !results[0].family.Apart
 	if folded {
@@ -58,7 +59,7 @@ func figures(results []result) string {
 func (r result) section() string {
 	text := fmt.Sprintf("**%s** (%d repetitions of %d)\n\n%s\n", r.id(), r.reps, r.n, r.detail())
 	if names := r.absent(); len(names) > 0 {
-		text += dash + ": " + strings.Join(names, ", ") + "\n"
+		text += figures.Dash + ": " + strings.Join(names, ", ") + "\n"
 	}
 	return text
 }
@@ -83,7 +84,7 @@ func setting(families [][]result, took time.Duration) string {
 	fmt.Fprintf(&b, "## Machine and versions\n\n%s; %d processors, GOMAXPROCS %d; %s %s/%s; %s, %s long.\n\n",
 		processor(), runtime.NumCPU(), runtime.GOMAXPROCS(0), runtime.Version(), runtime.GOOS, runtime.GOARCH,
 		time.Now().Format(time.DateOnly), took.Round(time.Second))
-	t := table{{"", "version", "used as"}}
+	t := figures.Table{{"", "version", "used as"}}
 	for _, c := range everybody(all) {
 		if c.Setting != "" { // those of the ablation say by their name what they are
 			t = append(t, []string{label(c), version(c), c.Setting})
@@ -102,14 +103,14 @@ func version(c peers.Candidate) string {
 	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
-		return dash
+		return figures.Dash
 	}
 	for _, m := range info.Deps {
 		if m.Path == c.Module {
 			return m.Version
 		}
 	}
-	return dash
+	return figures.Dash
 }
 
 func processor() string {

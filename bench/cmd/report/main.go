@@ -16,6 +16,8 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"github.com/seed-2e639f12/tether/bench/internal/sample"
 )
 
 func main() {
@@ -39,7 +41,7 @@ func run(args []string, stdout, stderr io.Writer) error {
 		return err
 	}
 	if *child != "" {
-		return serveChild(*child, stdout)
+		return sample.Serve(*child, stdout)
 	}
 	if *quick && !isSet(flags, "out") {
 		*out = ""

@@ -92,11 +92,11 @@ func (r result) dots(names []string, lane float64) (d dots) {
 		if r.workload.Compare == workload.Difference {
 			s = r.metric(name, r.workload.Metric)
 		}
-		if math.IsNaN(s.median) || s.q1 <= 0 {
+		if math.IsNaN(s.Median) || s.Q1 <= 0 {
 			continue
 		}
-		d.XYs = append(d.XYs, plotter.XY{X: s.median, Y: float64(row) + lane})
-		d.XErrors = append(d.XErrors, struct{ Low, High float64 }{s.median - s.q1, s.q3 - s.median})
+		d.XYs = append(d.XYs, plotter.XY{X: s.Median, Y: float64(row) + lane})
+		d.XErrors = append(d.XErrors, struct{ Low, High float64 }{s.Median - s.Q1, s.Q3 - s.Median})
 	}
 	return d
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"io"
 	"math"
@@ -14,6 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/seed-2e639f12/tether/bench/internal/figures"
+	"github.com/seed-2e639f12/tether/bench/internal/sample"
 	"github.com/seed-2e639f12/tether/bench/peers"
 	"github.com/seed-2e639f12/tether/bench/workload"
 )
@@ -21,37 +22,10 @@ import (
 // ants starts a pool of its own when it is imported, which is never ended.
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m, goleak.IgnoreCurrent()) }
 
-func TestSpread(t *testing.T) {
-	for _, tt := range []struct {
-		values []float64
-		want   spread
-	}{
-		{[]float64{7}, spread{7, 7, 7}},
-		{[]float64{3, 1}, spread{1.5, 2, 2.5}},
-		{[]float64{5, 1, 4, 2, 3}, spread{2, 3, 4}},
-		{[]float64{4, 1, 3, 2}, spread{1.75, 2.5, 3.25}},
-		{[]float64{math.NaN(), 3, 1}, spread{1.5, 2, 2.5}},
-	} {
-		assert.Equal(t, tt.want, spreadOf(tt.values))
-	}
-	assert.True(t, math.IsNaN(spreadOf(nil).median))
-	values := []float64{2, 1}
-	spreadOf(values)
-	assert.Equal(t, []float64{2, 1}, values, "the repetitions stay in their order")
-}
-
-// A machine that slows down for a while must not show in a paired ratio.
-func TestPaired(t *testing.T) {
-	ours, base := []float64{1, 10, 3}, []float64{2, 20, 6}
-	assert.Equal(t, []float64{.5, .5, .5}, paired(ours, base, quotient))
-	assert.Equal(t, []float64{-1, -10, -3}, paired(ours, base, difference))
-	assert.Empty(t, paired(nil, base, quotient))
-}
-
 func made() result {
-	values := func(v ...float64) (samples []sample) {
+	values := func(v ...float64) (samples []sample.Sample) {
 		for _, x := range v {
-			samples = append(samples, sample{workload.NsPerOp: x, bytesPerOp: 16})
+			samples = append(samples, sample.Sample{workload.NsPerOp: x, sample.BytesPerOp: 16})
 		}
 		return samples
 	}
@@ -62,7 +36,7 @@ func made() result {
 			{Name: "go", Kind: peers.Baseline}, {Name: "tether", Kind: peers.Ours},
 			{Name: "slow"}, {Name: "fast"}, {Name: "absent"},
 		},
-		samples: map[string][]sample{
+		samples: map[string][]sample.Sample{
 			"go": values(100, 1000, 300), "tether": values(50, 500, 150),
 			"slow": values(200, 2000, 600), "fast": values(90, 900, 270),
 		},
@@ -72,48 +46,39 @@ func made() result {
 
 func TestResult(t *testing.T) {
 	r := made()
-	assert.Equal(t, spread{.5, .5, .5}, r.against("tether", "go"))
+	assert.Equal(t, figures.Spread{Q1: .5, Median: .5, Q3: .5}, r.against("tether", "go"))
 	assert.Equal(t, "fast", r.bestPeer(), "neither the baseline nor Tether is a peer")
-	assert.Equal(t, spread{200, 300, 650}, r.metric("go", workload.NsPerOp))
-	assert.True(t, math.IsNaN(r.against("absent", "go").median))
+	assert.Equal(t, figures.Spread{Q1: 200, Median: 300, Q3: 650}, r.metric("go", workload.NsPerOp))
+	assert.True(t, math.IsNaN(r.against("absent", "go").Median))
 	assert.Equal(t, []string{"absent"}, r.absent())
 	r.workload.Compare = workload.Difference
-	assert.Equal(t, spread{-325, -150, -100}, r.against("tether", "go"))
+	assert.Equal(t, figures.Spread{Q1: -325, Median: -150, Q3: -100}, r.against("tether", "go"))
 }
 
 func TestTables(t *testing.T) {
 	r := made()
-	assert.Equal(t, table{
+	assert.Equal(t, figures.Table{
 		{"", "ns/op", "× go", "× fast", "B/op", "allocs/op"},
-		{"go", "300 [200, 650]", "1.00 [1.00, 1.00]", "1.11 [1.11, 1.11]", "16.0", dash},
-		{"**tether**", "150 [100, 325]", "0.50 [0.50, 0.50]", "0.56 [0.56, 0.56]", "16.0", dash},
-		{"slow", "600 [400, 1300]", "2.00 [2.00, 2.00]", "2.22 [2.22, 2.22]", "16.0", dash},
-		{"fast", "270 [180, 585]", "0.90 [0.90, 0.90]", "1.00 [1.00, 1.00]", "16.0", dash},
+		{"go", "300 [200, 650]", "1.00 [1.00, 1.00]", "1.11 [1.11, 1.11]", "16.0", figures.Dash},
+		{"**tether**", "150 [100, 325]", "0.50 [0.50, 0.50]", "0.56 [0.56, 0.56]", "16.0", figures.Dash},
+		{"slow", "600 [400, 1300]", "2.00 [2.00, 2.00]", "2.22 [2.22, 2.22]", "16.0", figures.Dash},
+		{"fast", "270 [180, 585]", "0.90 [0.90, 0.90]", "1.00 [1.00, 1.00]", "16.0", figures.Dash},
 	}, r.detail())
 	other := made()
 	other.workload.Name = "y"
 	delete(other.samples, "slow")
-	assert.Equal(t, table{
+	assert.Equal(t, figures.Table{
 		{"× go", "x", "y"},
 		{"go", "1.00", "1.00"},
 		{"**tether**", "0.50", "0.50"},
-		{"slow", "2.00", dash},
+		{"slow", "2.00", figures.Dash},
 		{"fast", "0.90", "0.90"},
 	}, overview([]result{r, other}), "who lacks both is not there")
 	assert.Equal(t, `|        | × go |
 |--------|-----:|
 | tether | 0.50 |
 | a      | –    |
-`, table{{"", "× go"}, {"tether", "0.50"}, {"a", dash}}.String())
-}
-
-func TestFigure(t *testing.T) {
-	for v, want := range map[float64]string{
-		1234.5: "1234", 99.96: "100.0", 12.34: "12.3", 1.234: "1.23", .004: "0", -.004: "0", -12.34: "-12.3", 0: "0",
-	} {
-		assert.Equal(t, want, figure(v))
-	}
-	assert.Equal(t, dash, figure(math.NaN()))
+`, figures.Table{{"", "× go"}, {"tether", "0.50"}, {"a", figures.Dash}}.String())
 }
 
 func TestDecades(t *testing.T) {
@@ -195,19 +160,4 @@ func TestReport(t *testing.T) {
 func TestReportRefuses(t *testing.T) {
 	assert.ErrorContains(t, run([]string{"-workloads", "W99"}, io.Discard, io.Discard), "none of that name")
 	assert.ErrorContains(t, run([]string{"-workloads", "W1", "-out", "nowhere"}, io.Discard, io.Discard), "nowhere")
-}
-
-func TestChild(t *testing.T) {
-	ask := func(task childTask) (answer childAnswer) {
-		text, err := json.Marshal(task)
-		require.NoError(t, err)
-		var out bytes.Buffer
-		require.NoError(t, run([]string{"-child", string(text)}, &out, io.Discard))
-		require.NoError(t, json.Unmarshal(out.Bytes(), &answer))
-		return answer
-	}
-	answer := ask(childTask{"W4/100k/no-limit", "tether", 100})
-	assert.Positive(t, answer.Sample[workload.NsPerOp])
-	assert.True(t, ask(childTask{"W4/100k/no-limit", "workerpool", 100}).Lacks)
-	assert.ErrorContains(t, run([]string{"-child", `{"Workload":"W4"}`}, io.Discard, io.Discard), "W4")
 }

@@ -1,15 +1,18 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"math"
 	"math/rand/v2"
+	"os"
 	"slices"
-	"strings"
 	"time"
 
+	"github.com/seed-2e639f12/tether/bench/internal/figures"
+	"github.com/seed-2e639f12/tether/bench/internal/sample"
 	"github.com/seed-2e639f12/tether/bench/peers"
 	"github.com/seed-2e639f12/tether/bench/workload"
 )
@@ -34,7 +37,7 @@ type result struct {
 	family     workload.Family
 	workload   workload.Workload
 	candidates []peers.Candidate
-	samples    map[string][]sample // by candidate, one for each repetition; none if it lacks something
+	samples    map[string][]sample.Sample // by candidate, one for each repetition; none if it lacks something
 	n, reps    int
 }
 
@@ -53,16 +56,7 @@ func (p plan) chosen() []workload.Family {
 }
 
 func (p plan) wants(family string, w workload.Workload) bool {
-	if len(p.workloads) == 0 {
-		return p.long || !w.Long
-	}
-	id := family + "/" + w.Name
-	return slices.ContainsFunc(p.workloads, func(prefix string) bool {
-		if id == prefix {
-			return true
-		}
-		return strings.HasPrefix(id, strings.TrimSuffix(prefix, "/")+"/") && (p.long || !w.Long)
-	})
+	return workload.Chosen(family+"/"+w.Name, w.Long && !p.long, p.workloads)
 }
 
 func (p plan) field(w workload.Workload) []peers.Candidate {
@@ -73,7 +67,7 @@ func (p plan) field(w workload.Workload) []peers.Candidate {
 
 // run runs one workload: in each repetition every candidate once, in another order.
 func (p plan) run(f workload.Family, w workload.Workload) result {
-	r := result{family: f, workload: w, candidates: p.field(w), samples: map[string][]sample{}, n: w.N, reps: p.reps}
+	r := result{family: f, workload: w, candidates: p.field(w), samples: map[string][]sample.Sample{}, n: w.N, reps: p.reps}
 	if w.Reps > 0 {
 		r.reps = min(r.reps, w.Reps)
 	}
@@ -85,7 +79,7 @@ func (p plan) run(f workload.Family, w workload.Workload) result {
 		able, _ = p.repetition(r.id(), w, able, max(r.n/10, 1)) // to warm up, and thrown away
 	}
 	for range r.reps {
-		var samples map[string]sample
+		var samples map[string]sample.Sample
 		able, samples = p.repetition(r.id(), w, able, r.n)
 		for _, c := range able {
 			r.samples[c.Name] = append(r.samples[c.Name], samples[c.Name])
@@ -100,8 +94,8 @@ func (p plan) run(f workload.Family, w workload.Workload) result {
 }
 
 // repetition returns those that could, and what they measured.
-func (p plan) repetition(id string, w workload.Workload, candidates []peers.Candidate, n int) ([]peers.Candidate, map[string]sample) {
-	samples := map[string]sample{}
+func (p plan) repetition(id string, w workload.Workload, candidates []peers.Candidate, n int) ([]peers.Candidate, map[string]sample.Sample) {
+	samples := map[string]sample.Sample{}
 	for _, i := range rand.Perm(len(candidates)) {
 		c := candidates[i]
 		s, err := p.once(id, w, c, n)
@@ -117,13 +111,25 @@ func (p plan) repetition(id string, w workload.Workload, candidates []peers.Cand
 	return able, samples
 }
 
-func (p plan) once(id string, w workload.Workload, c peers.Candidate, n int) (sample, error) {
+func (p plan) once(id string, w workload.Workload, c peers.Candidate, n int) (sample.Sample, error) {
 	if w.Isolated {
 		return measureApart(id, c, n)
 	}
 	watch := time.AfterFunc(patience, func() { p.stuck(id + " of " + c.Name) })
 	defer watch.Stop()
-	return measure(w, c, n)
+	return sample.Measure(w, c, n)
+}
+
+// measureApart measures in a process of its own, whose peak of memory belongs to this
+// one sample.
+func measureApart(id string, c peers.Candidate, n int) (sample.Sample, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	return sample.Ask(ctx, self, sample.Request{Workload: id, Candidate: c.Name, N: n})
 }
 
 // values are a metric's, one for each repetition; NaN where there is none.
@@ -139,16 +145,18 @@ func (r result) values(candidate, metric string) []float64 {
 	return values
 }
 
-func (r result) metric(candidate, metric string) spread { return spreadOf(r.values(candidate, metric)) }
+func (r result) metric(candidate, metric string) figures.Spread {
+	return figures.SpreadOf(r.values(candidate, metric))
+}
 
 // against is the workload's metric of a candidate set against another's.
-func (r result) against(candidate, other string) spread {
-	compare := quotient
+func (r result) against(candidate, other string) figures.Spread {
+	compare := figures.Quotient
 	if r.workload.Compare == workload.Difference {
-		compare = difference
+		compare = figures.Difference
 	}
 	m := r.workload.Metric
-	return spreadOf(paired(r.values(candidate, m), r.values(other, m), compare))
+	return figures.SpreadOf(figures.Paired(r.values(candidate, m), r.values(other, m), compare))
 }
 
 // bestPeer is the library with the lowest median against the baseline; "" if there
@@ -156,7 +164,7 @@ func (r result) against(candidate, other string) spread {
 func (r result) bestPeer() (name string) {
 	best := math.Inf(1)
 	for _, c := range r.candidates {
-		if m := r.against(c.Name, r.workload.Baseline).median; c.Kind == peers.Peer && m < best {
+		if m := r.against(c.Name, r.workload.Baseline).Median; c.Kind == peers.Peer && m < best {
 			name, best = c.Name, m
 		}
 	}

@@ -1,57 +1,16 @@
 package main
 
 import (
-	"fmt"
-	"math"
 	"slices"
-	"strconv"
-	"strings"
-	"unicode/utf8"
 
+	"github.com/seed-2e639f12/tether/bench/internal/figures"
+	"github.com/seed-2e639f12/tether/bench/internal/sample"
 	"github.com/seed-2e639f12/tether/bench/peers"
 	"github.com/seed-2e639f12/tether/bench/workload"
 )
 
-const dash = "–"
-
-// table is a Markdown table, of which the first row is the head.
-type table [][]string
-
-func (t table) String() string {
-	widths := make([]int, len(t[0]))
-	for _, row := range t {
-		for i, cell := range row {
-			widths[i] = max(widths[i], utf8.RuneCountInString(cell))
-		}
-	}
-	var b strings.Builder
-	for i, row := range t {
-		for k, cell := range row {
-			b.WriteString("| " + cell + strings.Repeat(" ", widths[k]-utf8.RuneCountInString(cell)) + " ")
-		}
-		b.WriteString("|\n")
-		if i == 0 {
-			b.WriteString(rule(widths))
-		}
-	}
-	return b.String()
-}
-
-// rule aligns the first column to the left and the figures to the right.
-func rule(widths []int) string {
-	var b strings.Builder
-	for i, w := range widths {
-		if i == 0 {
-			b.WriteString("|" + strings.Repeat("-", w+2))
-		} else {
-			b.WriteString("|" + strings.Repeat("-", w+1) + ":")
-		}
-	}
-	return b.String() + "|\n"
-}
-
 // detail is all that is known of one workload, of those that have what it takes.
-func (r result) detail() table {
+func (r result) detail() figures.Table {
 	best := r.bestPeer()
 	if r.workload.Compare == workload.Difference {
 		best = ""
@@ -61,14 +20,14 @@ func (r result) detail() table {
 		head = append(head, r.sign()+best)
 	}
 	metrics := r.shown()
-	t := table{append(head, metrics...)}
+	t := figures.Table{append(head, metrics...)}
 	for _, c := range everybody([]result{r}) {
 		row := []string{label(c), r.metric(c.Name, r.workload.Metric).String(), r.against(c.Name, r.workload.Baseline).String()}
 		if best != "" {
 			row = append(row, r.against(c.Name, best).String())
 		}
 		for _, m := range metrics {
-			row = append(row, figure(r.metric(c.Name, m).median))
+			row = append(row, figures.Format(r.metric(c.Name, m).Median))
 		}
 		t = append(t, row)
 	}
@@ -87,17 +46,17 @@ func (r result) sign() string {
 func (r result) shown() []string {
 	metrics := slices.Clone(r.workload.Extra)
 	if r.workload.Metric == workload.NsPerOp {
-		metrics = append(metrics, bytesPerOp, allocsPerOp)
+		metrics = append(metrics, sample.BytesPerOp, sample.AllocsPerOp)
 	}
 	if r.workload.Isolated {
-		metrics = append(metrics, peakRSS)
+		metrics = append(metrics, sample.PeakRSS)
 	}
 	return metrics
 }
 
 // overview has one column for each workload of a family: the medians against the
 // baseline.
-func overview(results []result) table {
+func overview(results []result) figures.Table {
 	against := func(r result) string { return r.sign() + r.workload.Baseline }
 	all := against(results[0])
 	if slices.ContainsFunc(results, func(r result) bool { return against(r) != all }) {
@@ -111,11 +70,11 @@ func overview(results []result) table {
 		}
 		head = append(head, name)
 	}
-	t := table{head}
+	t := figures.Table{head}
 	for _, c := range everybody(results) {
 		row := []string{label(c)}
 		for _, r := range results {
-			row = append(row, figure(r.against(c.Name, r.workload.Baseline).median))
+			row = append(row, figures.Format(r.against(c.Name, r.workload.Baseline).Median))
 		}
 		t = append(t, row)
 	}
@@ -142,29 +101,4 @@ func label(c peers.Candidate) string {
 		return "**" + c.Name + "**"
 	}
 	return c.Name
-}
-
-func (s spread) String() string {
-	if math.IsNaN(s.median) {
-		return dash
-	}
-	return fmt.Sprintf("%s [%s, %s]", figure(s.median), figure(s.q1), figure(s.q3))
-}
-
-// figure has the digits that are worth reading.
-func figure(v float64) string {
-	digits := 2
-	switch size := math.Abs(v); {
-	case math.IsNaN(v):
-		return dash
-	case size >= 100:
-		digits = 0
-	case size >= 10:
-		digits = 1
-	}
-	text := strconv.FormatFloat(v, 'f', digits, 64)
-	if strings.Trim(text, "-0.") == "" {
-		return "0"
-	}
-	return text
 }
