@@ -461,16 +461,100 @@ func TestOutcomesAreStoredWhenRedisIsBack(t *testing.T) {
 	assert.Empty(t, begun, "further deliveries")
 }
 
+// A proxy, as HAProxy or a Kubernetes service, accepts connections while Redis is away, and
+// resets them.
+func TestOutcomesAreStoredBehindAProxyThatResets(t *testing.T) {
+	b := newBench(t)
+	e, v := b.behind()
+	const jobs = 4
+	begun, away := make(chan string, 100), make(chan struct{})
+	c, err := e.Consume(b.ctx, durable.Consumption{Concurrency: jobs, Logger: b.log.logger(), Handle: func(_ context.Context, m durable.Message, attempt int) durable.Outcome {
+		begun <- m.ID
+		assert.Equal(t, 1, attempt)
+		<-away
+		if m.Name == "dead" {
+			return durable.Outcome{Verdict: durable.Dead}
+		}
+		return durable.Outcome{}
+	}})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, c.Stop(b.ctx)) }()
+	var ids []string
+	for _, name := range []string{"done", "done", "dead", "done"} {
+		m := message(name, "")
+		ids = append(ids, m.ID)
+		b.enqueue(m)
+	}
+	for range jobs {
+		next(b, begun)
+	}
+	v.down(true)
+	require.NoError(t, b.redis.ScriptFlush(b.ctx).Err(), "Redis restarts, and forgets the scripts")
+	close(away)
+	for range 5 * jobs { // each outcome has met a connection that was reset
+		next(b, v.resets)
+	}
+	v.down(false)
+	b.state(ids[2], asynq.TaskStateArchived)
+	for _, id := range []string{ids[0], ids[1], ids[3]} {
+		require.Eventually(t, func() bool {
+			_, err := b.inspector.GetTaskInfo(b.queue, id)
+			return errors.Is(err, asynq.ErrTaskNotFound)
+		}, patience, 5*time.Millisecond)
+	}
+	assert.Empty(t, begun, "further deliveries")
+	m := message("done", "")
+	b.enqueue(m)
+	require.Equal(t, m.ID, next(b, begun))
+}
+
 // valve stands between an engine and Redis.
 type valve struct {
 	frozen  atomic.Bool
 	reached chan struct{} // gets a value for what arrives while it is frozen, and waits
+
+	resets chan struct{} // gets a value for each connection that was reset when it was accepted, if it has room
+
+	mu     sync.Mutex
+	isDown bool                  // reset each connection; guarded by mu
+	conns  map[*net.TCPConn]bool // of the engine; guarded by mu
+}
+
+// down has the valve reset the connections that there are, and accept others only to reset them.
+func (v *valve) down(is bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.isDown = is
+	if is {
+		for c := range v.conns {
+			c.SetLinger(0)
+			c.Close()
+		}
+		clear(v.conns)
+	}
+}
+
+// admits reports whether a connection stays; else it was reset.
+func (v *valve) admits(c *net.TCPConn) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if !v.isDown {
+		v.conns[c] = true
+		return true
+	}
+	c.SetLinger(0)
+	c.Close()
+	select {
+	case v.resets <- struct{}{}:
+	default:
+	}
+	return false
 }
 
 // behind opens the bench's queue behind a valve.
 func (b *bench) behind() (*redis.Engine, *valve) {
 	b.Helper()
-	v := &valve{reached: make(chan struct{}, 100)}
+	v := &valve{reached: make(chan struct{}, 100), resets: make(chan struct{}, 100), conns: make(map[*net.TCPConn]bool)}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(b, err)
 	var group sync.WaitGroup
@@ -485,6 +569,9 @@ func (b *bench) behind() (*redis.Engine, *valve) {
 			from, err := l.Accept()
 			if err != nil {
 				return
+			}
+			if !v.admits(from.(*net.TCPConn)) {
+				continue
 			}
 			to, err := net.Dial("tcp", b.opt.Addr)
 			if !assert.NoError(b, err) {

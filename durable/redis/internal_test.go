@@ -70,7 +70,7 @@ func TestWhatRedisRefusesIsNotAskedAgainAtOnce(t *testing.T) {
 			reply("OOM command not allowed"): persistAgain, reply("MISCONF Redis is configured to save"): persistAgain, reply("NOPERM"): persistAgain,
 		} {
 			began := time.Now()
-			err := persist{}.ProcessHook(func(context.Context, goredis.Cmder) error { return answer })(context.Background(), nil)
+			err := persist{}.ProcessHook(func(context.Context, goredis.Cmder) error { return answer })(context.Background(), goredis.NewCmd(context.Background(), "evalsha"))
 			assert.Equal(t, answer, err)
 			assert.Equal(t, pause, time.Since(began), "%v", answer)
 		}
@@ -80,7 +80,7 @@ func TestWhatRedisRefusesIsNotAskedAgainAtOnce(t *testing.T) {
 // Only outcomes have a deadline, that of the job's lease.
 func TestOutcomesAreRepeatedWhileRedisIsAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		try := func(answer error, back time.Duration) (took time.Duration, err error) {
+		try := func(command string, answer error, back time.Duration) (took time.Duration, err error) {
 			began := time.Now()
 			ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 			defer cancel()
@@ -89,24 +89,32 @@ func TestOutcomesAreRepeatedWhileRedisIsAway(t *testing.T) {
 					return answer
 				}
 				return nil
-			})(ctx, nil)
+			})(ctx, goredis.NewCmd(ctx, command))
 			return time.Since(began), err
 		}
 		for _, answer := range []error{
 			errors.New("connection refused"), reply("LOADING Redis is loading"), reply("READONLY You can't write against a read only replica."),
 			reply("MASTERDOWN Link with MASTER is down"), reply("CLUSTERDOWN The cluster is down"),
 		} {
-			took, err := try(answer, 10*time.Second)
+			took, err := try("evalsha", answer, 10*time.Second)
 			assert.NoError(t, err, "%v", answer)
 			assert.Equal(t, 10*time.Second, took)
-			took, err = try(answer, time.Hour)
+			took, err = try("evalsha", answer, time.Hour)
 			assert.Equal(t, answer, err)
 			assert.Equal(t, 30*time.Second, took, "the lease is over: somebody else may have the job")
 		}
 		for _, answer := range []error{goredis.ErrClosed, reply("OOM command not allowed"), reply("NOT FOUND")} {
-			took, err := try(answer, time.Hour)
+			took, err := try("evalsha", answer, time.Hour)
 			assert.Equal(t, answer, err)
 			assert.Zero(t, took)
 		}
+		for _, command := range []string{"hello", "client", "select"} { // that set a new connection up
+			took, err := try(command, errors.New("connection reset by peer"), time.Hour)
+			assert.Error(t, err)
+			assert.Zero(t, took, command)
+		}
+		took, err := try("eval", errors.New("connection reset by peer"), time.Second)
+		assert.NoError(t, err, "a script that Redis has forgotten is sent in full")
+		assert.Equal(t, time.Second, took)
 	})
 }

@@ -10,14 +10,19 @@ import (
 	goredis "github.com/redis/go-redis/v9"
 )
 
-// persist is a hook of go-redis that repeats a command which has a deadline until then,
-// while Redis is away. asynq gives one, that of the job's lease, to the commands alone that
-// store what came of a job. What it does itself when these fail is in vain in v0.26.0: its
-// syncer repeats them with a context that was cancelled when the first try ended, so that
-// each job that ends while Redis restarts would run again, minutes later.
+// persist is a hook of go-redis that repeats a command that stores the outcome of a job
+// until its context ends, while Redis is away. asynq calls these commands, which are
+// scripts, with the deadline of the job's lease, and no others with a deadline. Its own
+// repetition does nothing in v0.26.0: the syncer repeats a command with a context that was
+// canceled when the first try ended, so that each job that ended while Redis restarted
+// would run again, minutes later.
 //
-// It also takes its time when Redis refuses another command, since its memory or its disk
-// is full, say: asynq asks for the next job again at once, some ten thousand times a second.
+// Only scripts are repeated. go-redis sets a new connection up with the same context and
+// the same hooks: a HELLO that failed would be repeated on a connection that is lost, until
+// the lease has ended, where a new connection is needed.
+//
+// persist also waits when Redis refuses another command, because its memory or its disk is
+// full: asynq asks for the next job again at once, some ten thousand times a second.
 type persist struct{}
 
 const persistAgain = 100 * time.Millisecond
@@ -33,7 +38,7 @@ func (persist) ProcessPipelineHook(next goredis.ProcessPipelineHook) goredis.Pro
 func (persist) ProcessHook(next goredis.ProcessHook) goredis.ProcessHook {
 	return func(ctx context.Context, cmd goredis.Cmder) error {
 		err := next(ctx, cmd)
-		if _, ok := ctx.Deadline(); !ok {
+		if _, ok := ctx.Deadline(); !ok || !strings.HasPrefix(cmd.Name(), "eval") {
 			if isRefused(err) {
 				select {
 				case <-ctx.Done():
@@ -57,7 +62,7 @@ func (persist) ProcessHook(next goredis.ProcessHook) goredis.ProcessHook {
 // away begins the replies of a Redis that starts, or in which another one takes over.
 var away = []string{"LOADING ", "READONLY ", "MASTERDOWN ", "CLUSTERDOWN ", "TRYAGAIN "}
 
-// isAway tells whether Redis has not answered, or only that it cannot yet.
+// isAway reports whether Redis has not answered, or only that it cannot yet.
 func isAway(err error) bool {
 	if err == nil || errors.Is(err, goredis.ErrClosed) {
 		return false
@@ -66,7 +71,7 @@ func isAway(err error) bool {
 	return !errors.As(err, &reply) || slices.ContainsFunc(away, func(a string) bool { return strings.HasPrefix(err.Error(), a) })
 }
 
-// isRefused tells whether Redis has answered that it does not do it.
+// isRefused reports whether Redis has answered that it does not do it.
 func isRefused(err error) bool {
 	var reply goredis.Error
 	return errors.As(err, &reply) && !errors.Is(err, goredis.Nil) && !strings.HasPrefix(err.Error(), "NOSCRIPT ")
