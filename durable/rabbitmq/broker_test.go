@@ -326,6 +326,77 @@ func TestRestart(t *testing.T) {
 	t.Logf("%d jobs confirmed, %d Enqueues failed", count(), failed.Load())
 }
 
+// TestDrain stops a consumer that has many jobs. None may lose an attempt: neither those
+// that were fetched and not handled, nor those that were interrupted, nor those that were done
+// while the broker was slow to take their acknowledgements.
+func TestDrain(t *testing.T) {
+	const jobs = 1000
+	for name, c := range map[string]struct {
+		concurrency int
+		outcome     durable.Outcome
+	}{
+		"jobs that are done":            {100, durable.Outcome{}},
+		"jobs that are interrupted":     {1000, durable.Outcome{Verdict: durable.Return}},
+		"few jobs that are interrupted": {100, durable.Outcome{Verdict: durable.Return}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			var group sync.WaitGroup
+			for n := range 50 {
+				group.Go(func() {
+					for i := range jobs / 50 {
+						r.enqueue(fmt.Sprint(n, "-", i), time.Time{})
+					}
+				})
+			}
+			group.Wait()
+			var mu sync.Mutex
+			done := make(map[string]int)
+			count := func(m durable.Message) int {
+				mu.Lock()
+				defer mu.Unlock()
+				done[m.ID]++
+				return len(done)
+			}
+			begun, stopping := make(chan struct{}, jobs), make(chan struct{})
+			consumer := r.consume(c.concurrency, func(_ context.Context, m durable.Message, attempt int) durable.Outcome {
+				assert.Equal(t, 1, attempt)
+				begun <- struct{}{}
+				<-stopping
+				if c.outcome.Verdict == durable.Done {
+					count(m)
+				}
+				return c.outcome
+			})
+			for range min(c.concurrency, 300) {
+				<-begun
+			}
+			stopped := make(chan error, 1)
+			go func() { stopped <- consumer.Stop(r.ctx) }()
+			close(stopping)
+			require.NoError(t, <-stopped)
+			all := make(chan struct{})
+			end := sync.OnceFunc(func() { close(all) })
+			next := r.consume(50, func(_ context.Context, m durable.Message, attempt int) durable.Outcome {
+				assert.Equal(t, 1, attempt, "job %s, which has not failed", m.ID)
+				if count(m) == jobs {
+					end()
+				}
+				return durable.Outcome{}
+			})
+			select {
+			case <-all:
+			case <-r.ctx.Done():
+				require.FailNow(t, "not all are done")
+			}
+			require.NoError(t, next.Stop(r.ctx))
+			for id, n := range done {
+				assert.Equal(t, 1, n, "job %s, times done", id)
+			}
+		})
+	}
+}
+
 // TestQueueDeleted deletes what the engine has declared.
 func TestQueueDeleted(t *testing.T) {
 	r := newRig(t)

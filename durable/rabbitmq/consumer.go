@@ -135,7 +135,7 @@ func (c *consumer) run(s *subscription) {
 		// The outcomes of what still runs are told to the broker on this connection.
 		unhook := context.AfterFunc(c.killed, s.hangUp)
 		c.deliveries.Wait()
-		s.finish()
+		c.finish(s)
 		unhook()
 	}
 	c.deliveries.Wait()
@@ -174,41 +174,59 @@ func (c *consumer) take(s *subscription, d amqp.Delivery) {
 	go c.deliver(s, d)
 }
 
-// maxGets bounds what leave fetches only to give it back.
-const maxGets = 10
+// Bounds of leave: how long it waits in all, and for one delivery before it asks again.
+const (
+	leaveTime  = 2 * time.Second
+	leaveAgain = 5 * time.Millisecond
+)
 
-// leave ends the flow of deliveries. The client drops those that come after the answer to
-// basic.cancel, and the broker then counts them as failed, so there should be none:
-// nothing is answered now, and when as many are unanswered as may be, no more can be on
-// their way. As long as they are fewer, basic.get tells whether the queue is empty, and
-// those that were on their way are here soon after it. A job that is enqueued
-// into an empty queue in this moment may lose an attempt.
+// leave ends the flow of deliveries. The client drops a delivery that arrives after the
+// answer to basic.cancel, and the broker counts it as failed when the channel ends, so none
+// may be under way when basic.cancel is sent.
+//
+// Answers are locked out meanwhile: each would make the broker send another delivery. None
+// is under way once as many deliveries are unanswered as the prefetch allows. If they are
+// fewer, because the answers sent last have not reached the queue yet, the broker fills the
+// prefetch as long as the queue has jobs. If the queue has none, basic.get confirms it: its
+// answer comes after what the queue sent before it.
+//
+// A job that is enqueued into an empty queue between that answer and basic.cancel may still
+// be dropped. It then counts as present at a crash, which uses no attempt.
 func (c *consumer) leave(s *subscription) error {
 	s.answers.Lock()
 	defer s.answers.Unlock()
-	for range maxGets {
-		for more := true; more; {
-			select {
-			case d, ok := <-s.deliveries:
-				if !ok {
-					return nil
-				}
-				c.take(s, d)
-			default:
-				more = false
-			}
-		}
-		if s.unanswered.Load() >= int64(s.prefetch) {
-			break
-		}
-		d, ok, err := s.channel.Get(c.engine.cfg.Queue, false)
+	late := time.NewTimer(leaveTime)
+	defer late.Stop()
+	for s.unanswered.Load() < int64(s.prefetch) {
+		q, err := s.channel.QueueDeclarePassive(c.engine.cfg.Queue, true, false, false, false, c.engine.jobs().args)
 		if err != nil {
 			return err
 		}
-		if !ok {
+		if q.Messages == 0 {
+			d, ok, err := s.channel.Get(c.engine.cfg.Queue, false)
+			if err != nil {
+				return err
+			}
+			if ok {
+				c.take(s, d)
+				continue
+			}
 			break
 		}
-		c.take(s, d)
+		again := time.NewTimer(leaveAgain)
+		select {
+		case d, ok := <-s.deliveries:
+			if !ok {
+				again.Stop()
+				return nil
+			}
+			c.take(s, d)
+		case <-again.C:
+		case <-late.C:
+			again.Stop()
+			return s.channel.Cancel(c.tag, false)
+		}
+		again.Stop()
 	}
 	return s.channel.Cancel(c.tag, false)
 }
@@ -260,11 +278,25 @@ type subscription struct {
 	alive      context.Context // ends with the channel, when nothing can be answered any more; its cause says why
 }
 
-// finish ends the connection when the broker has understood the last acknowledgements: it
-// drops those that it has not read yet when it reads that the connection is to end.
-func (s *subscription) finish() {
+// finish ends the connection when the queue has the last acknowledgements. The broker drops
+// those that it has not read when it reads that the connection is to end. Its channel also
+// holds acknowledgements back while 32 are on their way to a quorum queue, and drops them
+// when the channel is closed: the jobs would run again, and count as failed.
+//
+// The answer to basic.get comes after the queue has what was sent before it, and the channel
+// then sends what it holds back. A job that basic.get brings is given back.
+func (c *consumer) finish(s *subscription) {
 	late := time.AfterFunc(closeTime, func() { s.socket.Close() })
 	defer late.Stop()
+	for range 2 {
+		d, ok, err := s.channel.Get(c.engine.cfg.Queue, false)
+		if err != nil {
+			break
+		}
+		if ok {
+			c.giveBack(s, d, opened(d))
+		}
+	}
 	_ = s.channel.Close()
 	s.hangUp()
 }
