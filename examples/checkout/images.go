@@ -82,7 +82,8 @@ func (u *upload) inspect(head []byte) error {
 //
 // A JPEG may be progressive: then the decoder holds 4 bytes of coefficients next
 // to each of the at most 4 samples of a pixel. A PNG may be interlaced: then it
-// holds a pass next to the whole. The first step of the resizing adds a quarter.
+// holds a pass next to the whole. The first step of the resizing adds a quarter, and
+// turning a picture that is small already another 4 bytes, when the decoder's are free.
 func decodedBytes(config image.Config, format string) int64 {
 	perPixel := int64(20)
 	if format == "png" {
@@ -106,11 +107,16 @@ func (s *shop) resizeImage(u *upload) error {
 		return fmt.Errorf("resize: %w", err)
 	}
 	defer func() { _ = f.Close() }() // it was only read
+	turn := readOrientation(f, u.Format)
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return fmt.Errorf("resize: %w", err)
+	}
 	src, format, err := image.Decode(f)
 	if err != nil {
 		return problemf(http.StatusUnprocessableEntity, "the picture is broken: %s", err)
 	}
-	small := shrink(src, u.Width)
+	// Shrunk first, so that as little as possible is turned.
+	small := turn.apply(shrink(src, fitting(src.Bounds().Size(), u.Width, turn.sideways())))
 	var out bytes.Buffer
 	if format == "png" {
 		err = png.Encode(&out, small) // keeps what is transparent
@@ -126,29 +132,38 @@ func (s *shop) resizeImage(u *upload) error {
 	return nil
 }
 
-// shrink makes a picture at most width pixels wide; a smaller one stays as it is.
+// fitting returns the size of a stored picture that is at most width wide when it is
+// shown, sideways or not. A smaller one keeps its size.
+func fitting(stored image.Point, width int, sideways bool) image.Point {
+	scaled := func(side, by int) int {
+		return max(1, int(math.Round(float64(side)*float64(width)/float64(by))))
+	}
+	switch {
+	case sideways && stored.Y > width:
+		return image.Pt(scaled(stored.X, stored.Y), width)
+	case !sideways && stored.X > width:
+		return image.Pt(width, scaled(stored.Y, stored.X))
+	}
+	return stored
+}
+
+// shrink makes a picture as small as target, which is no larger than the picture.
 //
-// It halves the picture while it is more than twice too wide, and interpolates the
+// It halves the picture while it is more than twice as large, and interpolates the
 // rest: each source pixel counts, and the memory is bounded. CatmullRom in one step
 // would take 32 bytes for each row of the source and column of the result.
-func shrink(src image.Image, width int) image.Image {
-	whole := src.Bounds().Size()
-	if whole.X <= width {
-		return src
-	}
-	target := image.Pt(width, max(1, int(math.Round(float64(whole.Y)*float64(width)/float64(whole.X)))))
+func shrink(src image.Image, target image.Point) image.Image {
 	for {
 		size := src.Bounds().Size()
-		last := size.X <= 2*target.X
+		if size == target {
+			return src
+		}
 		next := target
-		if !last {
-			next = image.Pt((size.X+1)/2, max(target.Y, (size.Y+1)/2))
+		if size.X > 2*target.X || size.Y > 2*target.Y {
+			next = image.Pt(max(target.X, (size.X+1)/2), max(target.Y, (size.Y+1)/2))
 		}
 		dst := image.NewRGBA(image.Rectangle{Max: next})
 		draw.ApproxBiLinear.Scale(dst, dst.Bounds(), src, src.Bounds(), draw.Src, nil)
-		if last {
-			return dst
-		}
 		src = dst
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"unicode/utf8"
 
 	"github.com/seed-2e639f12/tether"
 )
@@ -86,6 +87,9 @@ func readHeader(src *bufio.Reader) (columns []int, length int, err error) {
 	}
 	notAList := problemf(http.StatusUnprocessableEntity,
 		"not a stock list: the first line must name the columns sku,name,quantity,price_cents")
+	if !utf8.Valid(window) {
+		return nil, 0, problemf(http.StatusUnprocessableEntity, "not UTF-8: save the stock list as CSV in UTF-8")
+	}
 	var header rowReader
 	text := trimLineEnd(bytes.TrimPrefix(window, []byte("\ufeff"))) // some spreadsheets begin with a BOM
 	if open, reason := header.split(text); open || reason != "" || len(header.row) != len(importColumns) {
@@ -194,11 +198,11 @@ func nextProduct(rows *rowReader, columns []int) (p product, wrong *badRow, err 
 	}
 	field := func(i int) string { return string(row[columns[i]]) }
 	p.sku, p.name = field(0), field(1)
-	switch {
-	case p.sku == "" || !printable(p.sku, skuBytes):
-		return p, &badRow{rows.rowN, fmt.Sprintf("sku: not 1 to %d bytes of printable text", skuBytes)}, nil
-	case p.name == "" || !printable(p.name, nameBytes):
-		return p, &badRow{rows.rowN, fmt.Sprintf("name: not 1 to %d bytes of printable text", nameBytes)}, nil
+	if wrong := checkSKU(p.sku); wrong != "" {
+		return p, &badRow{rows.rowN, "sku: " + wrong}, nil
+	}
+	if wrong := checkText(p.name, nameBytes); wrong != "" {
+		return p, &badRow{rows.rowN, "name: " + wrong}, nil
 	}
 	for i, number := range []struct {
 		to   *int64

@@ -87,14 +87,16 @@ type typeface struct {
 // embedding: such an invoice is small and made in a tenth of the time. They know
 // Western European letters only; for the others the Go fonts are embedded (the
 // glyphs that are used), which add Greek and Cyrillic. A character that these lack
-// too, a Chinese one say, is shown as '?': no name can make an invoice fail.
+// too, a Chinese one say, is shown as '?': no name can make an invoice fail. Invisible
+// characters are left out: neither family can join letters.
 func chooseTypeface(pdf *fpdf.Fpdf, o *order) typeface {
-	western := fits(o.Customer, isLatin1)
+	western := fits(withoutInvisible(o.Customer), isLatin1)
 	for _, l := range o.Lines {
-		western = western && fits(l.SKU, isLatin1) && fits(l.Name, isLatin1)
+		western = western && fits(l.SKU, isLatin1) && fits(withoutInvisible(l.Name), isLatin1)
 	}
 	if western {
-		return typeface{"Helvetica", pdf.UnicodeTranslatorFromDescriptor("")} // "" is cp1252
+		cp1252 := pdf.UnicodeTranslatorFromDescriptor("") // "" is cp1252
+		return typeface{"Helvetica", func(text string) string { return cp1252(withoutInvisible(text)) }}
 	}
 	pdf.AddUTF8FontFromBytes("go", "", goregular.TTF)
 	pdf.AddUTF8FontFromBytes("go", "B", gobold.TTF)
@@ -104,7 +106,7 @@ func chooseTypeface(pdf *fpdf.Fpdf, o *order) typeface {
 				return r
 			}
 			return '?'
-		}, text)
+		}, withoutInvisible(text))
 	}}
 }
 

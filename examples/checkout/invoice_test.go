@@ -38,6 +38,19 @@ func TestInvoice(t *testing.T) {
 			require.NotEqual(t, first, draw(t, o))
 		})
 	}
+	t.Run("joiners and soft hyphens are not drawn", func(t *testing.T) {
+		o := plain()
+		o.Lines[0].Name = "Green tea" + "\u200d"
+		require.Equal(t, first, draw(t, o), "nor do they need another typeface")
+		o.Lines[0].Name = "Zu\u00adcker"
+		hyphen := draw(t, o)
+		o.Lines[0].Name = "Zucker"
+		require.Equal(t, draw(t, o), hyphen)
+		o.Customer = "Αθη\u200dνά <athina@example.com>"
+		joined := draw(t, o)
+		o.Customer = "Αθηνά <athina@example.com>"
+		require.Equal(t, draw(t, o), joined)
+	})
 	t.Run("many lines take several pages", func(t *testing.T) {
 		o := plain()
 		o.Lines = slicesOfLines(o.Lines[0], orderLines)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -14,7 +15,6 @@ import (
 	"os"
 	"strings"
 	"time"
-	"unicode"
 	"unicode/utf8"
 
 	"github.com/seed-2e639f12/tether"
@@ -69,7 +69,9 @@ const (
 const (
 	orderBytes = 64 << 10 // of an order's JSON
 	orderLines = 100
-	mostOfOne  = 1_000_000 // of one line, so that totals stay far from overflow
+
+	customerBytes = 254       // of an address
+	mostOfOne     = 1_000_000 // of one line, so that totals stay far from overflow
 
 	// doubleClick is how long after an order the same customer ordering the same
 	// is taken for a second click. It holds in any case until the first order has
@@ -180,7 +182,14 @@ func decodeOrder(body io.Reader) (*order, error) {
 		Customer string `json:"customer"`
 		Lines    []line `json:"lines"`
 	}
-	dec := json.NewDecoder(body)
+	text, err := io.ReadAll(body)
+	if err != nil {
+		return nil, notJSON(err)
+	}
+	if !utf8.Valid(text) { // the decoder would put U+FFFD in place of what is not
+		return nil, problemf(http.StatusBadRequest, "not JSON: the body is not UTF-8")
+	}
+	dec := json.NewDecoder(bytes.NewReader(text))
 	if err := dec.Decode(&wish); err != nil {
 		return nil, notJSON(err)
 	}
@@ -201,8 +210,8 @@ func decodeOrder(body io.Reader) (*order, error) {
 	}
 	lines := make([]line, len(wish.Lines))
 	for i, l := range wish.Lines {
-		if l.SKU == "" || !printable(l.SKU, skuBytes) {
-			return nil, problemf(http.StatusUnprocessableEntity, "lines[%d].sku: give 1 to %d printable characters", i, skuBytes)
+		if wrong := checkSKU(l.SKU); wrong != "" {
+			return nil, problemf(http.StatusUnprocessableEntity, "lines[%d].sku: %s", i, wrong)
 		}
 		if l.Quantity < 1 || l.Quantity > mostOfOne {
 			return nil, problemf(http.StatusUnprocessableEntity, "lines[%d].quantity: %d is not between 1 and %d", i, l.Quantity, mostOfOne)
@@ -239,18 +248,13 @@ func notJSON(err error) error {
 
 // checkCustomer wants an address that mail can be sent to, with a name or without.
 func checkCustomer(customer string) error {
-	if !printable(customer, 254) {
-		return problemf(http.StatusUnprocessableEntity, "customer: give at most 254 bytes of printable text")
+	if wrong := checkText(customer, customerBytes); wrong != "" {
+		return problemf(http.StatusUnprocessableEntity, "customer: %s", wrong)
 	}
 	if _, err := mail.ParseAddress(customer); err != nil {
 		return problemf(http.StatusUnprocessableEntity, "customer: not an e-mail address such as ann@example.com")
 	}
 	return nil
-}
-
-func printable(s string, most int) bool {
-	return len(s) <= most && utf8.ValidString(s) &&
-		strings.IndexFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) < 0
 }
 
 // fingerprint is the same for two orders of the same goods by the same customer.

@@ -215,6 +215,7 @@ func TestBadOrders(t *testing.T) {
 		"nothing":            {"", 400},
 		"not JSON":           {"customer=ann", 400},
 		"broken JSON":        {`{"customer":"ann@example.com","lines":[{"sku":`, 400},
+		"not UTF-8":          {"{\"customer\":\"J\xf6rg <j@example.com>\",\"lines\":[{\"sku\":\"tea\",\"quantity\":1}]}", 400},
 		"two orders":         {orderBy("ann") + orderBy("bob"), 400},
 		"a list":             {`[]`, 400},
 		"a text for lines":   {`{"customer":"ann@example.com","lines":"tea"}`, 400},

@@ -54,6 +54,35 @@ func TestImport(t *testing.T) {
 	ts.tidies()
 	ts.do("GET", strings.Replace(location, "imports", "images", 1), "").problem(t, http.StatusNotFound)
 
+	t.Run("names in every script", func(t *testing.T) {
+		text, err := os.ReadFile("testdata/names.csv")
+		require.NoError(t, err)
+		s := ts.until(ts.post("/imports", string(text)), done)
+		require.Empty(t, s.BadRows)
+		require.Equal(t, int64(5), s.Rows)
+		var name string
+		require.NoError(t, ts.store.read.QueryRow(`SELECT name FROM products WHERE sku = 'family'`).Scan(&name))
+		require.Equal(t, "\U0001F468\u200d\U0001F469\u200d\U0001F467", name)
+		invoiced := ts.until(ts.post("/orders", `{"customer":"می\u200cخواهم <a@example.com>","lines":[{"sku":"family","quantity":1},{"sku":"the","quantity":1}]}`), decided)
+		require.Equal(t, "invoiced", invoiced.State, invoiced.Reason)
+	})
+	t.Run("the reason says what is wrong", func(t *testing.T) {
+		location := ts.post("/imports", csvHeader+"plum,Pl\xfcm,1,1\npl\xfcm,Plum,1,1\npear,Pear\u202eraep,1,1\npea\u00a0r,Pear,1,1\nfig,"+
+			strings.Repeat("x", nameBytes+1)+",1,1\nlime,\u00a0\u200d,1,1\n")
+		var reasons []string
+		for _, bad := range ts.until(location, done).BadRows {
+			reasons = append(reasons, bad.Reason)
+		}
+		require.Equal(t, []string{
+			"name: not UTF-8", "sku: not UTF-8", "name: the character U+202E at byte 4 is not allowed",
+			"sku: the character U+00A0 at byte 3 is not printable", "name: longer than 200 bytes", "name: empty",
+		}, reasons)
+	})
+	t.Run("a file in another encoding", func(t *testing.T) {
+		for _, body := range []string{"sku,name,quantity,price_cents,gr\xf6\xdfe\n", "\xff\xfes\x00k\x00u\x00,\x00n\x00"} {
+			require.Contains(t, ts.do("POST", "/imports", body).problem(t, http.StatusUnprocessableEntity).Detail, "not UTF-8")
+		}
+	})
 	t.Run("columns in another order, with a BOM", func(t *testing.T) {
 		s := ts.until(ts.post("/imports", "\ufeffprice_cents,\"sku\",quantity, name\r\n100,nut,3,Nut\r\n"), done)
 		require.Equal(t, "done", s.State)
@@ -208,7 +237,7 @@ func TestShrinkAverages(t *testing.T) {
 	for i := range src.Pix {
 		src.Pix[i] = uint8(255 * random.IntN(2))
 	}
-	small := shrink(src, 16)
+	small := shrink(src, image.Pt(16, 16))
 	require.Equal(t, image.Pt(16, 16), small.Bounds().Size())
 	for y := range 16 {
 		for x := range 16 {
