@@ -42,7 +42,10 @@ type Consumption struct {
 	// job. Attempts count those that were never answered, since the process crashed. It
 	// does not panic. When ctx ends, the attempt is cancelled.
 	Handle func(ctx context.Context, m Message, attempt int) Outcome
-	// Logger is for what nobody else is told.
+	// Names are those of the jobs that Handle knows; nil means any. An engine that can leaves
+	// other jobs where they are. One that cannot delivers them, and Handle gives them back.
+	Names []string
+	// Logger gets records of what the Worker cannot see.
 	Logger *slog.Logger
 }
 

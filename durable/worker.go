@@ -139,7 +139,9 @@ func (w *Worker) Start(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(w.stopAsked, func() { cancel(ErrClosed) })()
-	consumer, err := w.engine.Consume(ctx, Consumption{Concurrency: w.cfg.Concurrency, Handle: w.handle, Logger: w.cfg.Logger})
+	consumer, err := w.engine.Consume(ctx, Consumption{
+		Concurrency: w.cfg.Concurrency, Handle: w.handle, Names: slices.Sorted(maps.Keys(w.jobs)), Logger: w.cfg.Logger,
+	})
 	if err != nil {
 		w.mu.Lock()
 		defer w.mu.Unlock()

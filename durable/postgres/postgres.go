@@ -1,9 +1,6 @@
 // Package postgres is the engine of package durable for many machines that share a
 // PostgreSQL database: River (github.com/riverqueue/river). A job can be enqueued in the
 // transaction that gives the reason for it: see [EnqueueTx].
-//
-// It works with River v0.31.0, the one of package sqlite beside it, and, in a program that
-// does not link that, with v0.51.1.
 package postgres
 
 import (
@@ -44,8 +41,8 @@ type Config struct {
 
 // Engine is a durable queue in a database. It implements [durable.Engine].
 //
-// Jobs are rows of River's table river_job, of the kind "tether", with the job's name in
-// the metadata; River's own tools show them. Those that have failed for good are in the
+// Jobs are rows of River's table river_job, whose kind is the job's name; River's own tools
+// show them. Those that have failed for good are in the
 // state discarded, with the errors of their attempts, for 90 days.
 type Engine struct {
 	river *river.Engine[pgx.Tx]

@@ -4,10 +4,12 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/url"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -224,6 +226,42 @@ func TestClose(t *testing.T) {
 	}), "the pool is the user's")
 }
 
+// A database of River v0.31 and of an earlier version of this package, with a job that a
+// killed worker ran, one that waits, one with a unique key, and one that is due later.
+func TestUpgrade(t *testing.T) {
+	t.Parallel()
+	pool := newPool(t)
+	ctx := t.Context()
+	script, err := os.ReadFile("testdata/river-v0.31.sql")
+	require.NoError(t, err)
+	conn, err := pgx.ConnectConfig(ctx, pool.Config().ConnConfig) // the script changes the session
+	require.NoError(t, err)
+	_, err = conn.Exec(ctx, string(script))
+	require.NoError(t, errors.Join(err, conn.Close(ctx)))
+
+	e := newEngine(t, postgres.Config{}, pool)
+	again := durable.Message{ID: "another", Name: "job", Args: json.RawMessage("null"), Unique: "key"}
+	r, err := e.Enqueue(ctx, again)
+	require.NoError(t, err)
+	assert.Equal(t, durable.Receipt{ID: "unique", Duplicate: true}, r)
+	ran := make(chan string, 10)
+	c, err := e.Consume(ctx, durable.Consumption{Concurrency: 1, Names: []string{"job"}, Handle: func(_ context.Context, m durable.Message, attempt int) durable.Outcome {
+		ran <- fmt.Sprint(m.ID, " ", attempt)
+		return durable.Outcome{}
+	}})
+	require.NoError(t, err)
+	_, err = pool.Exec(ctx, `UPDATE tether_worker SET since = now() - interval '1 hour'`) // so that the test need not wait
+	require.NoError(t, err)
+	assert.ElementsMatch(t, []string{"running 2", "waiting 1", "unique 1"}, []string{receive(t, ran), receive(t, ran), receive(t, ran)})
+	require.NoError(t, c.Stop(ctx))
+	var state string
+	require.NoError(t, pool.QueryRow(ctx, `SELECT state FROM river_job WHERE args->>'id' = 'later'`).Scan(&state))
+	assert.Equal(t, "scheduled", state)
+	r, err = e.Enqueue(ctx, again)
+	require.NoError(t, err)
+	assert.Equal(t, durable.Receipt{ID: "another"}, r)
+}
+
 // Many processes that start at once on a new database all come up.
 func TestMigrateAtOnce(t *testing.T) {
 	for _, schema := range []string{"", "jobs"} {
@@ -374,12 +412,12 @@ func TestABusyWorkerIsAlive(t *testing.T) {
 	}, time.Minute, 10*time.Millisecond, "both are seen again")
 	_, err = job.Enqueue(t.Context(), other, "of a dead one", durable.RunAt(time.Now().Add(time.Hour)))
 	require.NoError(t, err)
-	exec(`UPDATE river_job SET state = 'running', attempt = 1, attempted_by = '{dead}' WHERE state = 'scheduled'`)
+	exec(`UPDATE river_job SET state = 'running', attempt = 1, attempted_by = '{tether-dead}' WHERE state = 'scheduled'`)
 	exec(`UPDATE river_job SET attempted_at = now() - interval '1 hour', scheduled_at = now()`)
 	exec(`UPDATE tether_worker SET since = now() - interval '1 hour'`) // so that nobody has to wait
 	assert.Equal(t, "of a dead one", receive(t, ran))
 	var now string
-	require.NoError(t, others.QueryRow(t.Context(), `SELECT state || ' ' || attempt FROM river_job WHERE metadata ->> 'job' = 'busy'`).Scan(&now))
+	require.NoError(t, others.QueryRow(t.Context(), `SELECT state || ' ' || attempt FROM river_job WHERE kind = 'busy'`).Scan(&now))
 	assert.Equal(t, "running 1", now)
 }
 
@@ -412,24 +450,24 @@ func TestPresence(t *testing.T) {
 			return n
 		}
 		seen := func() (at time.Time) {
-			require.NoError(t, pool.QueryRow(t.Context(), `SELECT seen FROM `+in+`tether_worker WHERE id = 'me'`).Scan(&at))
+			require.NoError(t, pool.QueryRow(t.Context(), `SELECT seen FROM `+in+`tether_worker WHERE id = 'tether-me'`).Scan(&at))
 			return at
 		}
 		exec(`INSERT INTO ~tether_worker VALUES ('forgotten', now(), now() - interval '2 days')`)
-		me, other, dead := enter("me"), enter("other"), enter("dead")
+		me, other, dead := enter("tether-me"), enter("tether-other"), enter("tether-dead")
 		defer dead.End()
-		exec(`UPDATE ~tether_worker SET seen = now() - interval '31 s' WHERE id = 'dead'`)
+		exec(`UPDATE ~tether_worker SET seen = now() - interval '31 s' WHERE id = 'tether-dead'`)
 		for id, row := range []string{
-			1:  `'{me}', 'tether', now() - interval '1 hour', '{}'`,
-			2:  `'{me}', 'tether', now() - interval '1 hour', '{}'`, // of which it does not know
-			3:  `'{me}', 'tether', now(), '{}'`,
-			4:  `'{dead,other}', 'tether', now() - interval '1 hour', '{}'`,
-			5:  `'{other,dead}', 'tether', now() - interval '31 s', '{}'`,
-			6:  `'{dead}', 'tether', now(), '{}'`,
-			7:  `'{dead}', 'foreign', now() - interval '1 hour', '{}'`,
-			8:  `'{forgotten}', 'tether', now() - interval '1 hour', '{}'`,
+			1:  `'{tether-me}', 'tether', now() - interval '1 hour', '{}'`,
+			2:  `'{tether-me}', 'tether', now() - interval '1 hour', '{}'`, // of which it does not know
+			3:  `'{tether-me}', 'tether', now(), '{}'`,
+			4:  `'{tether-dead,tether-other}', 'tether', now() - interval '1 hour', '{}'`,
+			5:  `'{tether-other,tether-dead}', 'of its own', now() - interval '31 s', '{}'`,
+			6:  `'{tether-dead}', 'tether', now(), '{}'`,
+			7:  `'{foreign}', 'foreign', now() - interval '1 hour', '{}'`,
+			8:  `'{tether-forgotten}', 'tether', now() - interval '1 hour', '{}'`,
 			9:  `NULL, 'tether', NULL, '{}'`,
-			10: `'{dead}', 'tether', now() - interval '1 hour', '{"cancel_attempted_at": "2026-01-01T00:00:00Z"}'`,
+			10: `'{tether-dead}', 'tether', now() - interval '1 hour', '{"cancel_attempted_at": "2026-01-01T00:00:00Z"}'`,
 		} {
 			if row != "" {
 				exec(fmt.Sprintf(`INSERT INTO ~river_job (id, args, attempt, created_at, max_attempts, state, attempted_by, kind, attempted_at, metadata)
@@ -438,14 +476,14 @@ func TestPresence(t *testing.T) {
 		}
 
 		assert.Zero(t, rescued(me, 1), "it has only just come")
-		exec(`UPDATE ~tether_worker SET since = now() - interval '31 s', seen = now() - interval '16 s' WHERE id = 'me'`)
+		exec(`UPDATE ~tether_worker SET since = now() - interval '31 s', seen = now() - interval '16 s' WHERE id = 'tether-me'`)
 		assert.Zero(t, rescued(me, 1), "it was not seen just now")
 		require.NoError(t, me.Beat(t.Context()))
 		assert.Zero(t, rescued(me, 1), "it has only just come back")
-		exec(`UPDATE ~tether_worker SET since = now() - interval '1 hour', seen = now() + interval '1 hour' WHERE id = 'me'`)
+		exec(`UPDATE ~tether_worker SET since = now() - interval '1 hour', seen = now() + interval '1 hour' WHERE id = 'tether-me'`)
 		require.NoError(t, me.Beat(t.Context()))
 		assert.Zero(t, rescued(me, 1), "the clock was set back")
-		exec(`UPDATE ~tether_worker SET since = now() - interval '31 s', seen = now() - interval '1 s' WHERE id = 'me'`)
+		exec(`UPDATE ~tether_worker SET since = now() - interval '31 s', seen = now() - interval '1 s' WHERE id = 'tether-me'`)
 		before := seen()
 		require.NoError(t, me.Beat(t.Context()))
 		require.True(t, seen().After(before))

@@ -91,7 +91,7 @@ func (p *presence) Rescue(ctx context.Context, mine []int64) (jobs int64, err er
 			errors = array_append(errors, jsonb_build_object('at', now(), 'attempt', attempt, 'error', 'the worker has crashed', 'trace', ''))
 		WHERE id IN (
 			SELECT id FROM `+p.jobs+` AS j
-			WHERE state = 'running' AND kind = $1
+			WHERE state = 'running' AND (kind = $1 OR attempted_by[array_upper(attempted_by, 1)] LIKE $5 || '%')
 				AND coalesce(attempted_at, created_at) <= now() - make_interval(secs => $4)
 				AND CASE WHEN attempted_by[array_upper(attempted_by, 1)] = $2
 					THEN id <> ALL($3::bigint[])
@@ -101,7 +101,7 @@ func (p *presence) Rescue(ctx context.Context, mine []int64) (jobs int64, err er
 				AND EXISTS (SELECT FROM `+p.workers+` AS w
 					WHERE w.id = $2 AND w.since <= now() - make_interval(secs => $4) AND w.seen > now() - make_interval(secs => $4 / 2))
 			ORDER BY id FOR UPDATE OF j SKIP LOCKED)`,
-		river.Kind, p.id, mine, river.Silence.Seconds())
+		river.Kind, p.id, mine, river.Silence.Seconds(), river.IDPrefix)
 	return tag.RowsAffected(), err
 }
 

@@ -59,14 +59,14 @@ func enter(ctx context.Context, name string, db *sql.DB, id string) (river.Prese
 }
 
 // handBack makes running jobs available, as their next attempt, unless somebody has asked
-// River to cancel them. The + keeps SQLite from the index of the kind, which is that of all jobs.
+// River to cancel them. Of rows that no worker of this package has run, none is touched.
 const handBack = `
 	UPDATE river_job
 	SET state = iif(json_extract(metadata, '$.cancel_attempted_at') IS NULL, 'available', 'cancelled'),
 		finalized_at = iif(json_extract(metadata, '$.cancel_attempted_at') IS NULL, NULL, datetime('now', 'subsec')),
 		errors = json_insert(coalesce(errors, json('[]')), '$[#]', json_object(
 			'at', strftime('%Y-%m-%dT%H:%M:%fZ', 'now'), 'attempt', attempt, 'error', 'the worker has crashed', 'trace', ''))
-	WHERE state = 'running' AND +kind = ?1`
+	WHERE state = 'running' AND (kind = ?1 OR json_extract(attempted_by, '$[#-1]') LIKE ?2 || '%')`
 
 // handBackAll hands all back, and removes the leader, without whom nobody would look after
 // delayed jobs until its term is over.
@@ -76,7 +76,7 @@ func handBackAll(ctx context.Context, db *sql.DB) error {
 		return err
 	}
 	defer func() { _ = tx.Rollback() }()
-	if _, err := tx.ExecContext(ctx, handBack, river.Kind); err != nil {
+	if _, err := tx.ExecContext(ctx, handBack, river.Kind, river.IDPrefix); err != nil {
 		return err
 	}
 	if _, err := tx.ExecContext(ctx, `DELETE FROM tether_worker`); err != nil {
@@ -108,11 +108,11 @@ func (p *presence) Rescue(ctx context.Context, mine []int64) (jobs int64, err er
 	}
 	res, err := p.db.ExecContext(ctx, handBack+`
 		AND julianday(coalesce(attempted_at, created_at)) <= julianday('now', 'subsec') - ?4
-		AND iif(json_extract(attempted_by, '$[#-1]') IS ?2,
-			id NOT IN (SELECT value FROM json_each(?3)),
+		AND iif(json_extract(attempted_by, '$[#-1]') IS ?3,
+			id NOT IN (SELECT value FROM json_each(?5)),
 			NOT EXISTS (SELECT 1 FROM tether_worker WHERE id = json_extract(attempted_by, '$[#-1]') AND seen > julianday('now', 'subsec') - ?4))
-		AND EXISTS (SELECT 1 FROM tether_worker WHERE id = ?2 AND since <= julianday('now', 'subsec') - ?4 AND seen > julianday('now', 'subsec') - ?4 / 2)`,
-		river.Kind, p.id, string(ids), silence)
+		AND EXISTS (SELECT 1 FROM tether_worker WHERE id = ?3 AND since <= julianday('now', 'subsec') - ?4 AND seen > julianday('now', 'subsec') - ?4 / 2)`,
+		river.Kind, river.IDPrefix, p.id, silence, string(ids))
 	if err != nil {
 		return 0, err
 	}

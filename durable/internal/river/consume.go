@@ -80,6 +80,17 @@ type consumer[TTx any] struct {
 	err      error         // written before done is closed
 }
 
+// kinds returns the kinds of the jobs of these names in the database; nil for nil.
+func kinds(names []string) (all []string) {
+	for _, n := range names {
+		all = append(all, kindOf(n))
+	}
+	if all != nil {
+		all = append(all, Kind)
+	}
+	return all
+}
+
 func (c *consumer[TTx]) start(ctx context.Context, id string) error {
 	cfg := c.engine.base(c.Logger)
 	cfg.ID = id
@@ -98,7 +109,7 @@ func (c *consumer[TTx]) start(ctx context.Context, id string) error {
 		return err
 	}
 	var err error
-	driver := &keeping[TTx]{c.engine.cfg.Driver, c.engine.life, c.pulse}
+	driver := &keeping[TTx]{c.engine.cfg.Driver, c.engine.life, c.pulse, kinds(c.Names)}
 	if c.client, err = river.NewClient[TTx](driver, cfg); err != nil {
 		return err
 	}

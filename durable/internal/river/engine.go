@@ -26,8 +26,9 @@ type Config[TTx any] struct {
 	Queue   string       // "": DefaultQueue
 	Schema  string       // where River's tables are; "": where the connection finds them
 	Logger  *slog.Logger // of what happens when no worker is there; nil: slog.Default()
-	// Poll is for a driver without notifications: how often a consumer looks for jobs. Jobs
-	// that the engine itself enqueues are seen at once. 0: the driver has notifications.
+	// Poll makes consumers look for jobs at this interval, and not rely on notifications from
+	// the database. Jobs that the engine itself enqueues are seen at once. Zero means that
+	// the driver has notifications.
 	Poll time.Duration
 	// Ping fails if the database cannot be reached.
 	Ping func(ctx context.Context) error
@@ -67,6 +68,9 @@ func New[TTx any](cfg Config[TTx]) (*Engine[TTx], error) {
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
+	}
+	if cfg.Poll > 0 {
+		cfg.Driver = silent[TTx]{cfg.Driver}
 	}
 	e := &Engine[TTx]{cfg: cfg, consumers: make(map[*consumer[TTx]]bool)}
 	var err error

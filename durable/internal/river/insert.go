@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/riverqueue/river"
@@ -14,9 +15,22 @@ import (
 	"github.com/seed-2e639f12/tether/durable"
 )
 
-// Kind is the kind that all jobs have for River, whatever their name: River fails, and may
-// discard, a job whose kind a worker does not have. The name is in the metadata, too.
+// Kind is the kind that all jobs have inside the program. In the database a job's kind is its
+// name, so that River's tools show it: hooks and keeper.JobGetAvailable translate. River has
+// one worker, of this kind; otherwise it would fail the jobs that other workers have.
+//
+// Kind is also the kind of the rows that earlier versions of this package stored, and that
+// of unique keys, so that the keys of those rows hold. It stays fetched.
 const Kind = "tether"
+
+// kindOf returns the kind that the jobs of this name have in the database. A kind has at
+// most 127 characters there, and a name at most 128 bytes.
+func kindOf(name string) string {
+	if len(name) <= 127 {
+		return name
+	}
+	return fmt.Sprintf("%s~%x", strings.ToValidUTF8(name[:100], ""), sha256.Sum256([]byte(name)))[:127]
+}
 
 // attempts is out of the way: the most that the column of Postgres holds. The worker counts.
 const attempts = 1<<15 - 1
@@ -28,17 +42,13 @@ type envelope struct {
 	Unique string `json:"unique" river:"unique"`
 
 	encoded json.RawMessage
+	kind    string    // in the database
 	again   time.Time // for NextRetry: when an attempt that has failed is followed by another
 }
 
 func (envelope) Kind() string                    { return Kind }
 func (e envelope) MarshalJSON() ([]byte, error)  { return e.encoded, nil }
 func (e *envelope) UnmarshalJSON(b []byte) error { return nil } // JobRow has them
-
-// metadata is for people who look at the table.
-type metadata struct {
-	Job string `json:"job"`
-}
 
 // unfinished are the states in which a job keeps its unique key.
 var unfinished = []rivertype.JobState{
@@ -52,6 +62,9 @@ const soon = 30 * time.Second
 
 var hooks = []rivertype.Hook{
 	river.HookInsertBeginFunc(func(_ context.Context, p *rivertype.JobInsertParams) error {
+		if e, ok := p.Args.(envelope); ok {
+			p.Kind = e.kind
+		}
 		if p.State == rivertype.JobStateScheduled && p.ScheduledAt != nil && time.Until(*p.ScheduledAt) < soon {
 			p.State = rivertype.JobStateAvailable
 		}
@@ -77,11 +90,7 @@ func (e *Engine[TTx]) insertion(ctx context.Context, m durable.Message) (*insert
 	if err != nil {
 		return nil, fmt.Errorf("%w: message: %w", durable.ErrInvalid, err)
 	}
-	meta, err := json.Marshal(metadata{m.Name})
-	if err != nil {
-		return nil, err
-	}
-	opts := &river.InsertOpts{MaxAttempts: attempts, Metadata: meta, Queue: e.cfg.Queue}
+	opts := &river.InsertOpts{MaxAttempts: attempts, Queue: e.cfg.Queue}
 	if m.RunAt.After(time.Now()) {
 		opts.ScheduledAt = roundUp(m.RunAt)
 	}
@@ -89,8 +98,8 @@ func (e *Engine[TTx]) insertion(ctx context.Context, m durable.Message) (*insert
 		opts.UniqueOpts = river.UniqueOpts{ByArgs: true, ByQueue: true, ByState: unfinished}
 	}
 	return &insertion{
-		id: m.ID, ctx: ctx, size: len(encoded) + len(meta), done: make(chan struct{}),
-		params: river.InsertManyParams{Args: envelope{encoded: encoded}, InsertOpts: opts},
+		id: m.ID, ctx: ctx, size: len(encoded), done: make(chan struct{}),
+		params: river.InsertManyParams{Args: envelope{encoded: encoded, kind: kindOf(m.Name)}, InsertOpts: opts},
 	}, nil
 }
 

@@ -23,16 +23,44 @@ type keeping[TTx any] struct {
 	riverdriver.Driver[TTx]
 	life  context.Context
 	pulse *pulse
+	kinds []string // of the jobs to fetch; nil means all
 }
 
+// silent is a driver that River sends no notifications through and expects none from: River
+// then looks for jobs at an interval, and at once for those that the same client inserts.
+// River emulates notifications on SQLite, by a table that it polls: that is slower, for a
+// worker in the same process, than no notifications are.
+type silent[TTx any] struct {
+	riverdriver.Driver[TTx]
+}
+
+func (silent[TTx]) SupportsListener() bool     { return false }
+func (silent[TTx]) SupportsListenNotify() bool { return false }
+
 func (d *keeping[TTx]) GetExecutor() riverdriver.Executor {
-	return &keeper{d.Driver.GetExecutor(), d.life, d.pulse}
+	return &keeper{d.Driver.GetExecutor(), d.life, d.pulse, d.kinds}
 }
 
 type keeper struct {
 	riverdriver.Executor
 	life  context.Context
 	pulse *pulse
+	kinds []string
+}
+
+// JobGetAvailable fetches only jobs that the worker has, and gives them the kind that
+// River's own worker has.
+func (k *keeper) JobGetAvailable(ctx context.Context, p *riverdriver.JobGetAvailableParams) (*riverdriver.JobGetAvailableResult, error) {
+	known := *p
+	known.Kind = k.kinds
+	res, err := k.Executor.JobGetAvailable(ctx, &known)
+	if err != nil {
+		return nil, err
+	}
+	for _, j := range res.Jobs {
+		j.Kind = Kind
+	}
+	return res, nil
 }
 
 func (k *keeper) JobSetStateIfRunningMany(ctx context.Context, p *riverdriver.JobSetStateIfRunningManyParams) ([]*rivertype.JobRow, error) {

@@ -32,7 +32,7 @@ func job(t *testing.T, m durable.Message) *river.Job[envelope] {
 	args, err := json.Marshal(i.params.Args)
 	require.NoError(t, err)
 	return &river.Job[envelope]{JobRow: &rivertype.JobRow{
-		EncodedArgs: args, Metadata: i.params.InsertOpts.Metadata, Attempt: 3, MaxAttempts: 3,
+		EncodedArgs: args, Attempt: 3, MaxAttempts: 3,
 	}}
 }
 
@@ -182,7 +182,7 @@ func TestOutcomesWaitForTheDatabase(t *testing.T) {
 		defer cancel()
 		p := newPulse(nil, slog.New(slog.DiscardHandler))
 		p.begin(1)()
-		k := &keeper{away{until: time.Now().Add(back)}, life, p}
+		k := &keeper{Executor: away{until: time.Now().Add(back)}, life: life, pulse: p}
 		rows, err := k.JobSetStateIfRunningMany(ctx, &riverdriver.JobSetStateIfRunningManyParams{ID: []int64{1}})
 		assert.Equal(t, err != nil, p.jobs[1] != nil, "said to be alive until its outcome is stored")
 		return rows, err
