@@ -4,14 +4,13 @@ import (
 	"errors"
 	"math/rand/v2"
 	"runtime"
-	"slices"
 	"sync"
 	"time"
 
 	"github.com/seed-2e639f12/tether/bench/peers"
 )
 
-// Metrics of W10, in microseconds.
+// Metrics of W10 and W14, in microseconds.
 const (
 	P50  = "p50-µs"
 	P99  = "p99-µs"
@@ -85,10 +84,7 @@ func arrivals(gap, work time.Duration) func(Meter, peers.Candidate, int) error {
 		}
 		left.Wait()
 		m.StopTimer()
-		slices.Sort(late)
-		for unit, q := range map[string]float64{P50: .5, P99: .99, P999: .999} {
-			m.ReportMetric(float64(late[int(q*float64(n-1))])/float64(time.Microsecond), unit)
-		}
+		reportPercentiles(m, late, map[string]float64{P50: .5, P99: .99, P999: .999})
 		return errors.Join(err, s.Close())
 	}
 }

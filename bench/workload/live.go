@@ -18,7 +18,8 @@ const (
 func live() Family {
 	f := Family{
 		ID: "W11", Title: "An empty task while others are live",
-		About: "W1 with one producer, in a system with 10 blocked tasks and then with as many as are submitted; growth is the quotient of the two.",
+		About: "W1 with one producer, in a system with 10 blocked tasks and then with as many as are submitted; growth is the quotient of the two times. " +
+			"In a process of its own each: what grows with the live tasks of a library that keeps nothing of them is the garbage collector's work, and that of the scheduler.",
 	}
 	for _, v := range []struct {
 		name string
@@ -29,7 +30,6 @@ func live() Family {
 		f.Workloads = append(f.Workloads, Workload{
 			Name: "live=" + v.name, N: v.n, Quick: 2000, Reps: v.reps, Long: v.long, Isolated: true,
 			Metric: Growth, Extra: []string{NsWithFew, NsWithMany}, Baseline: goStatement,
-			Candidates: func() []peers.Candidate { return []peers.Candidate{peers.Go(), peers.Tether()} },
 			Run:        amongMany,
 		})
 	}

@@ -1,4 +1,4 @@
-// Package workload has what is measured: W1 to W12 of the comparison. Each workload
+// Package workload has what is measured: the workloads of the comparison. Each workload
 // takes a candidate and a number of operations, makes a fresh system, does them and
 // closes the system outside the time that counts. It ends only when every body has
 // run, and a body that runs twice panics.
@@ -45,11 +45,12 @@ type Family struct {
 
 // Workload is one column: a way of using every candidate.
 type Workload struct {
-	Name     string // such as "limit=2/producers=1"
-	N, Quick int    // operations of a sample, and of one in a hurry
-	Reps     int    // most repetitions that are worth their time; 0: as many as asked for
-	Metric   string // the one that is compared; less is better
-	Extra    []string
+	Name     string   // such as "limit=2/producers=1"
+	N, Quick int      // operations of a sample, and of one in a hurry
+	Reps     int      // most repetitions that are worth their time; 0: as many as asked for
+	Metric   string   // the one that is compared; less is better
+	Also     []string // metrics that are compared as well
+	Extra    []string // metrics that are shown
 	Compare  Comparison
 	Baseline string // the candidate that all are compared with
 	// Isolated has each sample run in a process of its own, since it would leave
@@ -74,7 +75,7 @@ func (w Workload) Who() []peers.Candidate {
 func All() []Family {
 	return []Family{
 		empty(), pools(), cpu(), sleeping(), stacks(), results(),
-		overload(), memory(), draining(), latency(), live(), ablation(),
+		overload(), memory(), draining(), latency(), live(), ablation(), lifelike(),
 	}
 }
 

@@ -34,7 +34,7 @@ import (
 	"github.com/seed-2e639f12/tether/bench/workload"
 )
 
-const usual = "W1,W2,W5/32KB/paced,W5/empty/paced,W6,W7"
+const usual = "W1,W2,W5/32KB/paced,W5/empty/paced,W6,W7,W14"
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)

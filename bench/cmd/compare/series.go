@@ -172,7 +172,7 @@ func (p *pair) values(side int, metric string) (values []float64) {
 
 // metrics returns what the table shows of the pair: the compared metric comes first.
 func (p *pair) metrics() []string {
-	all := append([]string{p.workload.Metric}, p.workload.Extra...)
+	all := slices.Concat([]string{p.workload.Metric}, p.workload.Also, p.workload.Extra)
 	for _, m := range []string{workload.CPUPerOp, sample.BytesPerOp} {
 		measured := !math.IsNaN(figures.SpreadOf(p.values(0, m)).Median)
 		if measured && p.workload.Metric == workload.NsPerOp && !slices.Contains(all, m) {

@@ -151,12 +151,15 @@ func (r result) metric(candidate, metric string) figures.Spread {
 
 // against is the workload's metric of a candidate set against another's.
 func (r result) against(candidate, other string) figures.Spread {
+	return r.compared(r.workload.Metric, candidate, other)
+}
+
+func (r result) compared(metric, candidate, other string) figures.Spread {
 	compare := figures.Quotient
 	if r.workload.Compare == workload.Difference {
 		compare = figures.Difference
 	}
-	m := r.workload.Metric
-	return figures.SpreadOf(figures.Paired(r.values(candidate, m), r.values(other, m), compare))
+	return figures.SpreadOf(figures.Paired(r.values(candidate, metric), r.values(other, metric), compare))
 }
 
 // bestPeer is the library with the lowest median against the baseline; "" if there

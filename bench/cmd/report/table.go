@@ -19,12 +19,18 @@ func (r result) detail() figures.Table {
 	if best != "" {
 		head = append(head, r.sign()+best)
 	}
+	for _, m := range r.workload.Also {
+		head = append(head, m, r.sign()+r.workload.Baseline)
+	}
 	metrics := r.shown()
 	t := figures.Table{append(head, metrics...)}
 	for _, c := range everybody([]result{r}) {
 		row := []string{label(c), r.metric(c.Name, r.workload.Metric).String(), r.against(c.Name, r.workload.Baseline).String()}
 		if best != "" {
 			row = append(row, r.against(c.Name, best).String())
+		}
+		for _, m := range r.workload.Also {
+			row = append(row, r.metric(c.Name, m).String(), r.compared(m, c.Name, r.workload.Baseline).String())
 		}
 		for _, m := range metrics {
 			row = append(row, figures.Format(r.metric(c.Name, m).Median))
