@@ -53,6 +53,9 @@ type System struct {
 	// Task makes of a body what the library wants. The function that it returns
 	// submits that task, once for each call, and may be called by many at once.
 	Task func(body func()) (submit func() error)
+	// TaskIn does the same for a library that is given the submitter's context, such as
+	// that of a request. It is nil if the library takes none.
+	TaskIn func(body func()) (submit func(context.Context) error)
 	// Close is called when all tasks have run. It returns when the system's
 	// goroutines have ended or are about to.
 	Close func() error

@@ -80,13 +80,18 @@ func tetherPool(workers, queue int) *System {
 }
 
 func tetherSystem(reg *tether.Registry, r tether.Runner) *System {
-	ctx := context.Background()
+	background := context.Background()
+	taskIn := func(body func()) func(context.Context) error {
+		task := func(context.Context) error { body(); return nil }
+		return func(ctx context.Context) error { _, err := r.Go(ctx, "task", task); return err }
+	}
 	return &System{
 		Task: func(body func()) func() error {
 			task := func(context.Context) error { body(); return nil }
-			return func() error { _, err := r.Go(ctx, "task", task); return err }
+			return func() error { _, err := r.Go(background, "task", task); return err }
 		},
-		Close: drain(reg),
+		TaskIn: taskIn,
+		Close:  drain(reg),
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/seed-2e639f12/tether/bench/internal/cputime"
+	"github.com/seed-2e639f12/tether/bench/internal/tick"
 	"github.com/seed-2e639f12/tether/bench/peers"
 )
 
@@ -58,7 +59,7 @@ func oneByOne(sys system, gap time.Duration, work func() error) func(Meter, peer
 		if err != nil {
 			return err
 		}
-		ticks, err := newTicker(gap)
+		ticks, err := tick.New(gap)
 		if err != nil {
 			return errors.Join(err, s.Close())
 		}
@@ -77,7 +78,7 @@ func oneByOne(sys system, gap time.Duration, work func() error) func(Meter, peer
 		m.StartTimer()
 		cpu := cputime.Used()
 		for i, submit := range submits {
-			if err = ticks.Wait(); err == nil {
+			if _, err = ticks.Wait(); err == nil {
 				submitted[i] = time.Now()
 				err = submit()
 			}

@@ -30,7 +30,7 @@ func live() Family {
 		f.Workloads = append(f.Workloads, Workload{
 			Name: "live=" + v.name, N: v.n, Quick: 2000, Reps: v.reps, Long: v.long, Isolated: true,
 			Metric: Growth, Extra: []string{NsWithFew, NsWithMany}, Baseline: goStatement,
-			Run:        amongMany,
+			Run: amongMany,
 		})
 	}
 	return f

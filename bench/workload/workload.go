@@ -75,7 +75,7 @@ func (w Workload) Who() []peers.Candidate {
 func All() []Family {
 	return []Family{
 		empty(), pools(), cpu(), sleeping(), stacks(), results(),
-		overload(), memory(), draining(), latency(), live(), ablation(), lifelike(),
+		overload(), memory(), draining(), latency(), live(), ablation(), lifelike(), service(),
 	}
 }
 

@@ -12,11 +12,16 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/seed-2e639f12/tether/bench/internal/load"
 	"github.com/seed-2e639f12/tether/bench/peers"
 )
 
-// ants starts a pool of its own when it is imported, which is never ended.
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m, goleak.IgnoreCurrent()) }
+// TestMain lets the test binary be the client of W15.
+func TestMain(m *testing.M) {
+	load.Main()
+	// The ants package starts a pool when it is imported and never ends it.
+	goleak.VerifyTestMain(m, goleak.IgnoreCurrent())
+}
 
 var _ Meter = (*testing.B)(nil)
 

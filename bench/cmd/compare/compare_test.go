@@ -19,8 +19,10 @@ import (
 	"github.com/seed-2e639f12/tether/bench/workload"
 )
 
-// The ants package starts a pool when it is imported and never ends it.
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m, goleak.IgnoreCurrent()) }
+func TestMain(m *testing.M) {
+	// The ants package starts a pool when it is imported and never ends it.
+	goleak.VerifyTestMain(m, goleak.IgnoreCurrent())
+}
 
 // made compares the pairs of W1 with samples of that many ns/op, in the order in which a
 // side is asked.
@@ -160,7 +162,7 @@ func TestOverlay(t *testing.T) {
 	}, replace)
 }
 
-// Compare this checkout with a copy of its bench that lacks W10.
+// Compare this checkout with a copy of its bench that lacks W11.
 func TestCompare(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds the report command three times")
@@ -170,13 +172,13 @@ func TestCompare(t *testing.T) {
 	old := t.TempDir()
 	require.NoError(t, os.CopyFS(filepath.Join(old, "bench"), os.DirFS(filepath.Join(here, "bench"))))
 	edit(t, filepath.Join(old, "bench/go.mod"), "tether => ../", "tether => "+here)
-	edit(t, filepath.Join(old, "bench/workload/workload.go"), "latency(), ", "")
-	require.NoError(t, os.Remove(filepath.Join(old, "bench/workload/latency.go")))
+	edit(t, filepath.Join(old, "bench/workload/workload.go"), "live(), ", "")
+	require.NoError(t, os.Remove(filepath.Join(old, "bench/workload/live.go")))
 
 	var stdout, stderr bytes.Buffer
-	args := []string{"-old", old, "-new", here, "-quick", "-workloads", "W1/producers=1,W10/idle", "-candidates", "tether,none"}
+	args := []string{"-old", old, "-new", here, "-quick", "-workloads", "W1/producers=1,W11", "-candidates", "tether,none"}
 	require.NoError(t, run(t.Context(), args, &stdout, &stderr), &stderr)
-	for _, want := range []string{"W1/producers=1 tether", "W10/idle/1µs-every-100µs tether", workload.P99} {
+	for _, want := range []string{"W1/producers=1 tether", "W11/live=100k tether", workload.Growth} {
 		assert.Contains(t, stdout.String(), want)
 	}
 	assert.NotContains(t, stdout.String(), "Skipped")

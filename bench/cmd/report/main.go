@@ -17,10 +17,12 @@ import (
 	"strings"
 	"time"
 
+	"github.com/seed-2e639f12/tether/bench/internal/load"
 	"github.com/seed-2e639f12/tether/bench/internal/sample"
 )
 
 func main() {
+	load.Main()
 	if err := run(os.Args[1:], os.Stdout, os.Stderr); err != nil {
 		fmt.Fprintln(os.Stderr, "report:", err)
 		os.Exit(1)

@@ -14,13 +14,18 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/seed-2e639f12/tether/bench/internal/figures"
+	"github.com/seed-2e639f12/tether/bench/internal/load"
 	"github.com/seed-2e639f12/tether/bench/internal/sample"
 	"github.com/seed-2e639f12/tether/bench/peers"
 	"github.com/seed-2e639f12/tether/bench/workload"
 )
 
-// ants starts a pool of its own when it is imported, which is never ended.
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m, goleak.IgnoreCurrent()) }
+// TestMain lets the test binary be the client of W15.
+func TestMain(m *testing.M) {
+	load.Main()
+	// The ants package starts a pool when it is imported and never ends it.
+	goleak.VerifyTestMain(m, goleak.IgnoreCurrent())
+}
 
 func made() result {
 	values := func(v ...float64) (samples []sample.Sample) {

@@ -1,0 +1,2 @@
+// Package tick has timers for paces that are finer than a millisecond.
+package tick
