@@ -100,7 +100,7 @@ func (h *tasks) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case get && result:
 		h.serveResult(w, r, t)
-	case get && accepts(r, "text/event-stream"):
+	case get && prefersEvents(r.Header):
 		h.serveEvents(w, r, t)
 	case get:
 		h.serveStatus(w, r, t)
@@ -119,23 +119,6 @@ func (h *tasks) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func taskID(path string) (id string, result bool) {
 	path, result = strings.CutSuffix(path, "/result")
 	return path[strings.LastIndexByte(path, '/')+1:], result
-}
-
-// accepts reports whether a request asks for a media type, and for no JSON.
-func accepts(r *http.Request, mediaType string) bool {
-	asked := false
-	for _, line := range r.Header.Values("Accept") {
-		for item := range listItems(line) {
-			name, _, _ := strings.Cut(item, ";")
-			switch name = strings.Trim(name, " \t"); {
-			case strings.EqualFold(name, mediaType):
-				asked = true
-			case strings.EqualFold(name, "application/json"):
-				return false
-			}
-		}
-	}
-	return asked
 }
 
 func (h *tasks) serveStatus(w http.ResponseWriter, r *http.Request, t *tether.Task) {

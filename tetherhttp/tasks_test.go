@@ -725,10 +725,11 @@ func TestTasksEvents(t *testing.T) {
 			{nil, false},
 			{[]string{""}, false},
 			{[]string{"*/*"}, false},
-			{[]string{"text/*"}, false},
+			{[]string{"text/*"}, true}, // JSON is not acceptable then
 			{[]string{"application/json"}, false},
 			{[]string{"text/event-stream, application/json"}, false},
-			{[]string{"text/event-stream", "Application/JSON;q=0.1"}, false},
+			{[]string{"text/event-stream", "Application/JSON;q=0.1"}, true},
+			{[]string{"text/event-stream;q=0.1", "Application/JSON"}, false},
 			{[]string{"text/event-streams"}, false},
 			{[]string{`text/html;a=", text/event-stream"`}, false},
 		} {
