@@ -209,11 +209,13 @@ func (a *async) read(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 		return nil, nil
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, a.maxBody))
-	var tooMuch *http.MaxBytesError
-	switch {
-	case err == nil, errors.As(err, &tooMuch):
-		return body, err
-	case errors.Is(err, os.ErrDeadlineExceeded):
+	if err == nil {
+		return body, nil
+	}
+	if tooMuch, ok := errorAs[*http.MaxBytesError](err); ok {
+		return nil, tooMuch
+	}
+	if errorIs(err, os.ErrDeadlineExceeded) {
 		return nil, &Problem{Status: http.StatusRequestTimeout, Detail: "the body did not arrive in time"}
 	}
 	return nil, &Problem{Status: http.StatusBadRequest, Detail: "the body did not arrive whole"}
@@ -225,7 +227,7 @@ func (a *async) answer(w http.ResponseWriter, r *http.Request, find finder, hasK
 	limit := putOff(w, r)
 	t, isNew, err := find()
 	if err != nil {
-		if errors.Is(err, tether.ErrInvalid) {
+		if errorIs(err, tether.ErrInvalid) {
 			logf(r, "tetherhttp: %s %q: %v", r.Method, r.URL.Path, err) // a mistake in the program, not in the request
 		}
 		limit()

@@ -2,9 +2,7 @@ package tetherhttp
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
-	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -82,8 +80,7 @@ func alarming(info *tether.Info) bool {
 	case tether.Failed, tether.Panicked:
 		return true
 	case tether.Canceled, tether.Dropped:
-		is, _ := guarded(func() bool { return errors.Is(info.Err, tether.ErrTimeout) || errors.Is(info.Err, tether.ErrFull) })
-		return is
+		return errorIs(info.Err, tether.ErrTimeout) || errorIs(info.Err, tether.ErrFull)
 	}
 	return false
 }
@@ -277,40 +274,19 @@ func newDebugTask(reg *tether.Registry, info *tether.Info, now time.Time) *debug
 		t.Progress = &progress{p.Done, p.Total, cut(p.Message)}
 	}
 	if info.Err != nil {
-		text, wrong := guarded(func() string {
-			if panicked, ok := info.Err.(*tether.PanicError); ok && panicked != nil {
-				return fmt.Sprint("panic: ", panicked.Value) // the rest of its text stands beside it
-			}
-			return info.Err.Error()
-		})
-		t.Error = cut(text + wrong)
-		t.PanicStack, _ = guarded(func() string {
-			var panicked *tether.PanicError
-			if errors.As(info.Err, &panicked) && panicked != nil {
-				return string(panicked.Stack)
-			}
-			return ""
-		})
+		if panicked, ok := info.Err.(*tether.PanicError); ok && panicked != nil {
+			t.Error = cut(fmt.Sprint("panic: ", panicked.Value)) // the rest of its text is in PanicStack
+		} else {
+			t.Error = cut(errorText(info.Err))
+		}
+		if panicked, ok := errorAs[*tether.PanicError](info.Err); ok {
+			t.PanicStack = string(panicked.Stack)
+		}
 	}
 	if parent, err := reg.Find(info.Parent); err == nil {
 		t.ParentName = parent.Name()
 	}
 	return t
-}
-
-// guarded returns what f does, or what went wrong. The methods of a task's error are the
-// program's: that of a nil *fs.PathError panics, and nothing of that may break the page.
-func guarded[T any](f func() T) (v T, wrong string) {
-	defer func() {
-		if r := recover(); r != nil {
-			wrong = "(the error's own method panicked)"
-			switch r.(type) {
-			case string, runtime.Error: // others have methods of their own
-				wrong = fmt.Sprintf("(the error's own method panicked: %v)", r)
-			}
-		}
-	}()
-	return f(), ""
 }
 
 // span is the time since an instant in a task's life, to its end or to now.

@@ -3,10 +3,11 @@ package tetherhttp
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
+	"fmt"
 	"log"
 	"math"
 	"net/http"
+	stacks "runtime/debug"
 	"strconv"
 	"time"
 
@@ -73,11 +74,11 @@ func seconds(d time.Duration) string {
 // answerTo returns what a client is told of an error. An error that can write the
 // answer itself does so.
 func answerTo(err error) http.Handler {
-	var own interface {
+	type answer interface {
 		error
 		http.Handler
 	}
-	if errors.As(err, &own) && !isNil(own) {
+	if own, ok := errorAs[answer](err); ok {
 		return own
 	}
 	return ProblemOf(err)
@@ -89,29 +90,26 @@ func answerTo(err error) http.Handler {
 // [tether.ErrTimeout]; 410 for [ErrCanceled]; 413 for an [*http.MaxBytesError]; and
 // 500, of which nothing is told, for any other.
 func ProblemOf(err error) *Problem {
-	var (
-		known   *Problem
-		full    *tether.FullError
-		tooMuch *http.MaxBytesError
-	)
-	switch {
-	case errors.As(err, &known) && known != nil:
+	if known, ok := errorAs[*Problem](err); ok {
 		return known
-	case errors.Is(err, tether.ErrFull):
+	}
+	switch {
+	case errorIs(err, tether.ErrFull):
 		wait := time.Second
-		if errors.As(err, &full) {
+		if full, ok := errorAs[*tether.FullError](err); ok {
 			wait = max(wait, full.RetryAfter)
 		}
 		return &Problem{Status: http.StatusServiceUnavailable, Detail: "too much work is under way; try again", RetryAfter: wait}
-	case errors.Is(err, tether.ErrClosed), errors.Is(err, tether.ErrShutdown):
+	case errorIs(err, tether.ErrClosed), errorIs(err, tether.ErrShutdown):
 		return &Problem{Status: http.StatusServiceUnavailable, Detail: "the service is being restarted; try again", RetryAfter: 5 * time.Second}
-	case errors.Is(err, tether.ErrTimeout):
+	case errorIs(err, tether.ErrTimeout):
 		return &Problem{Status: http.StatusGatewayTimeout, Detail: "the work took longer than it may"}
-	case errors.Is(err, ErrCanceled):
+	case errorIs(err, ErrCanceled):
 		return &Problem{Status: http.StatusGone, Detail: "the work was canceled on request"}
-	case errors.Is(err, ErrClientGone):
+	case errorIs(err, ErrClientGone):
 		return &Problem{Status: http.StatusServiceUnavailable, Detail: "the request was given up before the work was done", RetryAfter: time.Second}
-	case errors.As(err, &tooMuch):
+	}
+	if tooMuch, ok := errorAs[*http.MaxBytesError](err); ok {
 		return &Problem{Status: http.StatusRequestEntityTooLarge, Detail: "the body is larger than " + strconv.FormatInt(tooMuch.Limit, 10) + " bytes"}
 	}
 	return &Problem{Status: http.StatusInternalServerError}
@@ -138,9 +136,15 @@ func writeBody(w http.ResponseWriter, contentType string, status int, body []byt
 	_, _ = w.Write(body) // the client has gone: nobody is left to be told
 }
 
-func encode(v any) ([]byte, error) {
+// encode returns v as JSON. A MarshalJSON of the program's that panics is an error.
+func encode(v any) (body []byte, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			body, err = nil, fmt.Errorf("%T: its encoding panicked: %v\n%s", v, r, stacks.Stack())
+		}
+	}()
 	var b bytes.Buffer
-	err := json.NewEncoder(&b).Encode(v)
+	err = json.NewEncoder(&b).Encode(v)
 	return b.Bytes(), err
 }
 

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"reflect"
 	"strings"
 	"sync"
 	"time"
@@ -323,12 +322,6 @@ func statusOf(t *tether.Task, info tether.Info, base string) *status {
 		}
 	}
 	return s
-}
-
-// isNil reports whether v is a nil pointer, whose methods may not be called.
-func isNil(v any) bool {
-	p := reflect.ValueOf(v)
-	return p.Kind() == reflect.Pointer && p.IsNil()
 }
 
 // outcome is the final answer of a task that has ended.
