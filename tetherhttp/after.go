@@ -254,16 +254,18 @@ func (b *Background) Hooks(srv *http.Server) {
 		}
 	}
 	srv.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
+		base := ctx
 		if ctxOf != nil {
 			ctx = ctxOf(ctx, c)
 		}
-		return &connContext{Context: ctx, bg: b, conn: c}
+		return &connContext{Context: ctx, base: base, bg: b, conn: c}
 	}
 }
 
 // connContext is the context of a connection: all that its requests have in common.
 type connContext struct {
 	context.Context
+	base context.Context // the server's, of which Context is derived
 	bg   *Background
 	conn net.Conn
 	rec  atomic.Pointer[connection]
@@ -273,8 +275,13 @@ type connContext struct {
 type connKey struct{ bg *Background }
 
 func (c *connContext) Value(key any) any {
-	if k, ok := key.(connKey); ok && k.bg == c.bg {
-		return c
+	switch k := key.(type) {
+	case connKey:
+		if k.bg == c.bg {
+			return c
+		}
+	case baseKey:
+		return c.base
 	}
 	return c.Context.Value(key)
 }
@@ -387,7 +394,7 @@ type detached struct{ context.Context }
 
 func (d detached) Value(key any) any {
 	switch key.(type) {
-	case scopeKey, connKey:
+	case scopeKey, connKey, baseKey:
 		return nil
 	}
 	return d.Context.Value(key)
@@ -521,7 +528,7 @@ func (s *scope) afterStream(w http.ResponseWriter) {
 	case closed == nil:
 		s.release(Unknown)
 		return
-	case s.Err() != nil && !s.head:
+	case s.Err() != nil && !s.head && !baseEnded(s): // if it has ended, nothing tells that the client has reset the stream
 		end = Closed
 	}
 	go func() {
@@ -567,19 +574,44 @@ func (c *connection) isHijacked() bool {
 	return c.hijacked
 }
 
-// adopt notes a scope for the end of the connection's request. It reports false if
+// adopt registers a scope for the end of the connection's request. It reports false if
 // that request may be another than the scope's: a handler that has outlived its time
-// limit may come here when the connection is at the next.
-func (c *connection) adopt(s *scope) bool {
+// limit may call it when the connection is at the next.
+func (c *connection) adopt(s *scope, w http.ResponseWriter) bool {
+	base := baseOf(s)
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	if !c.active || c.hijacked {
+		c.mu.Unlock()
+		return false
+	}
 	// The server cancels a request's context before the connection turns idle, which
 	// takes the lock: while the context lives, the request that is active is this one.
-	if !c.active || c.hijacked || s.Err() != nil {
+	ended := s.Err() != nil
+	if ended && (base == nil || base.Err() == nil) {
+		c.mu.Unlock()
 		return false
 	}
 	s.next, c.scopes = c.scopes, s
+	c.mu.Unlock()
+	// If the base context has ended, all requests' contexts have. Then the writer says the
+	// same: the server refuses CloseNotify from when the request's handler has returned.
+	if ended && closeNotify(unwrapped(w)) == nil {
+		c.abandon(s)
+		return false
+	}
 	return true
+}
+
+// abandon undoes adopt.
+func (c *connection) abandon(s *scope) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for at := &c.scopes; *at != nil; at = &(*at).next {
+		if *at == s {
+			*at = s.next
+			return
+		}
+	}
 }
 
 // Handler returns next with a scope for [After] around it. It belongs outermost. Where
@@ -622,7 +654,7 @@ func (b *Background) serve(next http.Handler, w http.ResponseWriter, r *http.Req
 		s.h2c = s.http == 1 && strings.EqualFold(up[0], "h2c")
 	}
 	if s.http == 1 {
-		if c := b.connection(s.Context); c != nil && c.adopt(s) {
+		if c := b.connection(s.Context); c != nil && c.adopt(s, w) {
 			s.conn = c
 		}
 	}

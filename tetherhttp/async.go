@@ -154,7 +154,9 @@ func (a *async) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		answerTo(err).ServeHTTP(w, r)
 		return
 	}
-	in := r.Clone(r.Context())
+	client := clientOf(w, r)
+	defer client.stop()
+	in := r.Clone(client)
 	in.ContentLength, in.TransferEncoding = int64(len(body)), nil
 	if a.check != nil {
 		if err := withBody(in.WithContext(in.Context()), body, a.check); err != nil { // on a copy: it may parse the form
@@ -175,10 +177,10 @@ func (a *async) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		if hasKey = use != nil; hasKey {
 			defer use.answered()
-			find = use.once(w, r, find)
+			find = use.once(client, w, find)
 		}
 	}
-	a.answer(w, r, find, hasKey)
+	a.answer(client, w, r, find, hasKey)
 }
 
 // withBody calls do with a request whose body is there from the start.
@@ -223,7 +225,7 @@ func (a *async) read(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 
 // answer finds the request's task, waits for it, and writes the one answer that the
 // request gets.
-func (a *async) answer(w http.ResponseWriter, r *http.Request, find finder, hasKey bool) {
+func (a *async) answer(client *client, w http.ResponseWriter, r *http.Request, find finder, hasKey bool) {
 	limit := putOff(w, r)
 	t, isNew, err := find()
 	if err != nil {
@@ -235,11 +237,11 @@ func (a *async) answer(w http.ResponseWriter, r *http.Request, find finder, hasK
 		return
 	}
 	wish := parsePrefer(r.Header)
-	info, granted := a.wait(r, t, wish)
+	info, granted := a.wait(client, t, wish)
 	limit()
 	ended := info.State.Final()
 	ours := isNew && !hasKey && info.Unique == "" // nobody else can have been given the task
-	gone := !ended && r.Context().Err() != nil && ours && !a.keep
+	gone := !ended && client.gone() && ours && !a.keep
 	tell := !gone && (!ended || a.always202)
 	if tell && !t.Keep() && ended {
 		tell = false // it is forgotten: there would be nothing at the Location
@@ -271,7 +273,7 @@ func (a *async) tell(w http.ResponseWriter, r *http.Request, t *tether.Task, inf
 
 // wait waits for a task as long as the request wants it. It returns what the task is
 // then, and the seconds of the wait that the client has asked for, if it got them.
-func (a *async) wait(r *http.Request, t *tether.Task, wish preferences) (info tether.Info, granted string) {
+func (a *async) wait(client context.Context, t *tether.Task, wish preferences) (info tether.Info, granted string) {
 	d := a.inline
 	switch {
 	case a.always202:
@@ -281,7 +283,7 @@ func (a *async) wait(r *http.Request, t *tether.Task, wish preferences) (info te
 	case wish.async:
 		d = 0
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), d)
+	ctx, cancel := context.WithTimeout(client, d)
 	defer cancel()
 	for info = range watch(ctx, t) {
 	}

@@ -251,7 +251,9 @@ func (h *debug) servePage(w http.ResponseWriter, r *http.Request) {
 			}
 		}
 	} else {
-		s := h.look(r.Context())
+		client := clientOf(w, r)
+		s := h.look(client)
+		client.stop()
 		if s == nil { // nobody is left to be told, most likely
 			(&Problem{Status: http.StatusServiceUnavailable}).ServeHTTP(w, r)
 			return

@@ -2,6 +2,7 @@ package tetherhttp
 
 import (
 	"container/list"
+	"context"
 	"crypto/sha256"
 	"encoding/binary"
 	"net/http"
@@ -179,7 +180,7 @@ func (k *keys) read(r *http.Request, body []byte) (*use, error) {
 
 // once returns a finder for a request with a key: it starts a task by find, or finds
 // the one that an earlier request has started.
-func (u *use) once(w http.ResponseWriter, r *http.Request, find finder) finder {
+func (u *use) once(client context.Context, w http.ResponseWriter, find finder) finder {
 	return func() (*tether.Task, bool, error) {
 		for {
 			first, err := u.enter()
@@ -191,7 +192,7 @@ func (u *use) once(w http.ResponseWriter, r *http.Request, find finder) finder {
 			}
 			select {
 			case <-u.key.ready:
-			case <-r.Context().Done():
+			case <-client.Done():
 				return nil, false, ErrClientGone
 			}
 			if u.key.task != nil {

@@ -178,7 +178,9 @@ func (h *tasks) serveDelete(w http.ResponseWriter, r *http.Request, t *tether.Ta
 		writeBody(w, "application/json", http.StatusAccepted, represent(r, t, current(t), "").body)
 		return
 	}
-	for range t.Watch(r.Context()) { // the observer may be busy with its end still
+	client := clientOf(w, r)
+	defer client.stop()
+	for range t.Watch(client) { // the observer may be busy with its end still
 	}
 	t.Forget()
 	w.WriteHeader(http.StatusNoContent)
