@@ -30,24 +30,36 @@ var (
 )
 
 // After submits a task that starts when the response to the request has been sent.
-// ctx is the request's context, or one derived from it. See [Background] for what
-// "sent" means, and [DeliveryOf] for how a task learns how it went.
+// ctx must be the request's context, or one derived from it. [Background] defines "sent";
+// [DeliveryOf] tells the task how the response ended.
 //
-// The task is admitted at once, to the registry that [Attach] was given: the error
-// says so if there is no room ([tether.ErrFull]) or the process is stopping
-// ([tether.ErrClosed]), when there is time still to answer 503. It holds its place
-// until it has run. Other errors are [ErrNoScope], [ErrFinished] and those of
-// [tether.Registry.Go].
+// The task is admitted at once, by the registry given to [Attach], and holds its place
+// until it has run. If there is no room, or the process is stopping, After returns
+// [tether.ErrFull] or [tether.ErrClosed], and the handler can still answer 503. Other
+// errors are [ErrNoScope], [ErrFinished] and those of [tether.Registry.Go].
 //
-// It runs whatever status the handler answers, also when the client has gone. It is
-// dropped if the handler panics, or calls [Discard]. Tasks of one request are
-// independent and run at once; [AfterInOrder] is for those that are not. A task that
-// [tether.Unique] shares with an earlier request is left to that request: it starts, or
-// is dropped, with it.
+// The task runs whatever status the handler writes, even if the client has gone. It is
+// dropped if the handler calls [Discard], or if a panic of the handler reaches
+// [Background.Handler]. A recoverer between the two hides the panic, and then the task
+// runs: chi, gin and echo services usually have one. Mount Background.Handler a second
+// time, inside the recoverer, to have the task dropped:
 //
-// In a handler that goes on for long, such as a websocket's, the tasks wait as long:
-// [tether.Registry.Go] is the better choice there, as it is in the bodies of [Async],
-// which are no handlers and get ErrNoScope.
+//	bg := tetherhttp.Attach(srv, reg)
+//	router.Use(middleware.Recoverer, bg.Handler)
+//
+// The server closes the request's Body, and removes the files of a multipart form, when
+// the handler returns, which is before the task starts. The handler must read what the
+// task needs. A panic of fn is the task's outcome; a panic in a goroutine that fn starts
+// with a go statement ends the process, as it does anywhere. Submit a task with fn's
+// context instead: its panic is contained too, and the drain waits for it.
+//
+// The tasks of a request are independent and start at the same time; see [AfterInOrder]
+// for tasks that depend on each other. A task that [tether.Unique] shares with an earlier
+// request starts, or is dropped, with that request.
+//
+// In a handler that runs for long, such as that of a websocket, the tasks wait until it
+// returns: use [tether.Registry.Go] there. The body of an [Async] handler is not a
+// handler: After returns ErrNoScope there.
 func After(ctx context.Context, name string, fn tether.Func, opts ...tether.Option) (*tether.Task, error) {
 	s := scopeOf(ctx)
 	if s == nil {
@@ -56,7 +68,7 @@ func After(ctx context.Context, name string, fn tether.Func, opts ...tether.Opti
 	return s.submit(ctx, s.bg.reg, name, fn, opts)
 }
 
-// AfterOn is [After] for a task that runs in a pool, or in another registry. A full
+// AfterOn is [After] for a task that runs on a pool, or on another registry. A full
 // pool does what its Overflow says when AfterOn is called; one of
 // [tether.CallerRuns] refuses, since the task cannot be run just then, and one of
 // [tether.Block] may have a request wait for a place that it holds itself: choose
@@ -212,9 +224,14 @@ type MaxWaitOption time.Duration
 
 func (d MaxWaitOption) applyBackground(b *Background) { b.maxWait = time.Duration(d) }
 
-// Attach prepares a server for [After]: its ConnState and ConnContext, what they were
-// is still called, and its Handler. Call it before the server serves, and after its
-// Handler is set. Tasks run on reg.
+// Attach prepares a server for [After] and returns the Background that runs the tasks on
+// reg. It sets srv.ConnState and srv.ConnContext to hooks that call the functions that were
+// there, and wraps srv.Handler. It must be called after srv.Handler is set and before srv
+// serves.
+//
+// If a recoverer is mounted inside srv.Handler, a panic does not reach the Background, and
+// the tasks of a handler that panicked run. Mount [Background.Handler] inside the
+// recoverer too: there it drops them.
 func Attach(srv *http.Server, reg *tether.Registry, opts ...Option) *Background {
 	b := NewBackground(reg, opts...)
 	b.Hooks(srv)

@@ -1907,3 +1907,38 @@ func (c lineCount) Write(p []byte) (int, error) {
 	c[string(p)]++
 	return len(p), nil
 }
+
+// What After's doc says of the request: the task finds its Body closed, and the files of
+// its form removed.
+func TestAfterFindsTheRequestClosed(t *testing.T) {
+	form := new(strings.Builder)
+	mw := multipart.NewWriter(form)
+	part, err := mw.CreateFormFile("file", "file.txt")
+	require.NoError(t, err)
+	_, err = io.WriteString(part, text(1000))
+	require.NoError(t, err)
+	require.NoError(t, mw.Close())
+	overTheNetwork(t, "body and form", func(t *testing.T, n *memNet, version int) {
+		t.Setenv("TMPDIR", t.TempDir())
+		body, file := make(chan error, 1), make(chan error, 1)
+		srv := n.server(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			assert.NoError(t, r.ParseMultipartForm(1))
+			header := r.MultipartForm.File["file"][0]
+			_, err := tetherhttp.After(r.Context(), "late", func(context.Context) error {
+				_, err := r.Body.Read(make([]byte, 1))
+				body <- err
+				_, err = header.Open()
+				file <- err
+				return nil
+			})
+			assert.NoError(t, err)
+		}))
+		tetherhttp.Attach(srv, newRegistry(t, tether.Config{}))
+		n.serve(t, srv, version == 2)
+		res, err := clientOf(t, n, version).Do(outbound(t.Context(), "POST", "/", strings.NewReader(form.String()), "Content-Type", mw.FormDataContentType()))
+		require.NoError(t, err)
+		readAll(t, res)
+		assert.Error(t, <-body)
+		assert.ErrorIs(t, <-file, os.ErrNotExist)
+	})
+}
