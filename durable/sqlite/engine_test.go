@@ -17,7 +17,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 	_ "time/tzdata"
@@ -524,28 +523,6 @@ func TestOneLockForAllNames(t *testing.T) {
 	t.Cleanup(release)
 	assert.Equal(t, row{"running", "", 1}, rows(t, other)["job"])
 	assert.NoFileExists(t, link+".lock")
-}
-
-// The system takes a process's locks on a file from it when it closes the file anywhere.
-// Another process that finds none may remove the log to which this one writes its jobs.
-func TestOpenAgainKeepsTheLocks(t *testing.T) {
-	path := file(t)
-	open(t, path)
-	held := func() int {
-		info, err := os.Stat(path)
-		require.NoError(t, err)
-		locks, err := os.ReadFile("/proc/locks")
-		if err != nil {
-			t.Skip("only Linux tells of locks: ", err)
-		}
-		stat, ok := info.Sys().(*syscall.Stat_t)
-		require.True(t, ok)
-		return strings.Count(string(locks), fmt.Sprintf(":%d ", stat.Ino))
-	}
-	before := held()
-	require.Positive(t, before)
-	open(t, path)
-	assert.Equal(t, before, held())
 }
 
 // SQLite, while it waits for a lock, does not mind that a context ends.
