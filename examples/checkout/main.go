@@ -3,9 +3,10 @@
 //
 //	go run ./examples/checkout
 //
-// It needs nothing but Go: the orders are in a SQLite file, the webhooks' receiver
+// It prints the URL of a page that says what to try. It needs nothing but Go: the orders are in a SQLite file, the webhooks' receiver
 // is built in. See -help for the flags; -demo plays a customer and exits.
 //
+//	GET  /                        a page that says what to try, with buttons
 //	POST /orders                  an order as JSON; 202 with its URL; Idempotency-Key
 //	GET  /orders/{id}             its state: pending, then invoiced, or failed with a reason
 //	GET  /orders/{id}/invoice.pdf the invoice; 404 before
@@ -131,20 +132,34 @@ func (c config) works() bool  { return c.role != "web" }
 func main() {
 	// Run takes signals as well, but what is started before it may take its time.
 	ctx, _ := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-	switch err := run(ctx, os.Args[1:], os.Stdout); {
-	case errors.Is(err, flag.ErrHelp):
-		os.Exit(2)
-	case err != nil:
-		fmt.Fprintln(os.Stderr, "checkout:", err)
-		os.Exit(1)
-	}
+	os.Exit(exit(run(ctx, os.Args[1:], os.Stdout), os.Stderr))
 }
+
+// exit prints the error of run and returns the exit status: 2 for wrong flags.
+func exit(err error, to io.Writer) int {
+	var usage usageError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &usage):
+		fmt.Fprintf(to, "checkout: %s; -help lists the flags\n", err)
+		return 2
+	}
+	fmt.Fprintln(to, "checkout:", err)
+	return 1
+}
+
+// usageError is an error in the program's arguments.
+type usageError struct{ error }
 
 // run is the program, from its arguments to its last line.
 func run(ctx context.Context, args []string, out io.Writer) error {
-	cfg, err := parseFlags(args)
-	if err != nil {
-		return err
+	cfg, err := parseFlags(args, out)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		return nil
+	case err != nil:
+		return usageError{err}
 	}
 	out = &lines{to: out}
 	listener, admin, err := listen(cfg)
@@ -168,11 +183,9 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		}
 		return err
 	}
-	base, adminBase := "", "http://"+admin.Addr().String()
-	if listener != nil {
-		base = "http://" + listener.Addr().String()
-	}
+	base, adminBase := urlOf(listener), urlOf(admin)
 	greet(out, s, base, adminBase)
+	warnIfPublic(admin)
 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -183,11 +196,11 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		played <- nil
 	}
 	var (
-		end tally
-		sum bytes.Buffer // printed last, below what may be a long list of tasks
+		left ending
+		sum  bytes.Buffer // printed last, below what may be a long list of tasks
 	)
 	err = s.serve(ctx, listener, admin, func(ctx context.Context) (err error) {
-		end, err = s.sum(ctx, &sum)
+		left, err = s.sum(ctx, &sum)
 		return err
 	})
 	cancel()
@@ -195,8 +208,17 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		fmt.Fprintln(out, report)
 	}
 	fmt.Fprint(out, sum.String())
-	if err = errors.Join(err, <-played); err == nil && cfg.demo && end.Pending > 0 && cfg.durable == "" {
-		err = fmt.Errorf("%d orders are still pending after the drain", end.Pending)
+	switch {
+	case left.pending() > 0:
+		fmt.Fprintf(out, "checkout: what is pending is safe in %[1]s: start with -data %[1]s to go on with it\n", cfg.data)
+	case temporary && err == nil:
+		err = os.RemoveAll(cfg.data)
+		fmt.Fprintf(out, "checkout: nothing is pending, so the temporary folder is removed; -data keeps the orders and invoices\n")
+	case temporary:
+		fmt.Fprintf(out, "checkout: the temporary folder %s stays\n", cfg.data)
+	}
+	if err = errors.Join(err, <-played); err == nil && cfg.demo && left.Pending > 0 && cfg.durable == "" {
+		err = fmt.Errorf("%d orders are still pending after the drain", left.Pending)
 	}
 	return err
 }
@@ -242,9 +264,12 @@ func (l *lines) Write(p []byte) (int, error) {
 	return l.to.Write(p)
 }
 
-func parseFlags(args []string) (config, error) {
+// parseFlags reads the program's arguments. It prints the help that was asked for, and
+// returns flag.ErrHelp then.
+func parseFlags(args []string, help io.Writer) (config, error) {
 	cfg := config{webhookAttempts: 8, webhookBackoff: tether.Exponential(500*time.Millisecond, time.Minute), durableBackoff: durableBackoff}
 	f := flag.NewFlagSet("checkout", flag.ContinueOnError)
+	f.SetOutput(io.Discard) // run's caller prints errors
 	f.StringVar(&cfg.addr, "addr", "127.0.0.1:8080", "`address` to listen on; with -demo the default is a free port")
 	f.StringVar(&cfg.admin, "admin", "", "`address` of the live page, metrics and profiles (default: the port after that of -addr, or a free one, on 127.0.0.1)")
 	f.BoolVar(&cfg.trace, "trace", false, "print a span for each request and each task")
@@ -260,11 +285,19 @@ func parseFlags(args []string) (config, error) {
 	f.StringVar(&cfg.webhook, "webhook", "", "`URL` to tell of each invoice (default: a receiver that is built in)")
 	f.DurationVar(&cfg.webhookDelay, "webhook-delay", 0, "how long the built-in receiver takes to answer")
 	f.IntVar(&cfg.webhookFail, "webhook-fail", 0, "the built-in receiver answers every `n`th webhook 500; 0: none")
-	f.Usage = func() {
-		fmt.Fprintln(f.Output(), "checkout: a small shop that does its heavy work in the background.\n\nThe secret of the webhooks' signatures is read from CHECKOUT_WEBHOOK_SECRET\n(whsec_ and base64); without it each start makes a new one. A -durable with a password\nin it may be in CHECKOUT_DURABLE instead.")
-		f.PrintDefaults()
-	}
+	f.Usage = func() {}
 	if err := f.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			fmt.Fprint(help, `checkout: a small shop that does its heavy work in the background.
+
+The secret of the webhooks' signatures is read from CHECKOUT_WEBHOOK_SECRET (whsec_ and
+base64); without it each start makes a new one. A -durable that has a password in it can
+be given in CHECKOUT_DURABLE instead.
+
+`)
+			f.SetOutput(help)
+			f.PrintDefaults()
+		}
 		return cfg, err
 	}
 	if f.NArg() > 0 {
@@ -325,37 +358,39 @@ func greet(out io.Writer, s *shop, base, admin string) {
 	if s.cfg.demo || !s.cfg.serves() {
 		return
 	}
-	fmt.Fprintf(out, `Try:
-  curl -i %[1]s/orders -d '{"customer":"ann@example.com","lines":[{"sku":"tea","quantity":2}]}'
-  printf 'sku,name,quantity,price_cents\ncup,Cup,10,450\nsaucer,Saucer,many,250\n' | curl -i --data-binary @- %[1]s/imports
-  curl -s %[1]s/sample.png | curl -i --data-binary @- '%[1]s/images?width=200'
-  curl -i -X POST %[1]s/reports
-  curl -i -X POST '%[1]s/reports?format=csv&rate=1' -H 'Prefer: respond-async'
-  curl -s %[1]s/audit
-and then the Location of the answer; that of a report with -H 'Accept: text/event-stream'.
-Ctrl-C drains and prints the report.
-`, base)
+	fmt.Fprintf(out, "Open %s in a browser, or try:\n", base)
+	for _, line := range tryLines(base) {
+		fmt.Fprintln(out, "  "+line)
+	}
+	fmt.Fprintln(out, `and then the Location of the answer; that of a report with -H 'Accept: text/event-stream'.
+Ctrl-C drains and prints the report; a second one, a second later or more, ends the program at once.`)
 }
 
-// sum prints what has become of the orders, when the drain is over.
-func (s *shop) sum(ctx context.Context, out io.Writer) (tally, error) {
-	t, err := s.store.tally(ctx)
-	if err != nil {
-		return t, err
+// ending is what the drain has left.
+type ending struct {
+	tally
+	uploads int // that are pending
+}
+
+// pending is how much the next start on the same folder has to go on with.
+func (e ending) pending() int { return e.Pending + e.uploads + e.Undelivered }
+
+// sum prints what has become of the orders, when the drain has ended.
+func (s *shop) sum(ctx context.Context, out io.Writer) (left ending, err error) {
+	if left.tally, err = s.store.tally(ctx); err != nil {
+		return left, err
 	}
 	uploads, err := s.store.pendingUploads(ctx)
 	if err != nil {
-		return t, err
+		return left, err
 	}
+	left.uploads = len(uploads)
 	fmt.Fprintf(out, "checkout: %d orders accepted since the start; in all %d invoiced, %d failed, %d pending; %d uploads and %d webhooks pending\n",
-		s.accepted.Load(), t.Invoiced, t.Failed, t.Pending, len(uploads), t.Undelivered)
+		s.accepted.Load(), left.Invoiced, left.Failed, left.Pending, left.uploads, left.Undelivered)
 	if s.cfg.serves() {
 		audit, reports := s.audit.pool.Stats(), s.reports.Stats()
-		fmt.Fprintf(out, "checkout: %d answers noted in the audit log, %d not; %d reports made, %d cancelled\n",
+		fmt.Fprintf(out, "checkout: %d answers noted in the audit log, %d not; %d reports made, %d canceled\n",
 			audit.Succeeded, audit.Failed+audit.Panicked, reports.Succeeded, reports.Canceled+reports.Dropped)
 	}
-	if t.Pending+len(uploads)+t.Undelivered > 0 {
-		fmt.Fprintf(out, "checkout: what is pending is safe in %[1]s: start with -data %[1]s to go on with it\n", s.cfg.data)
-	}
-	return t, nil
+	return left, nil
 }

@@ -55,12 +55,13 @@ func openShop(t *testing.T, change ...func(*config)) *testShop {
 	s, err := newShop(cfg)
 	require.NoError(t, err)
 	ts := &testShop{shop: s, t: t}
-	routes := s.handler()
+	var routes http.Handler
 	ts.web = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ts.arrived.Add(1)
 		context.AfterFunc(r.Context(), func() { ts.gone.Add(1) })
 		routes.ServeHTTP(w, r)
 	}))
+	routes = s.handler(addresses{urlOf(ts.web.Listener), "http://admin.example"})
 	tetherhttp.Attach(ts.web.Config, s.reg)
 	ts.web.Start()
 	ended := false

@@ -123,10 +123,11 @@ func (s *shop) postOrder(w http.ResponseWriter, r *http.Request) error {
 	}
 	line.URL, line.Replayed = location, placed.ID != o.ID
 	writeJSON(w, http.StatusAccepted, struct {
-		ID    string     `json:"id"`
-		State orderState `json:"state"`
-		URL   string     `json:"url"`
-	}{placed.ID, placed.State, location})
+		ID       string     `json:"id"`
+		State    orderState `json:"state"`
+		URL      string     `json:"url"`
+		Replayed bool       `json:"replayed,omitempty"` // an earlier request made the order
+	}{placed.ID, placed.State, location, line.Replayed})
 	return nil
 }
 

@@ -210,7 +210,7 @@ func TestTerminatedInTheMiddle(t *testing.T) {
 	lines := auditLines(t, dir)
 	require.Len(t, lines, orders+1)
 	require.Equal(t, location, lines[orders].URL)
-	require.Contains(t, p.said(), "1 reports made, 0 cancelled")
+	require.Contains(t, p.said(), "1 reports made, 0 canceled")
 	require.Contains(t, p.said(), " 0 canceled, 0 handed over, 0 never started, 0 abandoned")
 }
 
@@ -253,7 +253,7 @@ func TestDemo(t *testing.T) {
 		"line 3: a quote is opened and not closed", "320 x 180",
 		"Idempotency-Replayed: true", "422 {", "application/json:\n{\"orders\":33,", "text/csv; charset=utf-8:\nday,sku,",
 		"event: running ", "event: succeeded 33/33", `"state":"canceled"`, "410 {", "a line for each of 38 answers",
-		"SIGTERM", " 0 pending; 0 uploads and 0 webhooks pending", "drained in", "58 answers noted in the audit log, 0 not; 4 reports made, 1 cancelled",
+		"SIGTERM", " 0 pending; 0 uploads and 0 webhooks pending", "drained in", "58 answers noted in the audit log, 0 not; 4 reports made, 1 canceled",
 	} {
 		require.Contains(t, p.said(), seen)
 	}

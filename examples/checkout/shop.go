@@ -148,14 +148,15 @@ func (s *shop) close(ctx context.Context) error {
 	return errors.Join(err, s.roll.leave())
 }
 
-// handler routes the requests.
-func (s *shop) handler() http.Handler {
+// handler routes the requests. The addresses are for the front page.
+func (s *shop) handler(at addresses) http.Handler {
 	const (
 		short = 30 * time.Second
 		long  = 5 * time.Minute // for what a client waits for, or watches
 	)
 	mux := http.NewServeMux()
 	quick := func(pattern string, h handler) { mux.Handle(pattern, within(short, h)) }
+	quick("GET /{$}", s.getFront(at))
 	quick("POST /orders", s.postOrder)
 	quick("GET /orders/{id}", s.getOrder)
 	quick("GET /orders/{id}/invoice.pdf", s.getInvoice)
@@ -210,7 +211,7 @@ func unhurried(h handler) http.Handler {
 // summary is called when the drain is over and the store still open.
 func (s *shop) serve(ctx context.Context, listener, adminListener net.Listener, summary func(context.Context) error) error {
 	srv := &http.Server{
-		Handler:           s.handler(),
+		Handler:           s.handler(addresses{urlOf(listener), urlOf(adminListener)}),
 		ReadHeaderTimeout: 5 * time.Second,
 		IdleTimeout:       time.Minute,
 		MaxHeaderBytes:    64 << 10,
