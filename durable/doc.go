@@ -2,7 +2,7 @@
 // scale-out are those of an existing engine, chosen by a line of code; a job that runs is
 // a task of a tether.Registry, as any other.
 //
-//	var Invoice = durable.Define("invoice", makeInvoice, durable.Options{Timeout: time.Minute, MaxAttempts: 5})
+//	var Invoice = durable.Define("invoice", makeInvoice, durable.JobConfig{Timeout: time.Minute, MaxAttempts: 5})
 //
 //	engine, err := sqlite.Open("jobs.db") // or postgres.Open(pool), redis.Open(opt), rabbitmq.Dial(url)
 //	_, err = Invoice.Enqueue(ctx, engine, InvoiceArgs{Order: 5}, durable.Unique("order-5"))

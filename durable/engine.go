@@ -92,7 +92,7 @@ type Support struct {
 	RunAt        bool          // and with it waits between attempts
 	Transactions bool          // its package has EnqueueTx
 	Resolution   time.Duration // RunAt and Backoff are rounded up to a multiple; they may be late by more
-	MaxTimeout   time.Duration // the longest [Options].Timeout; 0: any
+	MaxTimeout   time.Duration // the longest [JobConfig].Timeout; 0: any
 	Rescue       string        // when a job starts again whose worker was killed, in words
 }
 

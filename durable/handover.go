@@ -54,23 +54,25 @@ func (j *Job[A]) Go(ctx context.Context, r tether.Runner, e Enqueuer, args A) (R
 	if ctx == nil || r == nil || e == nil {
 		return Receipt{}, fmt.Errorf("%w: job %q: nil context, runner or engine", ErrInvalid, j.name)
 	}
-	if err := e.Support().allows(j.name, j.opts.Timeout); err != nil {
+	if err := e.Support().allows(j.name, j.config.Timeout); err != nil {
 		return Receipt{}, err
 	}
 	local := &attempt{job: j, engine: e, message: m}
-	task, err := r.Go(ctx, j.name, local.body, tether.Timeout(j.opts.Timeout), tether.HandOver(local.handOver), tether.Label("job", m.ID))
+	task, err := r.Go(ctx, j.name, local.body, tether.Timeout(j.config.Timeout), tether.HandOver(local.handOver), tether.Label("job", m.ID))
 	switch {
 	case err == nil:
 		return Receipt{ID: m.ID, Task: task}, nil
 	case !errors.Is(err, tether.ErrFull) && !errors.Is(err, tether.ErrClosed):
 		return Receipt{}, err
 	}
-	receipt, failed := enqueue(ctx, e, m, j.opts.Timeout)
+	receipt, failed := enqueue(ctx, e, m, j.config.Timeout)
 	if failed != nil {
 		return Receipt{}, fmt.Errorf("durable: job %q: not here (%w) and not on the engine: %w", j.name, err, failed)
 	}
 	return receipt, nil
 }
+
+var errNotReturned = errors.New("durable: the handler panicked or ended its goroutine")
 
 // attempt is the one that a job is given in the process where it was submitted.
 type attempt struct {
@@ -89,13 +91,13 @@ func (a *attempt) handOver(ctx context.Context, _ tether.Info) error {
 	late, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cancel(nil)
 	defer context.AfterFunc(ctx, func() {
-		time.AfterFunc(lateness, func() { cancel(context.Cause(ctx)) })
+		time.AfterFunc(stopGrace, func() { cancel(context.Cause(ctx)) })
 	})()
 	return a.enqueue(late, a.message)
 }
 
 func (a *attempt) body(ctx context.Context) (err error) {
-	ctx = context.WithValue(ctx, metaKey{}, Meta{ID: a.message.ID, Attempt: a.message.Used + 1, MaxAttempts: a.job.Options().MaxAttempts})
+	ctx = context.WithValue(ctx, metaKey{}, Meta{ID: a.message.ID, Attempt: a.message.Used + 1, MaxAttempts: a.job.Config().MaxAttempts})
 	ended, watched := make(chan struct{}), make(chan struct{})
 	unwatch := context.AfterFunc(ctx, func() {
 		defer close(watched)
@@ -106,7 +108,7 @@ func (a *attempt) body(ctx context.Context) (err error) {
 			case <-tether.Stopping(ctx): // there may be no other moment
 			}
 		}
-		a.goOn(ctx, nil)
+		a.continueOnEngine(ctx, nil)
 	})
 	returned := false
 	defer func() {
@@ -118,7 +120,10 @@ func (a *attempt) body(ctx context.Context) (err error) {
 		if returned && err == nil {
 			return
 		}
-		a.goOn(ctx, err)
+		if !returned {
+			err = errNotReturned // a panic passes, or a Goexit, and Go shows neither here
+		}
+		a.continueOnEngine(ctx, err)
 		if a.lost != nil {
 			err = errors.Join(err, a.lost)
 		}
@@ -128,17 +133,20 @@ func (a *attempt) body(ctx context.Context) (err error) {
 	return err
 }
 
-// goOn puts the job onto the engine, once, if it is to go on there after what has become
+// continueOnEngine puts the job onto the engine, once, if it is to go on there after what has become
 // of the attempt: the cause with which its context has ended, and its error.
-func (a *attempt) goOn(ctx context.Context, err error) {
+func (a *attempt) continueOnEngine(ctx context.Context, err error) {
 	a.once.Do(func() {
-		m, opts := a.message, a.job.Options()
-		switch fate(err, context.Cause(ctx), m.Used+1 >= opts.MaxAttempts) {
+		m, cfg := a.message, a.job.Config()
+		switch classify(err, context.Cause(ctx), m.Used+1 >= cfg.MaxAttempts) {
 		case Dead:
 			return
 		case Retry:
 			m.Used++
-			wait, failed := backoff(opts, m.Used)
+			if err == nil {
+				err = context.Cause(ctx) // the handler has not returned
+			}
+			wait, failed := backoff(cfg, m.Used, safeError(err))
 			if failed != nil {
 				slog.Error("durable: Backoff", "job", m.Name, "id", m.ID, "error", failed)
 			}
@@ -158,7 +166,9 @@ func (a *attempt) goOn(ctx context.Context, err error) {
 func (a *attempt) enqueue(ctx context.Context, m Message) error {
 	ctx, cancel := context.WithTimeout(ctx, handOverTime)
 	defer cancel()
-	var failed error
-	err := apart("the engine", func() { _, failed = enqueue(ctx, a.engine, m, a.job.Options().Timeout) })
+	failed, err := isolated("the engine", handOverTime+stopGrace, func() error {
+		_, err := enqueue(ctx, a.engine, m, a.job.Config().Timeout)
+		return err
+	})
 	return cmp.Or(err, failed)
 }

@@ -32,7 +32,7 @@ func newLocal(t *testing.T, limit ...int) *local {
 }
 
 // run has the job accepted by r.
-func (l *local) run(t *testing.T, r tether.Runner, h handler, opts durable.Options) durable.Receipt {
+func (l *local) run(t *testing.T, r tether.Runner, h handler, opts durable.JobConfig) durable.Receipt {
 	t.Helper()
 	receipt, err := durable.Define("invoice", h, opts).Go(context.Background(), r, l.engine, order{5})
 	require.NoError(t, err)
@@ -328,7 +328,7 @@ func TestGoAndTheDrainCancels(t *testing.T) {
 	}
 	for name, c := range map[string]struct {
 		handler handler
-		opts    durable.Options
+		opts    durable.JobConfig
 		state   tether.State
 	}{
 		"one that heeds it":                   {untilCanceled, options, tether.Canceled},
@@ -337,7 +337,7 @@ func TestGoAndTheDrainCancels(t *testing.T) {
 		"one that ends well later":            {then(func() error { time.Sleep(time.Second); return nil }), options, tether.Succeeded},
 		"one that panics":                     {then(func() error { panic(errTest) }), options, tether.Panicked},
 		"one that ends its goroutine":         {then(func() error { runtime.Goexit(); return nil }), options, tether.Failed},
-		"one whose only attempt it is":        {untilCanceled, durable.Options{Timeout: time.Minute, MaxAttempts: 1}, tether.Canceled},
+		"one whose only attempt it is":        {untilCanceled, durable.JobConfig{Timeout: time.Minute, MaxAttempts: 1}, tether.Canceled},
 		"one whose error has methods that do": {then(func() error { return (*badError)(nil) }), options, tether.Panicked},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -469,7 +469,7 @@ func TestGoAndTheDrainCancels(t *testing.T) {
 		"one that has ignored its last timeout": func(t *testing.T) {
 			l := newLocal(t)
 			goOn := make(chan struct{})
-			receipt := l.run(t, l.reg, stubborn(goOn), durable.Options{Timeout: time.Minute, MaxAttempts: 1})
+			receipt := l.run(t, l.reg, stubborn(goOn), durable.JobConfig{Timeout: time.Minute, MaxAttempts: 1})
 			time.Sleep(2 * time.Minute)
 			drained := drain(l.reg)
 			synctest.Wait()
@@ -524,10 +524,10 @@ func TestGoAndTheAttemptFails(t *testing.T) {
 			})
 		})
 	}
-	once := durable.Options{Timeout: time.Minute, MaxAttempts: 1}
+	once := durable.JobConfig{Timeout: time.Minute, MaxAttempts: 1}
 	for name, c := range map[string]struct {
 		handler handler
-		opts    durable.Options
+		opts    durable.JobConfig
 	}{
 		"permanent":               {func(context.Context, order) error { return durable.Permanent(errTest) }, options},
 		"permanent long after":    {func(context.Context, order) error { time.Sleep(time.Hour); return durable.Permanent(errTest) }, options},
@@ -608,7 +608,7 @@ func TestGoAndTheAttemptFails(t *testing.T) {
 		"and Backoff panics": func(t *testing.T) {
 			l := newLocal(t)
 			opts := options
-			opts.Backoff = func(int) time.Duration { panic("of the backoff") }
+			opts.Backoff = func(int, error) time.Duration { panic("of the backoff") }
 			receipt := l.run(t, l.reg, fail, opts)
 			assert.Equal(t, errTest, receipt.Task.Wait(background))
 			m := l.one(t, receipt)
@@ -620,7 +620,7 @@ func TestGoAndTheAttemptFails(t *testing.T) {
 			// The handler has failed, and asks for its wait, when its context ends.
 			l := newLocal(t)
 			opts := options
-			opts.Backoff = func(int) time.Duration { time.Sleep(time.Minute); return time.Second }
+			opts.Backoff = func(int, error) time.Duration { time.Sleep(2 * time.Second); return time.Second }
 			receipt := l.run(t, l.reg, fail, opts)
 			synctest.Wait()
 			_ = l.reg.Shutdown(ended())

@@ -13,8 +13,8 @@ import (
 	"github.com/seed-2e639f12/tether"
 )
 
-// Options say how a job is run, wherever that is.
-type Options struct {
+// JobConfig says how a job is run, wherever that is.
+type JobConfig struct {
 	// Timeout bounds one attempt: then the handler's context is cancelled with
 	// [tether.ErrTimeout]. It is required, since a job that hangs has nobody who waits for it
 	// and would notice. See [Support] for the longest.
@@ -24,21 +24,27 @@ type Options struct {
 	// that a drain cancels does not count, if the engine can help it: so 1 is not quite at
 	// most once. 0: 25.
 	MaxAttempts int
-	// Backoff is the wait after the given attempt, 1 for the first; a negative one is none.
-	// nil stands for tether.Exponential(time.Second, time.Hour): 25 attempts then take about
-	// seven hours, thirteen at most. Engines round it up, see [Support]. It may be called by
-	// many goroutines at once.
-	Backoff func(attempt int) time.Duration
+	// Backoff returns the wait after an attempt, 1 for the first, that ended with err: an
+	// error may carry the time that a server has asked for (Retry-After). A negative wait is
+	// none. If Backoff is nil, tether.Exponential(time.Second, time.Hour) is used: 25 attempts
+	// then take about seven hours, thirteen at most. Engines round the wait up, see [Support].
+	// Backoff must be safe for concurrent use. If it panics, or has not returned after five
+	// seconds, the default is used and an error is logged.
+	Backoff func(attempt int, err error) time.Duration
 }
 
 const defaultAttempts = 25
+
+func defaultBackoff(attempt int, _ error) time.Duration {
+	return tether.Exponential(time.Second, time.Hour)(attempt)
+}
 
 // Job is a kind of work that outlives the process: a name, a handler and its options. It
 // is made by [Define] and never changes.
 type Job[A any] struct {
 	name    string
 	handler func(ctx context.Context, args A) error
-	opts    Options
+	config  JobConfig
 }
 
 // Define names a handler, usually in a variable of the package, in the process that
@@ -51,26 +57,26 @@ type Job[A any] struct {
 //
 // Define panics on what no run of the program could mend: a name that
 // [tether.CheckName] refuses, no handler, no Timeout, or a negative MaxAttempts.
-func Define[A any](name string, handler func(ctx context.Context, args A) error, opts Options) *Job[A] {
+func Define[A any](name string, handler func(ctx context.Context, args A) error, cfg JobConfig) *Job[A] {
 	if err := tether.CheckName(name); err != nil {
 		panic(fmt.Sprintf("durable: Define: %v", err))
 	}
-	if handler == nil || opts.Timeout <= 0 || opts.MaxAttempts < 0 {
+	if handler == nil || cfg.Timeout <= 0 || cfg.MaxAttempts < 0 {
 		panic(fmt.Sprintf("durable: Define(%q): a handler and a Timeout are required, MaxAttempts must not be negative", name))
 	}
-	if opts.MaxAttempts == 0 {
-		opts.MaxAttempts = defaultAttempts
+	if cfg.MaxAttempts == 0 {
+		cfg.MaxAttempts = defaultAttempts
 	}
-	if opts.Backoff == nil {
-		opts.Backoff = tether.Exponential(time.Second, time.Hour)
+	if cfg.Backoff == nil {
+		cfg.Backoff = defaultBackoff
 	}
-	return &Job[A]{name, handler, opts}
+	return &Job[A]{name, handler, cfg}
 }
 
 // Definition is what a [Worker] knows of a job: a *[Job] of any type.
 type Definition interface {
 	Name() string
-	Options() Options // as Define has completed them
+	Config() JobConfig // as Define has completed them
 
 	run(ctx context.Context, args []byte) error
 }
@@ -78,8 +84,8 @@ type Definition interface {
 // Name returns the name that the job was defined with.
 func (j *Job[A]) Name() string { return j.name }
 
-// Options returns the job's options, with the defaults in place of what was not given.
-func (j *Job[A]) Options() Options { return j.opts }
+// Config returns the job's configuration, with the defaults in place of what was not given.
+func (j *Job[A]) Config() JobConfig { return j.config }
 
 func (j *Job[A]) run(ctx context.Context, args []byte) error {
 	var a A
@@ -89,8 +95,8 @@ func (j *Job[A]) run(ctx context.Context, args []byte) error {
 	return j.handler(ctx, a)
 }
 
-// Option is a wish about one Enqueue.
-type Option struct {
+// An EnqueueOption configures one Enqueue.
+type EnqueueOption struct {
 	runAt  time.Time
 	unique string
 	reason string // why it cannot be granted
@@ -98,17 +104,17 @@ type Option struct {
 
 // RunAt has the job start no earlier than t. How much later depends on the engine. The zero
 // time is no wish.
-func RunAt(t time.Time) Option { return Option{runAt: t} }
+func RunAt(t time.Time) EnqueueOption { return EnqueueOption{runAt: t} }
 
 // Unique allows one unfinished job of this name and key: while there is one that waits,
 // runs, or waits for its next attempt, Enqueue adds none, and says so in
 // [Receipt].Duplicate. A job that has succeeded, or failed for good, frees its key. A key
 // has 1 to 512 bytes of UTF-8.
-func Unique(key string) Option {
+func Unique(key string) EnqueueOption {
 	if key == "" || len(key) > 512 || !utf8.ValidString(key) {
-		return Option{reason: fmt.Sprintf("Unique key of %d bytes: must be 1 to 512 of UTF-8", len(key))}
+		return EnqueueOption{reason: fmt.Sprintf("Unique key of %d bytes: must be 1 to 512 of UTF-8", len(key))}
 	}
-	return Option{unique: key}
+	return EnqueueOption{unique: key}
 }
 
 // Receipt tells where a job has gone.
@@ -131,7 +137,7 @@ type Receipt struct {
 // The error is an [*ArgsError] if args cannot be encoded, [ErrUnsupported] if the engine
 // cannot do what is asked of it, [ErrInvalid] for an option that nobody could grant, and
 // else the engine's.
-func (j *Job[A]) Enqueue(ctx context.Context, e Enqueuer, args A, opts ...Option) (Receipt, error) {
+func (j *Job[A]) Enqueue(ctx context.Context, e Enqueuer, args A, opts ...EnqueueOption) (Receipt, error) {
 	m, err := j.message(args)
 	if err != nil {
 		return Receipt{}, err
@@ -147,7 +153,7 @@ func (j *Job[A]) Enqueue(ctx context.Context, e Enqueuer, args A, opts ...Option
 			m.Unique = o.unique
 		}
 	}
-	return enqueue(ctx, e, m, j.opts.Timeout)
+	return enqueue(ctx, e, m, j.config.Timeout)
 }
 
 // message encodes a job that has not been tried yet.
@@ -259,29 +265,45 @@ func (e *ArgsError) Error() string {
 
 func (e *ArgsError) Unwrap() error { return e.Err }
 
-// backoff returns the wait after an attempt. If its callback does not, it is the default's,
-// and the error says why.
-func backoff(o Options, attempt int) (wait time.Duration, err error) {
-	wait = tether.Exponential(time.Second, time.Hour)(attempt)
-	err = apart("Backoff", func() { wait = max(0, o.Backoff(attempt)) })
-	return wait, err
+// callbackTime bounds a call of JobConfig.Backoff, which a worker waits for.
+const callbackTime = 5 * time.Second
+
+// backoff returns the wait after an attempt that ended with err. If JobConfig.Backoff returns
+// none, wait is the default's and failed says why.
+func backoff(cfg JobConfig, attempt int, err error) (wait time.Duration, failed error) {
+	wait, failed = isolated("Backoff", callbackTime, func() time.Duration { return cfg.Backoff(attempt, err) })
+	if failed != nil {
+		wait = defaultBackoff(attempt, err)
+	}
+	return max(0, wait), failed
 }
 
-// apart calls fn on a goroutine of its own, since ours may be one that has to live, and
-// returns an error if fn panics or ends it.
-func apart(what string, fn func()) (err error) {
-	done := make(chan struct{})
+// isolated calls fn, which is not ours, on a goroutine of its own: fn cannot end or block the
+// caller's. The error says whether fn panicked, ended its goroutine or has not returned
+// within limit.
+func isolated[T any](what string, limit time.Duration, fn func() T) (T, error) {
+	type result struct {
+		value T
+		err   error
+	}
+	done := make(chan result, 1)
 	go func() {
-		defer close(done)
-		err = fmt.Errorf("durable: %s: %w", what, tether.ErrGoexit)
+		r := result{err: fmt.Errorf("durable: %s: %w", what, tether.ErrGoexit)}
+		defer func() { done <- r }()
 		defer func() {
 			if v := recover(); v != nil {
-				err = fmt.Errorf("durable: %s panicked: %v\n%s", what, v, debug.Stack())
+				r.err = fmt.Errorf("durable: %s panicked: %v\n%s", what, v, debug.Stack())
 			}
 		}()
-		fn()
-		err = nil
+		r = result{value: fn()}
 	}()
-	<-done
-	return err
+	late := time.NewTimer(limit)
+	defer late.Stop()
+	select {
+	case r := <-done:
+		return r.value, r.err
+	case <-late.C:
+		var zero T
+		return zero, fmt.Errorf("durable: %s did not return within %v", what, limit)
+	}
 }

@@ -28,7 +28,7 @@ func ExampleMetaFrom() {
 		fmt.Printf("attempt %d of %d\n", meta.Attempt, meta.MaxAttempts)
 		service.pay(meta.ID, cents) // as a second run would
 		return nil
-	}, durable.Options{Timeout: 10 * time.Second, MaxAttempts: 5})
+	}, durable.JobConfig{Timeout: 10 * time.Second, MaxAttempts: 5})
 
 	reg := tether.New(tether.Config{})
 	receipt, err := salary.Go(context.Background(), reg, engine, 320000)

@@ -19,29 +19,29 @@ import (
 
 func TestDefine(t *testing.T) {
 	t.Run("completes the options", func(t *testing.T) {
-		j := durable.Define("invoice", succeed, durable.Options{Timeout: time.Minute})
+		j := durable.Define("invoice", succeed, durable.JobConfig{Timeout: time.Minute})
 		assert.Equal(t, "invoice", j.Name())
-		o := j.Options()
+		o := j.Config()
 		assert.Equal(t, 25, o.MaxAttempts)
 		assert.Equal(t, time.Minute, o.Timeout)
 		for range 100 {
-			wait := o.Backoff(1)
+			wait := o.Backoff(1, nil)
 			assert.True(t, wait > 0 && wait <= time.Second, wait)
-			assert.LessOrEqual(t, o.Backoff(25), time.Hour)
+			assert.LessOrEqual(t, o.Backoff(25, nil), time.Hour)
 		}
 	})
 	t.Run("keeps the options", func(t *testing.T) {
-		o := durable.Define("invoice", succeed, options).Options()
+		o := durable.Define("invoice", succeed, options).Config()
 		assert.Equal(t, 3, o.MaxAttempts)
-		assert.Equal(t, 7*time.Second, o.Backoff(7))
+		assert.Equal(t, 7*time.Second, o.Backoff(7, nil))
 	})
 	for name, define := range map[string]func(){
 		"empty name":           func() { durable.Define("", succeed, options) },
 		"name with a newline":  func() { durable.Define("a\nb", succeed, options) },
 		"no handler":           func() { durable.Define[order]("invoice", nil, options) },
-		"no timeout":           func() { durable.Define("invoice", succeed, durable.Options{}) },
-		"negative timeout":     func() { durable.Define("invoice", succeed, durable.Options{Timeout: -1}) },
-		"negative MaxAttempts": func() { durable.Define("invoice", succeed, durable.Options{Timeout: 1, MaxAttempts: -1}) },
+		"no timeout":           func() { durable.Define("invoice", succeed, durable.JobConfig{}) },
+		"negative timeout":     func() { durable.Define("invoice", succeed, durable.JobConfig{Timeout: -1}) },
+		"negative MaxAttempts": func() { durable.Define("invoice", succeed, durable.JobConfig{Timeout: 1, MaxAttempts: -1}) },
 	} {
 		t.Run("panics on "+name, func(t *testing.T) {
 			defer func() { assert.Contains(t, recover(), "durable: Define") }()
@@ -59,7 +59,7 @@ func TestEnqueue(t *testing.T) {
 	t.Run("gives the engine the job", func(t *testing.T) {
 		e := newMemory()
 		at := time.Now().Add(time.Hour)
-		receipt, err := invoice.Enqueue(ctx, e, order{5}, durable.RunAt(at), durable.Unique("order-5"), durable.Option{})
+		receipt, err := invoice.Enqueue(ctx, e, order{5}, durable.RunAt(at), durable.Unique("order-5"), durable.EnqueueOption{})
 		require.NoError(t, err)
 		require.Len(t, e.taken(), 1)
 		m := e.taken()[0]

@@ -60,9 +60,9 @@ func (e *badError) Unwrap() []error { return []error{errors.New(e.text)} }
 
 // options are those of a job that has three attempts of a minute, with waits of as many
 // seconds as there were attempts.
-var options = durable.Options{
+var options = durable.JobConfig{
 	Timeout: time.Minute, MaxAttempts: 3,
-	Backoff: func(attempt int) time.Duration { return time.Duration(attempt) * time.Second },
+	Backoff: func(attempt int, _ error) time.Duration { return time.Duration(attempt) * time.Second },
 }
 
 // newRegistry returns a registry that logs nothing unless cfg says so. At the end of the

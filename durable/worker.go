@@ -78,9 +78,9 @@ const (
 // limitAfter is for how long a job is put back that the registry's Limit refuses.
 const limitAfter = time.Second
 
-// lateness is how long Stop waits, when its context has ended, for handlers to heed their
+// stopGrace is how long Stop waits, when its context has ended, for handlers to heed their
 // cancellation, and then for the engine to take the jobs back.
-const lateness = 2 * time.Second
+const stopGrace = 2 * time.Second
 
 // NewWorker returns a worker for these jobs; it does nothing until Start. A job that it is
 // not given but meets in the queue is put back every few seconds, unused, for a worker that knows it.
@@ -117,7 +117,7 @@ func NewWorker(e Engine, cfg WorkerConfig, jobs ...Definition) (*Worker, error) 
 		if w.jobs[j.Name()] != nil {
 			return nil, fmt.Errorf("%w: two jobs are called %q", ErrInvalid, j.Name())
 		}
-		if err := e.Support().allows(j.Name(), j.Options().Timeout); err != nil {
+		if err := e.Support().allows(j.Name(), j.Config().Timeout); err != nil {
 			return nil, err
 		}
 		w.jobs[j.Name()] = j
@@ -194,7 +194,7 @@ func (w *Worker) watch(c Consumer) {
 	defer cancel()
 	// Handles return soon after they are abandoned; an engine that then cannot be told of it
 	// is left to itself.
-	defer context.AfterFunc(w.abandoned, func() { time.AfterFunc(lateness, cancel) })()
+	defer context.AfterFunc(w.abandoned, func() { time.AfterFunc(stopGrace, cancel) })()
 	if err := c.Stop(ctx); err != nil {
 		w.stopErr = fmt.Errorf("durable: stop: %w", err)
 		w.cfg.Logger.Warn("durable: stop", "engine", w.engine.Support().Engine, "error", err)
@@ -234,7 +234,7 @@ func (w *Worker) Stop(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	w.cancel()
-	if w.stops(lateness) {
+	if w.stops(stopGrace) {
 		return w.result()
 	}
 	var errs []error
@@ -242,7 +242,7 @@ func (w *Worker) Stop(ctx context.Context) error {
 		errs = append(errs, fmt.Errorf("durable: job %q (%s) ignores its cancellation", t.Name(), t.Info().Labels["job"]))
 	}
 	w.abandon()
-	if !w.stops(2 * lateness) {
+	if !w.stops(2 * stopGrace) {
 		return errors.Join(append(errs, context.Cause(ctx), errors.New("durable: the engine has not stopped"))...)
 	}
 	return errors.Join(append(errs, context.Cause(ctx), w.result())...)
@@ -294,16 +294,16 @@ func (w *Worker) handle(ctx context.Context, m Message, attempt int) Outcome {
 		w.logUnknown(m)
 		return Outcome{Return, unknownAfter, fmt.Errorf("durable: no job is called %q here", m.Name)}
 	}
-	opts := job.Options()
-	last := attempt > opts.MaxAttempts-m.Used // not the sum, which whoever made the message could have overflow
+	cfg := job.Config()
+	last := attempt > cfg.MaxAttempts-m.Used // not the sum, which whoever made the message could have overflow
 	attempt += m.Used
 	log := func() *slog.Logger { return w.cfg.Logger.With("job", m.Name, "id", m.ID, "attempt", attempt) }
 	if last {
-		err := fmt.Errorf("durable: job %q was interrupted in its last attempt (MaxAttempts %d)", m.Name, opts.MaxAttempts)
+		err := fmt.Errorf("durable: job %q was interrupted in its last attempt (MaxAttempts %d)", m.Name, cfg.MaxAttempts)
 		log().Error("durable: job failed for good", "error", err)
 		return Outcome{Dead, 0, err}
 	}
-	ctx = context.WithValue(ctx, metaKey{}, Meta{ID: m.ID, Attempt: attempt, MaxAttempts: opts.MaxAttempts})
+	ctx = context.WithValue(ctx, metaKey{}, Meta{ID: m.ID, Attempt: attempt, MaxAttempts: cfg.MaxAttempts})
 	var failure, cause error // the handler's, and why its context has ended by then; nil while it runs
 	body := func(ctx context.Context) error {
 		defer func() { cause = context.Cause(ctx) }() // also of a panic
@@ -315,7 +315,7 @@ func (w *Worker) handle(ctx context.Context, m Message, attempt int) Outcome {
 	entry, leave := context.WithCancel(ctx)
 	defer leave()
 	defer context.AfterFunc(w.stopAsked, leave)()
-	task, err := w.pool.Go(entry, m.Name, body, tether.Timeout(opts.Timeout), tether.Label("job", m.ID), tether.Label("attempt", strconv.Itoa(attempt)))
+	task, err := w.pool.Go(entry, m.Name, body, tether.Timeout(cfg.Timeout), tether.Label("job", m.ID), tether.Label("attempt", strconv.Itoa(attempt)))
 	switch {
 	case errors.Is(err, tether.ErrClosed), err != nil && entry.Err() != nil:
 		return Outcome{Return, 0, err}
@@ -344,7 +344,7 @@ func (w *Worker) handle(ctx context.Context, m Message, attempt int) Outcome {
 	if cause == nil && (task.State() == tether.Canceled || task.State() == tether.Dropped) {
 		cause = task.Err() // it was cancelled before its handler was called, or as it returned
 	}
-	out, trouble := judge(task, failure, cause, opts, attempt)
+	out, trouble := outcomeOf(task, failure, cause, cfg, attempt)
 	if trouble != nil {
 		log().Error("durable: Backoff", "error", trouble)
 	}
@@ -364,22 +364,23 @@ type interruption struct{ error }
 
 func (i *interruption) Unwrap() error { return i.error }
 
-// judge says what becomes of a job whose attempt has ended. trouble is the Backoff's.
-func judge(task *tether.Task, failure, cause error, opts Options, attempt int) (out Outcome, trouble error) {
+// outcomeOf returns what becomes of a job whose attempt has ended. trouble is the error of
+// JobConfig.Backoff.
+func outcomeOf(task *tether.Task, failure, cause error, cfg JobConfig, attempt int) (out Outcome, trouble error) {
 	if task.State() == tether.Succeeded {
 		return Outcome{}, nil
 	}
-	out = Outcome{Verdict: fate(failure, cause, attempt >= opts.MaxAttempts), Err: speakable(task.Err())}
+	out = Outcome{Verdict: classify(failure, cause, attempt >= cfg.MaxAttempts), Err: safeError(task.Err())}
 	if out.Verdict == Retry {
-		out.After, trouble = backoff(opts, attempt)
+		out.After, trouble = backoff(cfg, attempt, out.Err)
 	}
 	return out, trouble
 }
 
-// fate says how a job goes on whose attempt has not ended well. It goes by the cause with
-// which the context had ended when the handler returned, if it had, rather than by the
-// error: what is cancelled fails in many words, "database is closed" say.
-func fate(failure, cause error, last bool) Verdict {
+// classify returns the verdict on an attempt that has failed. The cause with which its context
+// had ended when the handler returned, if it had, counts for more than the error: a handler
+// that was canceled may return any error, "database is closed" for example.
+func classify(failure, cause error, last bool) Verdict {
 	permanent := isPermanent(failure)
 	switch {
 	case is(cause, tether.ErrShutdown) || as(cause, new(*interruption)):
@@ -395,12 +396,12 @@ func fate(failure, cause error, last bool) Verdict {
 	return Retry
 }
 
-// speakable returns an error whose text an engine can ask for. A handler's may panic
-// there, as that of a nil pointer does.
-func speakable(err error) (safe error) {
+// safeError returns err, or an error with the same text if the Error method of err panics, as
+// that of a nil pointer does.
+func safeError(err error) (safe error) {
 	defer func() {
 		if recover() != nil {
-			safe = errors.New(fmt.Sprint(err)) // which minds the panic
+			safe = errors.New(fmt.Sprint(err)) // fmt contains the panic
 		}
 	}()
 	if err != nil {

@@ -3,6 +3,7 @@ package durable_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math"
@@ -30,7 +31,7 @@ type plant struct {
 
 // newPlant makes a worker of four and does not start it. At the end of the test it must
 // stop within a minute.
-func newPlant(t *testing.T, h handler, opts durable.Options, cfg ...tether.Config) *plant {
+func newPlant(t *testing.T, h handler, opts durable.JobConfig, cfg ...tether.Config) *plant {
 	t.Helper()
 	log, book := newLogger()
 	p := &plant{engine: newMemory(), reg: newRegistry(t, append(cfg, tether.Config{})[0]), log: book}
@@ -47,7 +48,7 @@ func newPlant(t *testing.T, h handler, opts durable.Options, cfg ...tether.Confi
 }
 
 // startPlant makes a worker and starts it.
-func startPlant(t *testing.T, h handler, opts durable.Options, cfg ...tether.Config) *plant {
+func startPlant(t *testing.T, h handler, opts durable.JobConfig, cfg ...tether.Config) *plant {
 	t.Helper()
 	p := newPlant(t, h, opts, cfg...)
 	require.NoError(t, p.worker.Start(context.Background()))
@@ -163,9 +164,9 @@ func TestJobsAreTasks(t *testing.T) {
 type verdict struct {
 	name    string
 	handler handler
-	opts    durable.Options // zero: options
-	message durable.Message // zero: invoice
-	attempt int             // 0: 1
+	opts    durable.JobConfig // zero: options
+	message durable.Message   // zero: invoice
+	attempt int               // 0: 1
 	want    durable.Verdict
 	after   time.Duration
 	is      error  // nil: no matter, if there is a text
@@ -266,13 +267,20 @@ func TestVerdicts(t *testing.T) {
 
 func TestVerdictsOfBackoffs(t *testing.T) {
 	for name, c := range map[string]struct {
-		backoff func(int) time.Duration
+		backoff func(int, error) time.Duration
 		most    time.Duration
 		text    string
 	}{
-		"negative": {func(int) time.Duration { return -time.Hour }, 0, ""},
-		"panics":   {func(int) time.Duration { panic("of the backoff") }, time.Second, "of the backoff"},
-		"goexit":   {func(int) time.Duration { runtime.Goexit(); return 0 }, time.Second, tether.ErrGoexit.Error()},
+		"negative": {func(int, error) time.Duration { return -time.Hour }, 0, ""},
+		"panics":   {func(int, error) time.Duration { panic("of the backoff") }, time.Second, "of the backoff"},
+		"goexit":   {func(int, error) time.Duration { runtime.Goexit(); return 0 }, time.Second, tether.ErrGoexit.Error()},
+		"hangs":    {func(int, error) time.Duration { time.Sleep(time.Hour); return time.Hour }, time.Second, "did not return within 5s"},
+		"asks the error": {func(_ int, err error) time.Duration {
+			if errors.Is(err, errTest) {
+				return 7 * time.Second
+			}
+			return time.Hour
+		}, 7 * time.Second, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -290,6 +298,7 @@ func TestVerdictsOfBackoffs(t *testing.T) {
 				} else {
 					assert.Empty(t, p.log.about("durable: Backoff"))
 				}
+				time.Sleep(2 * time.Hour) // until the one that hangs has returned
 			})
 		})
 	}

@@ -27,7 +27,7 @@ var attemptClauses = []clause{
 // testRunAt: the times are an odd number of milliseconds apart, so that what an engine
 // rounds shows.
 func testRunAt(l *lab) {
-	job := l.define("later", durable.Options{}, succeed)
+	job := l.define("later", durable.JobConfig{}, succeed)
 	if !l.support.RunAt {
 		_, err := job.Enqueue(l.context(), l.engine, work{}, durable.RunAt(time.Now()))
 		assert.ErrorIs(l, err, durable.ErrUnsupported)
@@ -63,7 +63,7 @@ func testRunAt(l *lab) {
 func testBackoff(l *lab) {
 	var mu sync.Mutex
 	var asked []int
-	backoff := func(attempt int) time.Duration {
+	backoff := func(attempt int, _ error) time.Duration {
 		mu.Lock()
 		defer mu.Unlock()
 		asked = append(asked, attempt)
@@ -73,7 +73,7 @@ func testBackoff(l *lab) {
 		backoff = always(0)
 		asked = []int{1, 2}
 	}
-	job := l.define("fails", durable.Options{MaxAttempts: 7, Backoff: backoff}, func(ctx context.Context, _ work) error {
+	job := l.define("fails", durable.JobConfig{MaxAttempts: 7, Backoff: backoff}, func(ctx context.Context, _ work) error {
 		if meta, _ := durable.MetaFrom(ctx); meta.Attempt < 3 {
 			return errTest
 		}
@@ -103,7 +103,7 @@ func testBackoff(l *lab) {
 // testManyAttempts: the limit is the job's alone.
 func testManyAttempts(l *lab) {
 	const attempts = 40
-	job := l.define("fails", durable.Options{MaxAttempts: attempts, Backoff: always(0)}, func(ctx context.Context, _ work) error {
+	job := l.define("fails", durable.JobConfig{MaxAttempts: attempts, Backoff: always(0)}, func(ctx context.Context, _ work) error {
 		if meta, _ := durable.MetaFrom(ctx); meta.Attempt < attempts {
 			return errTest
 		}
@@ -123,9 +123,9 @@ func testManyAttempts(l *lab) {
 // testGivenUp: a job that is dead stays dead, in the next worker as well.
 func testGivenUp(l *lab) {
 	fails := func(context.Context, work) error { return errTest }
-	thrice := l.define("thrice", durable.Options{MaxAttempts: 3}, fails)
-	never := l.define("never", durable.Options{}, func(context.Context, work) error { return durable.Permanent(errTest) })
-	last := l.define("last", durable.Options{}, succeed)
+	thrice := l.define("thrice", durable.JobConfig{MaxAttempts: 3}, fails)
+	never := l.define("never", durable.JobConfig{}, func(context.Context, work) error { return durable.Permanent(errTest) })
+	last := l.define("last", durable.JobConfig{}, succeed)
 	worker := l.hire(2, thrice, never, last)
 	gaveUp, hopeless := l.enqueue(thrice, work{}), l.enqueue(never, work{})
 	l.awaitFailed(gaveUp)
@@ -176,7 +176,7 @@ func testFailures(l *lab) {
 	const each = 4
 	var worker []durable.Definition
 	jobs := make(map[string]*durable.Job[work]) // as they are enqueued
-	add := func(name string, opts durable.Options, handler func(context.Context, work) error) {
+	add := func(name string, opts durable.JobConfig, handler func(context.Context, work) error) {
 		jobs[name] = l.define(name, opts, func(ctx context.Context, w work) error {
 			if meta, _ := durable.MetaFrom(ctx); meta.Attempt > 1 {
 				return nil
@@ -185,18 +185,18 @@ func testFailures(l *lab) {
 		})
 		worker = append(worker, jobs[name])
 	}
-	add("permanent", durable.Options{}, func(context.Context, work) error { return fmt.Errorf("wrapped: %w", durable.Permanent(errTest)) })
-	add("panic", durable.Options{}, func(context.Context, work) error { panic(errTest) })
-	add("nil pointer", durable.Options{}, func(_ context.Context, w work) error {
+	add("permanent", durable.JobConfig{}, func(context.Context, work) error { return fmt.Errorf("wrapped: %w", durable.Permanent(errTest)) })
+	add("panic", durable.JobConfig{}, func(context.Context, work) error { panic(errTest) })
+	add("nil pointer", durable.JobConfig{}, func(_ context.Context, w work) error {
 		var nobody *work
 		return fmt.Errorf("%d", nobody.N)
 	})
-	add("goexit", durable.Options{}, func(context.Context, work) error { runtime.Goexit(); return nil })
-	add("timeout", durable.Options{Timeout: 50 * time.Millisecond}, untilCancelled)
-	add("error", durable.Options{}, func(context.Context, work) error { return errTest })
-	undecodable := durable.Define("undecodable", noting("undecodable", l.journal.note, succeed), durable.Options{Timeout: time.Minute})
-	sent := durable.Define("undecodable", func(context.Context, string) error { return nil }, durable.Options{Timeout: time.Minute})
-	after := l.define("after", durable.Options{}, succeed)
+	add("goexit", durable.JobConfig{}, func(context.Context, work) error { runtime.Goexit(); return nil })
+	add("timeout", durable.JobConfig{Timeout: 50 * time.Millisecond}, untilCancelled)
+	add("error", durable.JobConfig{}, func(context.Context, work) error { return errTest })
+	undecodable := durable.Define("undecodable", noting("undecodable", l.journal.note, succeed), durable.JobConfig{Timeout: time.Minute})
+	sent := durable.Define("undecodable", func(context.Context, string) error { return nil }, durable.JobConfig{Timeout: time.Minute})
+	after := l.define("after", durable.JobConfig{}, succeed)
 	l.hire(1, append(worker, undecodable, after)...)
 
 	names := make(map[string]string)
@@ -243,8 +243,8 @@ func testFailures(l *lab) {
 // are not there at the same time: an engine that delivers the job to the first worker would
 // deliver it to either, by chance, every few seconds.
 func testUnknown(l *lab) {
-	mine := l.define("mine", durable.Options{}, succeed)
-	others := l.define("others", durable.Options{MaxAttempts: 1}, succeed)
+	mine := l.define("mine", durable.JobConfig{}, succeed)
+	others := l.define("others", durable.JobConfig{MaxAttempts: 1}, succeed)
 	first := l.hire(1, mine)
 	id := l.enqueue(others, work{})
 	l.awaitDone(l.enqueueAll(mine, 10, nil))

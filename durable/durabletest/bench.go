@@ -59,7 +59,7 @@ func (b *bench) job(ran func()) *durable.Job[work] {
 	return durable.Define("job", func(context.Context, work) error {
 		ran()
 		return nil
-	}, durable.Options{Timeout: time.Minute})
+	}, durable.JobConfig{Timeout: time.Minute})
 }
 
 // hire starts a worker, which the returned function stops.

@@ -60,15 +60,15 @@ type work struct {
 // handlerTimeout is that of jobs that an engine has to rescue: no test waits for it.
 const handlerTimeout = 20 * time.Minute
 
-func always(d time.Duration) func(int) time.Duration {
-	return func(int) time.Duration { return d }
+func always(d time.Duration) func(int, error) time.Duration {
+	return func(int, error) time.Duration { return d }
 }
 
 // childJobs are the jobs of the child processes: "plain", and "once", which has one attempt.
 func childJobs(r role, say func(line)) (plain, once *durable.Job[work]) {
 	handler := childHandler(r)
-	plain = durable.Define("plain", noting("plain", say, handler), durable.Options{Timeout: handlerTimeout, Backoff: always(10 * time.Millisecond)})
-	once = durable.Define("once", noting("once", say, handler), durable.Options{Timeout: handlerTimeout, MaxAttempts: 1})
+	plain = durable.Define("plain", noting("plain", say, handler), durable.JobConfig{Timeout: handlerTimeout, Backoff: always(10 * time.Millisecond)})
+	once = durable.Define("once", noting("once", say, handler), durable.JobConfig{Timeout: handlerTimeout, MaxAttempts: 1})
 	return plain, once
 }
 

@@ -129,7 +129,7 @@ func ended() context.Context {
 
 // define makes a job whose attempts are noted in the journal. Without a Timeout it has a
 // minute, without a Backoff 10 ms.
-func (l *lab) define(name string, opts durable.Options, handler func(context.Context, work) error) *durable.Job[work] {
+func (l *lab) define(name string, opts durable.JobConfig, handler func(context.Context, work) error) *durable.Job[work] {
 	if opts.Timeout == 0 {
 		opts.Timeout = time.Minute
 	}
@@ -142,7 +142,7 @@ func (l *lab) define(name string, opts durable.Options, handler func(context.Con
 func succeed(context.Context, work) error { return nil }
 
 // enqueue has the job be on the engine, and returns its ID.
-func (l *lab) enqueue(job *durable.Job[work], w work, opts ...durable.Option) string {
+func (l *lab) enqueue(job *durable.Job[work], w work, opts ...durable.EnqueueOption) string {
 	l.Helper()
 	receipt, err := job.Enqueue(l.context(), l.engine, w, opts...)
 	require.NoError(l, err)

@@ -187,7 +187,7 @@ func testConcurrency(l *lab) {
 	go func() { group.Wait(); close(full) }()
 	othersDone := make(chan struct{})
 	var first atomic.Int64
-	job := l.define("busy", durable.Options{}, func(ctx context.Context, w work) error {
+	job := l.define("busy", durable.JobConfig{}, func(ctx context.Context, w work) error {
 		if first.Add(1) <= places {
 			group.Done()
 			<-full
@@ -199,14 +199,14 @@ func testConcurrency(l *lab) {
 		}
 		return nil
 	})
-	overdue := l.define("overdue", durable.Options{Timeout: 50 * time.Millisecond}, func(ctx context.Context, w work) error {
+	overdue := l.define("overdue", durable.JobConfig{Timeout: 50 * time.Millisecond}, func(ctx context.Context, w work) error {
 		if meta, _ := durable.MetaFrom(ctx); meta.Attempt == 1 {
 			<-ctx.Done()
 			<-othersDone // so that the engine has every chance to take the place for free
 		}
 		return nil
 	})
-	unknown := l.define("unknown", durable.Options{}, succeed)
+	unknown := l.define("unknown", durable.JobConfig{}, succeed)
 	ids := l.enqueueAll(job, jobs, nil)
 	l.enqueue(unknown, work{})
 	worker := l.crew(g, tether.Config{}, places, job, overdue)
@@ -222,7 +222,7 @@ func testConcurrency(l *lab) {
 }
 
 func testClosed(l *lab) {
-	job := l.define("plain", durable.Options{}, succeed)
+	job := l.define("plain", durable.JobConfig{}, succeed)
 	other := l.open() // whose queue is the same
 	worker := l.hire(1, job)
 	l.dismiss(worker)
@@ -258,7 +258,7 @@ func (l *lab) hireFor(id string, job durable.Definition) *crew {
 }
 
 func testEndedContext(l *lab) {
-	job := l.define("plain", durable.Options{}, succeed)
+	job := l.define("plain", durable.JobConfig{}, succeed)
 	for range 10 {
 		receipt, err := job.Enqueue(ended(), l.engine, work{N: 1})
 		assert.ErrorIs(l, err, context.Canceled)
@@ -279,16 +279,16 @@ func testEndedContext(l *lab) {
 // testQueues has two queues with jobs of the same name and key.
 func testQueues(l *lab) {
 	other := newLab(l.T, l.fixture, l.server)
-	var opts []durable.Option
+	var opts []durable.EnqueueOption
 	if l.support.Unique {
 		opts = append(opts, durable.Unique("key"))
 	}
 	labs := []*lab{l, other}
 	for _, l := range labs {
-		l.enqueue(l.define("job", durable.Options{}, succeed), work{}, opts...)
+		l.enqueue(l.define("job", durable.JobConfig{}, succeed), work{}, opts...)
 	}
 	for _, l := range labs {
-		job := l.define("job", durable.Options{}, succeed)
+		job := l.define("job", durable.JobConfig{}, succeed)
 		l.hire(2, job)
 		l.awaitDone(l.enqueueAll(job, 10, nil))
 	}
@@ -302,8 +302,8 @@ func testUnsupported(l *lab) {
 	assert.NotEmpty(l, l.support.Engine, "Support().Engine")
 	assert.NotEmpty(l, l.support.Rescue, "Support().Rescue")
 	if most := l.support.MaxTimeout; most > 0 {
-		long := l.define("long", durable.Options{Timeout: most}, succeed)
-		tooLong := l.define("too-long", durable.Options{Timeout: most + time.Second}, succeed)
+		long := l.define("long", durable.JobConfig{Timeout: most}, succeed)
+		tooLong := l.define("too-long", durable.JobConfig{Timeout: most + time.Second}, succeed)
 		_, err := tooLong.Enqueue(l.context(), l.engine, work{})
 		assert.ErrorIs(l, err, durable.ErrUnsupported)
 		reg := tether.New(tether.Config{})
@@ -311,10 +311,10 @@ func testUnsupported(l *lab) {
 		assert.ErrorIs(l, err, durable.ErrUnsupported)
 		l.dismiss(l.hireFor(l.enqueue(long, work{}), long))
 	}
-	job := l.define("job", durable.Options{Timeout: 30 * time.Second}, succeed)
+	job := l.define("job", durable.JobConfig{Timeout: 30 * time.Second}, succeed)
 	for what, c := range map[string]struct {
 		supported bool
-		option    durable.Option
+		option    durable.EnqueueOption
 	}{
 		"RunAt":  {l.support.RunAt, durable.RunAt(time.Now())},
 		"Unique": {l.support.Unique, durable.Unique("key")},

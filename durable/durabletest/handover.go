@@ -42,7 +42,7 @@ func testGoFull(l *lab) {
 	mayEnd := make(chan struct{})
 	free := sync.OnceFunc(func() { close(mayEnd) })
 	l.Cleanup(free)
-	here := l.define("job", durable.Options{}, func(ctx context.Context, _ work) error {
+	here := l.define("job", durable.JobConfig{}, func(ctx context.Context, _ work) error {
 		<-mayEnd
 		return nil
 	})
@@ -55,7 +55,7 @@ func testGoFull(l *lab) {
 		assert.Nil(l, receipt.Task, "the task of one that does not run here")
 		ids[receipt.ID] = true
 	}
-	worker := l.hire(2, l.define("job", durable.Options{}, succeed))
+	worker := l.hire(2, l.define("job", durable.JobConfig{}, succeed))
 	l.awaitDone(ids)
 	free()
 	require.NoError(l, first.Task.Wait(l.context()))
@@ -73,7 +73,7 @@ func testGoDrained(l *lab) {
 	const waiting = 8
 	reg, pool := l.workshop(2, waiting)
 	free := make(chan struct{})
-	here := l.define("job", durable.Options{}, func(ctx context.Context, w work) error {
+	here := l.define("job", durable.JobConfig{}, func(ctx context.Context, w work) error {
 		if w.Kind == "stubborn" {
 			<-free
 			return nil
@@ -106,7 +106,7 @@ func testGoDrained(l *lab) {
 	ids[late.ID] = true
 
 	before := len(l.journal.all())
-	worker := l.hire(4, l.define("job", durable.Options{}, succeed))
+	worker := l.hire(4, l.define("job", durable.JobConfig{}, succeed))
 	lines := l.awaitDone(ids)
 	l.dismiss(worker)
 	again := lines[before:]
@@ -122,7 +122,7 @@ func testGoDrained(l *lab) {
 func testGoFails(l *lab) {
 	_, pool := l.workshop(4, 4)
 	const wait = 600 * time.Millisecond
-	define := func(name string, opts durable.Options, handler func(context.Context, work) error) *durable.Job[work] {
+	define := func(name string, opts durable.JobConfig, handler func(context.Context, work) error) *durable.Job[work] {
 		opts.Backoff = always(wait)
 		return l.define(name, opts, func(ctx context.Context, w work) error {
 			if meta, _ := durable.MetaFrom(ctx); meta.Attempt == 1 {
@@ -133,9 +133,9 @@ func testGoFails(l *lab) {
 	}
 	fails := func(context.Context, work) error { return errTest }
 	again := []*durable.Job[work]{
-		define("error", durable.Options{MaxAttempts: 9}, fails),
-		define("panic", durable.Options{MaxAttempts: 9}, func(context.Context, work) error { panic(errTest) }),
-		define("timeout", durable.Options{MaxAttempts: 9, Timeout: 50 * time.Millisecond}, untilCancelled),
+		define("error", durable.JobConfig{MaxAttempts: 9}, fails),
+		define("panic", durable.JobConfig{MaxAttempts: 9}, func(context.Context, work) error { panic(errTest) }),
+		define("timeout", durable.JobConfig{MaxAttempts: 9, Timeout: 50 * time.Millisecond}, untilCancelled),
 	}
 	if !l.support.RunAt {
 		receipt := l.give(pool, again[0], work{})
@@ -143,8 +143,8 @@ func testGoFails(l *lab) {
 		return
 	}
 	final := []*durable.Job[work]{
-		define("only", durable.Options{MaxAttempts: 1}, fails),
-		define("permanent", durable.Options{}, func(context.Context, work) error { return durable.Permanent(errTest) }),
+		define("only", durable.JobConfig{MaxAttempts: 1}, fails),
+		define("permanent", durable.JobConfig{}, func(context.Context, work) error { return durable.Permanent(errTest) }),
 	}
 	worker := l.hire(2, again[0], again[1], again[2], final[0], final[1])
 	ids := make(map[string]bool)

@@ -32,7 +32,7 @@ var processClauses = []clause{
 func testCrash(l *lab) {
 	const jobs = 1000
 	l.patience += l.fixture.Rescue
-	unique := []durable.Option{durable.Unique("only one")}
+	unique := []durable.EnqueueOption{durable.Unique("only one")}
 	if !l.support.Unique {
 		unique = nil
 	}

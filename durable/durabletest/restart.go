@@ -32,7 +32,7 @@ func testRestart(l *lab) {
 	free := sync.OnceFunc(func() { close(mayEnd) })
 	l.Cleanup(free)
 	var begun atomic.Int64
-	job := l.define("job", durable.Options{Timeout: handlerTimeout}, func(ctx context.Context, _ work) error {
+	job := l.define("job", durable.JobConfig{Timeout: handlerTimeout}, func(ctx context.Context, _ work) error {
 		n := begun.Add(1)
 		if n <= jobs/3 {
 			return nil
@@ -49,7 +49,7 @@ func testRestart(l *lab) {
 	})
 	ids := l.enqueueAll(job, jobs, nil)
 	worker := l.hire(places, job)
-	idleJob := idle.define("idle", durable.Options{}, succeed)
+	idleJob := idle.define("idle", durable.JobConfig{}, succeed)
 	idler := idle.hire(places, idleJob)
 	idle.awaitDone(idle.enqueueAll(idleJob, 1, nil))
 	late := l.crew(l.open(), tether.Config{}, places, job)

@@ -45,7 +45,7 @@ func testDrainCancels(l *lab) {
 
 func (l *lab) testCancels(stop func(*crew)) {
 	const places, jobs = 4, 12
-	heeds := l.define("heeds", durable.Options{}, untilCancelled)
+	heeds := l.define("heeds", durable.JobConfig{}, untilCancelled)
 	ids := l.enqueueAll(heeds, jobs, nil)
 	first := l.hire(places, heeds)
 	l.awaitBegun("heeds", places)
@@ -63,7 +63,7 @@ func (l *lab) testCancels(stop func(*crew)) {
 	require.Empty(l, inFlight(before, 0), "handlers that have not returned")
 	require.Len(l, ran, places)
 
-	second := l.hire(places, l.define("heeds", durable.Options{}, succeed))
+	second := l.hire(places, l.define("heeds", durable.JobConfig{}, succeed))
 	lines := l.awaitDone(ids)
 	used := 0
 	for _, x := range lines[len(before):] {
@@ -85,7 +85,7 @@ func (l *lab) testCancels(stop func(*crew)) {
 func testStopWaits(l *lab) {
 	const places, jobs = 4, 50
 	mayEnd := make(chan struct{})
-	waits := l.define("waits", durable.Options{}, func(ctx context.Context, _ work) error {
+	waits := l.define("waits", durable.JobConfig{}, func(ctx context.Context, _ work) error {
 		select {
 		case <-mayEnd:
 			return nil
@@ -113,7 +113,7 @@ func testStopWaits(l *lab) {
 	require.GreaterOrEqual(l, done, places)
 	require.Less(l, done, jobs, "jobs that were taken after Stop")
 
-	second := l.hire(places, l.define("waits", durable.Options{}, succeed))
+	second := l.hire(places, l.define("waits", durable.JobConfig{}, succeed))
 	l.awaitDone(ids)
 	l.dismiss(second)
 	lines := l.journal.all()
@@ -128,7 +128,7 @@ func testStopWaits(l *lab) {
 func testStopStubborn(l *lab) {
 	l.patience += l.fixture.Rescue
 	free := make(chan struct{})
-	ignores := l.define("ignores", durable.Options{}, func(ctx context.Context, w work) error {
+	ignores := l.define("ignores", durable.JobConfig{}, func(ctx context.Context, w work) error {
 		if w.N > 1 {
 			return untilCancelled(ctx, w)
 		}
@@ -155,7 +155,7 @@ func testStopStubborn(l *lab) {
 	require.Contains(l, inFlight(l.journal.all(), 0), id)
 
 	began = time.Now()
-	second := l.hire(3, l.define("ignores", durable.Options{}, succeed))
+	second := l.hire(3, l.define("ignores", durable.JobConfig{}, succeed))
 	lines = l.awaitDone(ids)
 	x := of(lines, "ended", id)[0]
 	l.Logf("the job ran again %v after the start of the next worker, as attempt %d", x.At.Sub(began).Round(time.Millisecond), x.Attempt)
@@ -163,7 +163,7 @@ func testStopStubborn(l *lab) {
 }
 
 func testStartStop(l *lab) {
-	job := l.define("plain", durable.Options{}, succeed)
+	job := l.define("plain", durable.JobConfig{}, succeed)
 	never := l.crew(l.engine, tether.Config{}, 1, job)
 	assert.NoError(l, never.Stop(ended()), "Stop before Start")
 	assert.ErrorIs(l, never.Start(l.context()), durable.ErrClosed)

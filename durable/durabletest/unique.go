@@ -24,7 +24,7 @@ var uniqueClauses = []clause{
 func (l *lab) uniqueSupport() bool {
 	l.Helper()
 	if !l.support.Unique {
-		job := l.define("unique", durable.Options{}, succeed)
+		job := l.define("unique", durable.JobConfig{}, succeed)
 		receipt, err := job.Enqueue(l.context(), l.engine, work{}, durable.Unique("key"))
 		assert.ErrorIs(l, err, durable.ErrUnsupported)
 		assert.Zero(l, receipt)
@@ -65,7 +65,7 @@ func testUniqueDone(l *lab) {
 	if !l.support.RunAt {
 		backoff = always(0)
 	}
-	job := l.define("unique", durable.Options{Backoff: backoff}, func(ctx context.Context, _ work) error {
+	job := l.define("unique", durable.JobConfig{Backoff: backoff}, func(ctx context.Context, _ work) error {
 		select {
 		case <-mayEnd:
 		case <-ctx.Done():
@@ -75,7 +75,7 @@ func testUniqueDone(l *lab) {
 		}
 		return nil
 	})
-	other := l.define("other", durable.Options{}, succeed)
+	other := l.define("other", durable.JobConfig{}, succeed)
 	const key = "the key: ä"
 	id := l.enqueue(job, work{N: 1}, durable.Unique(key))
 	l.isTaken(job, key, id, "waits")
@@ -122,10 +122,10 @@ func testUniqueDead(l *lab) {
 	if !l.uniqueSupport() {
 		return
 	}
-	permanent := l.define("permanent", durable.Options{}, func(_ context.Context, w work) error { return durable.Permanent(errTest) })
-	limited := l.define("limited", durable.Options{MaxAttempts: 2}, func(context.Context, work) error { return errTest })
-	sent := durable.Define("unreadable", func(context.Context, string) error { return nil }, durable.Options{Timeout: time.Minute})
-	unreadable := l.define("unreadable", durable.Options{}, succeed)
+	permanent := l.define("permanent", durable.JobConfig{}, func(_ context.Context, w work) error { return durable.Permanent(errTest) })
+	limited := l.define("limited", durable.JobConfig{MaxAttempts: 2}, func(context.Context, work) error { return errTest })
+	sent := durable.Define("unreadable", func(context.Context, string) error { return nil }, durable.JobConfig{Timeout: time.Minute})
+	unreadable := l.define("unreadable", durable.JobConfig{}, succeed)
 	l.hire(2, permanent, limited, unreadable)
 
 	first := l.enqueue(permanent, work{}, durable.Unique("key"))
@@ -143,13 +143,13 @@ func testUniqueReturned(l *lab) {
 	if !l.uniqueSupport() {
 		return
 	}
-	job := l.define("unique", durable.Options{}, untilCancelled)
+	job := l.define("unique", durable.JobConfig{}, untilCancelled)
 	id := l.enqueue(job, work{}, durable.Unique("key"))
 	worker := l.hire(1, job)
 	l.awaitBegun("unique", 1)
 	l.interrupt(worker)
 	l.isTaken(job, "key", id, "has gone back")
-	ends := l.define("unique", durable.Options{}, succeed)
+	ends := l.define("unique", durable.JobConfig{}, succeed)
 	l.hire(1, ends)
 	l.awaitDone(map[string]bool{id: true})
 	l.awaitFree(ends, "key")
@@ -160,7 +160,7 @@ func testUniqueAtOnce(l *lab) {
 		return
 	}
 	const callers, rounds = 50, 4
-	job := l.define("unique", durable.Options{}, succeed)
+	job := l.define("unique", durable.JobConfig{}, succeed)
 	first := make(map[string]string) // by key
 	for round := range rounds {
 		key := fmt.Sprint("key ", round)

@@ -20,7 +20,7 @@ type invoiceArgs struct {
 
 var invoice = durable.Define("invoice", func(ctx context.Context, args invoiceArgs) error {
 	return nil // make it
-}, durable.Options{Timeout: time.Minute})
+}, durable.JobConfig{Timeout: time.Minute})
 
 // A program that makes an invoice for each order, and for none that was not placed.
 func ExampleEnqueueTx() {

@@ -98,7 +98,7 @@ func (c Config) Open(pool *pgxpool.Pool) (*Engine, error) {
 // A key of [durable.Unique] that another transaction has enqueued, and that is neither committed nor
 // rolled back, makes this call wait for that one, as any unique index does. After an error
 // of the database tx can only be rolled back.
-func EnqueueTx[A any](ctx context.Context, e *Engine, tx pgx.Tx, job *durable.Job[A], args A, opts ...durable.Option) (durable.Receipt, error) {
+func EnqueueTx[A any](ctx context.Context, e *Engine, tx pgx.Tx, job *durable.Job[A], args A, opts ...durable.EnqueueOption) (durable.Receipt, error) {
 	if e == nil || tx == nil || job == nil {
 		return durable.Receipt{}, fmt.Errorf("%w: nil engine, transaction or job", durable.ErrInvalid)
 	}

@@ -138,7 +138,7 @@ func define(name string) (*durable.Job[string], <-chan string) {
 	return durable.Define(name, func(_ context.Context, arg string) error {
 		ran <- arg
 		return nil
-	}, durable.Options{Timeout: time.Minute}), ran
+	}, durable.JobConfig{Timeout: time.Minute}), ran
 }
 
 func receive(t *testing.T, ran <-chan string) string {
@@ -386,7 +386,7 @@ func TestABusyWorkerIsAlive(t *testing.T) {
 		close(busy) // which a second attempt could not
 		<-free
 		return nil
-	}, durable.Options{Timeout: time.Hour})
+	}, durable.JobConfig{Timeout: time.Hour})
 	_, err := hog.Enqueue(t.Context(), e, "")
 	require.NoError(t, err)
 	work(t, e, hog)

@@ -423,7 +423,7 @@ func TestEnqueueTx(t *testing.T) {
 	e := open(t, file(t))
 	_, err := e.DB().Exec(`CREATE TABLE orders (id integer PRIMARY KEY)`)
 	require.NoError(t, err)
-	job := durable.Define("invoice", func(context.Context, int) error { return nil }, durable.Options{Timeout: time.Minute})
+	job := durable.Define("invoice", func(context.Context, int) error { return nil }, durable.JobConfig{Timeout: time.Minute})
 	place := func(order int, finish func(*sql.Tx) error) durable.Receipt {
 		tx, err := e.DB().BeginTx(ctx, nil)
 		require.NoError(t, err)
@@ -482,7 +482,7 @@ func TestNoFile(t *testing.T) {
 func TestClosed(t *testing.T) {
 	t.Parallel()
 	e := open(t, file(t))
-	job := durable.Define("job", func(context.Context, int) error { return nil }, durable.Options{Timeout: time.Minute})
+	job := durable.Define("job", func(context.Context, int) error { return nil }, durable.JobConfig{Timeout: time.Minute})
 	h, said, release := parked(t)
 	c := consume(t, e, h)
 	put(t, e, message("job"))

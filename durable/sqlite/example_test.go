@@ -23,7 +23,7 @@ var invoiced = make(chan int)
 var Invoice = durable.Define("invoice", func(ctx context.Context, args InvoiceArgs) error {
 	invoiced <- args.Order
 	return nil
-}, durable.Options{Timeout: time.Minute, MaxAttempts: 5})
+}, durable.JobConfig{Timeout: time.Minute, MaxAttempts: 5})
 
 // A job is enqueued, and run by a worker of the same process: it could be another one, on
 // the same file.

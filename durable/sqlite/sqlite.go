@@ -209,7 +209,7 @@ func (e *Engine) DB() *sql.DB { return e.users }
 // EnqueueTx is [durable.Job.Enqueue] within a transaction of [Engine.DB]: the job exists if
 // the transaction is committed, and from then on. If it returns an error the transaction
 // should be rolled back.
-func EnqueueTx[A any](ctx context.Context, e *Engine, tx *sql.Tx, job *durable.Job[A], args A, opts ...durable.Option) (durable.Receipt, error) {
+func EnqueueTx[A any](ctx context.Context, e *Engine, tx *sql.Tx, job *durable.Job[A], args A, opts ...durable.EnqueueOption) (durable.Receipt, error) {
 	if e == nil || tx == nil || job == nil {
 		return durable.Receipt{}, fmt.Errorf("%w: nil engine, transaction or job", durable.ErrInvalid)
 	}

@@ -42,7 +42,7 @@ const (
 	enqueueTimeout  = 5 * time.Second // a client waits for it
 )
 
-func durableBackoff(attempt int) time.Duration {
+func durableBackoff(attempt int, _ error) time.Duration {
 	return tether.Exponential(500*time.Millisecond, time.Minute)(attempt)
 }
 
@@ -52,7 +52,7 @@ func (s *shop) openQueue(ctx context.Context) (err error) {
 	defer cancel()
 	q := &queue{fulfil: durable.Define("fulfil-order",
 		func(ctx context.Context, args fulfilArgs) error { return s.fulfilQueued(ctx, args.Order) },
-		durable.Options{Timeout: fulfilTimeout, MaxAttempts: durableAttempts, Backoff: s.cfg.durableBackoff})}
+		durable.JobConfig{Timeout: fulfilTimeout, MaxAttempts: durableAttempts, Backoff: s.cfg.durableBackoff})}
 	if q.engine, err = openEngine(ctx, s.cfg.durable); err != nil {
 		return fmt.Errorf("-durable: %w", err)
 	}
@@ -153,7 +153,7 @@ func (q *queue) close(ctx context.Context) error {
 func (q *queue) enqueue(ctx context.Context, id string) error {
 	ctx, cancel := context.WithTimeout(ctx, enqueueTimeout)
 	defer cancel()
-	var opts []durable.Option
+	var opts []durable.EnqueueOption
 	if q.engine.Support().Unique {
 		opts = append(opts, durable.Unique("order:"+id))
 	}

@@ -114,7 +114,7 @@ type config struct {
 	stuck           time.Duration
 	workers, queue  int
 	durable, role   string
-	durableBackoff  func(attempt int) time.Duration
+	durableBackoff  func(attempt int, err error) time.Duration
 	budget          time.Duration
 	maxImport       int64
 	webhook         string

@@ -47,7 +47,7 @@ func openShop(t *testing.T, change ...func(*config)) *testShop {
 		data: t.TempDir(), workers: 2, queue: 1000, budget: 25 * time.Second, maxImport: 1 << 30,
 		webhookSecret: newSecret(), webhookAttempts: 4,
 		webhookBackoff: func(int) time.Duration { return time.Millisecond },
-		durableBackoff: func(int) time.Duration { return time.Millisecond },
+		durableBackoff: func(int, error) time.Duration { return time.Millisecond },
 	}
 	for _, c := range change {
 		c(&cfg)
