@@ -17,7 +17,7 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, goleak.IgnoreCurrent())
 }
 
-// Benchmark has one benchmark for each workload and candidate, by name:
+// Benchmark has a benchmark for each workload and candidate:
 //
 //	go test -run '^$' -bench 'W1/.*/(go|tether)$' -count 10 ./bench
 func Benchmark(b *testing.B) {
@@ -33,7 +33,7 @@ func Benchmark(b *testing.B) {
 }
 
 func candidates(b *testing.B, w workload.Workload) {
-	for _, c := range w.Who() {
+	for _, c := range w.AllCandidates() {
 		b.Run(c.Name, func(b *testing.B) {
 			b.ReportAllocs()
 			b.StopTimer()

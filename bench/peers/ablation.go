@@ -12,24 +12,24 @@ import (
 	"github.com/seed-2e639f12/tether"
 )
 
-// Names of the two candidates that the others of an ablation are compared with.
+// Names of the baselines of the two ablations.
 const (
 	PlainTask   = "Registry.Go, no options"
 	PooledTask  = "Pool.Go, no options"
-	plainBudget = 2 // workers of the pools
+	plainBudget = 2 // workers of each pool
 )
 
-// feature is one thing more than a plain task.
+// feature is one addition to a plain task.
 type feature struct {
 	name    string
 	reg     tether.Config
-	pool    *tether.PoolConfig // nil: on the registry itself
+	pool    *tether.PoolConfig // nil for a task of the registry itself
 	options func() []tether.Option
-	wrap    func(tether.Func) tether.Func // what the body does besides
+	wrap    func(tether.Func) tether.Func // adds to what the body does
 	submit  func(ctx context.Context, r tether.Runner, fn tether.Func) error
 }
 
-// RegistryFeatures are a plain task of a registry, and the same with one thing more.
+// RegistryFeatures returns a plain task of a registry, and the same with one addition each.
 func RegistryFeatures() []Candidate {
 	return ablation([]feature{
 		{name: PlainTask},
@@ -64,7 +64,7 @@ func RegistryFeatures() []Candidate {
 	})
 }
 
-// PoolFeatures are the same for a task of a pool.
+// PoolFeatures returns the same for a task of a pool.
 func PoolFeatures() []Candidate {
 	weight := func() []tether.Option { return []tether.Option{tether.Weight(1)} }
 	return ablation([]feature{
@@ -91,7 +91,7 @@ func ablation(features []feature) []Candidate {
 	return candidates
 }
 
-// system makes the options anew for each task, as a program does.
+// system makes new options for each task, as a program does.
 func (f feature) system() *System {
 	reg := newRegistry(f.reg)
 	var runner tether.Runner = reg
@@ -164,8 +164,8 @@ func after(do func() error) func(tether.Func) tether.Func {
 	}
 }
 
-// keys are made once, so that nobody is measured making them, and are more than
-// the tasks that can be live: a Unique key that is taken would lose a task.
+// keys are made once, outside the measured time. There are more of them than there can be
+// live tasks: a Unique key that is taken would lose a task.
 var keys = sync.OnceValue(func() []string {
 	keys := make([]string, 1<<16)
 	for i := range keys {

@@ -7,18 +7,19 @@ import (
 	"github.com/panjf2000/ants/v2"
 )
 
-const antsPatience = time.Minute // that all workers of a pool end once it is released
+const antsPatience = time.Minute // for all workers of a released pool to end
 
-// Ants is panjf2000/ants v2 as its README uses it: NewPool, Submit. Idle workers
-// are kept for a second, its default: that is where its speed comes from. It has
-// no queue; a Submit beyond the limit blocks. It knows neither results nor contexts.
+// Ants is panjf2000/ants v2 as its README uses it: NewPool, Submit. Idle workers wait for
+// a second, which is the default. It has no queue: Submit blocks at the limit. It has
+// neither results nor contexts.
 func Ants() Candidate {
 	return ants1("ants", "`NewPool(limit).Submit`, -1 for no limit; results by a channel each; `WithNonblocking` to reject",
 		func(limit int, opts ...ants.Option) (antsPool, error) { return ants.NewPool(limit, opts...) })
 }
 
-// AntsMulti is its MultiPool, which spreads one lock over several pools: one for
-// each processor, in turn (RoundRobin; LeastTasks asks all pools at each Submit).
+// AntsMulti is the MultiPool of ants, which has a lock for each of several pools. There is
+// one pool per processor, chosen in turn (RoundRobin; LeastTasks asks all pools at each
+// Submit).
 func AntsMulti() Candidate {
 	return ants1("ants MultiPool", "`NewMultiPool(GOMAXPROCS, limit/GOMAXPROCS, RoundRobin).Submit`",
 		func(limit int, opts ...ants.Option) (antsPool, error) {

@@ -4,10 +4,9 @@ import "sync"
 
 const channelQueue = 1024
 
-// Channel is the pool that one writes by hand: a buffered channel and as many
-// goroutines that read it, started with the pool and not within the time that is
-// measured. It holds no panic, knows no task and cannot be asked. The buffer is
-// large enough that more of it changed nothing.
+// Channel is a pool written by hand: a buffered channel and limit goroutines that read it.
+// They are started with the pool, outside the measured time. It contains no panics and
+// cannot list its tasks. A larger buffer changed nothing.
 func Channel() Candidate {
 	return Candidate{
 		Name: "channel", Kind: Baseline, Setting: "a channel of 1024 and its readers; `select` with `default` to reject",

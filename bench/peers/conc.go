@@ -6,9 +6,9 @@ import (
 	"github.com/sourcegraph/conc/pool"
 )
 
-// Conc is sourcegraph/conc's pool.Pool: it reuses goroutines, which conc.WaitGroup
-// does not. A Go beyond the limit blocks. Results are had from a pool of their own
-// for each batch, which is how it is meant: only Wait gives them, and it ends the pool.
+// Conc is the pool.Pool of sourcegraph/conc, which reuses goroutines; conc.WaitGroup does
+// not. Go blocks at the limit. Each batch of results has a pool of its own, as intended by
+// the library: only Wait returns the results, and it ends the pool.
 func Conc() Candidate {
 	return Candidate{
 		Name: "conc", Module: "github.com/sourcegraph/conc", Setting: "`pool.New().Go`; `WithMaxGoroutines(limit)`; a `ResultPool` per batch; `WithContext`",
@@ -32,7 +32,7 @@ func Conc() Candidate {
 				Close: nothing,
 			}, nil
 		},
-		// One context for all tasks.
+		// All tasks share one context.
 		Contexts: func() (*Contexts, error) {
 			root, cancel := context.WithCancel(context.Background())
 			p := pool.New().WithContext(root)

@@ -7,9 +7,9 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// Errgroup is x/sync's errgroup: the zero Group without a limit, SetLimit with one.
-// WithContext only where a context is asked for, since it makes each error cost more.
-// Its context is one for all tasks.
+// Errgroup is x/sync's errgroup: the zero Group, with SetLimit for a limit. WithContext is
+// used only by Contexts, since it makes each error more expensive. All tasks share its
+// context.
 func Errgroup() Candidate {
 	return Candidate{
 		Name: "errgroup", Module: "golang.org/x/sync", Setting: "zero `Group`; `SetLimit`; `TryGo` to reject; results in a slice",

@@ -6,9 +6,9 @@ import (
 	"github.com/bytedance/gopkg/util/gopool"
 )
 
-// Gopool is bytedance's gopool with the configuration that NewConfig gives; as a
-// pool without a limit it has the capacity of its own default pool. Its queue has
-// no bounds. It cannot be closed: its workers end when there is nothing to do.
+// Gopool is bytedance's gopool with the configuration of NewConfig. Unlimited has the
+// capacity of the package's default pool. The queue is unbounded. A pool cannot be closed:
+// its workers end when there is nothing to do.
 func Gopool() Candidate {
 	system := func(capacity int32) *System {
 		p := gopool.NewPool("bench", capacity, gopool.NewConfig())

@@ -1,80 +1,79 @@
-// Package peers makes the same tasks run on each library that the benchmarks
-// compare: one small file per library, which says what it was set to and why.
+// Package peers runs the same tasks on each library that the benchmarks compare. Each
+// library has a small file, which explains its settings.
 //
-// The rules are the same for all. A library is used by its cheapest call that
-// does the work asked for, with the settings that its documentation recommends for
-// that work, or the fastest of those that were tried. What it lacks is not imitated:
-// the field is nil, and the table shows a dash. Nobody pays for a conversion of the
-// body to the library's type of function: a system is given the body once, and
-// makes of it what it needs.
+// The rules are the same for all. A library is used by its cheapest call that does the
+// work, with the settings that its documentation recommends, or with faster ones if some
+// were found. A feature that it lacks is not imitated: the field is nil, and the tables
+// show a dash. The conversion of a body to the library's type of function is not
+// measured: a system gets the body once, before the time starts.
 package peers
 
 import "context"
 
-// Kind says in which role a candidate is measured.
+// Kind is the role of a candidate.
 type Kind uint8
 
 const (
 	Peer     Kind = iota // a library
 	Ours                 // Tether
-	Baseline             // what one writes by hand with the go statement and channels
+	Baseline             // code written by hand with the go statement and channels
 )
 
-// Candidate is one way to run tasks. Each function makes a fresh system; nil means
-// that the candidate has no such thing.
+// Candidate is one way to run tasks. Each function returns a new system. A function is
+// nil if the candidate lacks that feature.
 type Candidate struct {
 	Name   string
 	Kind   Kind
-	Module string // whose version the report names; "" is the standard library
-	// Setting is what the system is made and fed with, for the report's legend.
+	Module string // the module that the report gives the version of; empty for the standard library
+	// Setting describes the constructor and the call used, for the report's legend.
 	Setting string
 
 	// Unlimited runs every task at once.
 	Unlimited func() (*System, error)
-	// Limited runs at most limit tasks at once, and has the others wait in a queue
-	// or their submitters.
+	// Limited runs at most limit tasks at once. Further tasks wait in a queue, or their
+	// submitters wait.
 	Limited func(limit int) (*System, error)
-	// Queues says that Limited has the tasks wait, not their submitters.
+	// Queues is true if the tasks of Limited wait in a queue, not their submitters.
 	Queues bool
-	// Rejecting runs at most limit tasks at once, lets at most queue wait (none if
-	// it has no queue) and refuses the rest.
+	// Rejecting runs at most limit tasks at once, queues at most queue tasks (none if it
+	// has no queue) and refuses the rest.
 	Rejecting func(limit, queue int) (*Rejecting, error)
 	// Results runs tasks that return a value.
 	Results func() (*Results, error)
-	// Contexts runs tasks that are given a context, and can cancel them all.
+	// Contexts runs tasks that receive a context, and can cancel all of them.
 	Contexts func() (*Contexts, error)
-	// OwnContexts runs tasks each of which has a context of its own, detached from
-	// its submitter's cancellation and with the values of that.
+	// OwnContexts runs tasks that receive a context of their own, with the values of the
+	// submitter's context but not its cancellation.
 	OwnContexts func() (*Contexts, error)
 }
 
 // System runs tasks.
 type System struct {
-	// Task makes of a body what the library wants. The function that it returns
-	// submits that task, once for each call, and may be called by many at once.
+	// Task converts a body to what the library wants. The returned function submits it as
+	// a task, once per call. It is safe for concurrent use.
 	Task func(body func()) (submit func() error)
-	// TaskIn does the same for a library that is given the submitter's context, such as
-	// that of a request. It is nil if the library takes none.
+	// TaskIn does the same for a library that takes the submitter's context, such as a
+	// request's. It is nil if the library takes none.
 	TaskIn func(body func()) (submit func(context.Context) error)
-	// Close is called when all tasks have run. It returns when the system's
-	// goroutines have ended or are about to.
+	// Close must be called after all tasks have run. It returns when the system's
+	// goroutines have ended or are about to end.
 	Close func() error
 }
 
-// Rejecting is a system that may say no.
+// Rejecting is a system that may refuse a task.
 type Rejecting struct {
 	Task   func(body func()) (try func() (admitted bool))
-	Queues bool // it has a queue
+	Queues bool // refused only if the queue is full
 	Close  func() error
 }
 
-// Answer is what the tasks of Results return.
+// Answer is the value that the tasks of Results return.
 const Answer = 42
 
 // Results is a system for tasks that return a value.
 type Results struct {
-	// Sum submits n tasks that return Answer, waits for all, and adds up what they
-	// have returned. It is called by one goroutine.
+	// Sum submits n tasks that return Answer, waits for all of them, and returns the sum
+	// of their values. It is not safe for concurrent use.
 	Sum   func(n int) (int, error)
 	Close func() error
 }

@@ -6,9 +6,9 @@ import (
 	"github.com/alitto/pond/v2"
 )
 
-// Pond is alitto/pond v2. Go is its cheapest call: Submit makes a future for each
-// task. The queue is unbounded, its default, except where rejecting is the
-// workload, which takes WithNonBlocking and a queue.
+// Pond is alitto/pond v2. Go is its cheapest call: Submit makes a future for each task.
+// The queue is unbounded, which is the default, except that Rejecting uses
+// WithNonBlocking and a bounded queue.
 func Pond() Candidate {
 	return Candidate{
 		Name: "pond", Module: "github.com/alitto/pond/v2", Setting: "`NewPool(limit).Go`, unbounded queue; results by a group of a `ResultPool`; `WithNonBlocking` to reject", Queues: true,
@@ -23,7 +23,7 @@ func Pond() Candidate {
 			}, nil
 		},
 		Results: pondResults,
-		// The context is the pool's, one for all tasks: it has no other.
+		// The pool has one context for all tasks.
 		Contexts: func() (*Contexts, error) {
 			root, cancel := context.WithCancel(context.Background())
 			p := pond.NewPool(0, pond.WithContext(root))
@@ -50,8 +50,8 @@ func stopPond(p pond.Pool) func() error {
 	return func() error { p.StopAndWait(); return nil }
 }
 
-// pondResults waits for a group, even of one: that is several times cheaper than the
-// futures of Submit.
+// pondResults waits for a group, even for a single task: that is several times cheaper
+// than the futures of Submit.
 func pondResults() (*Results, error) {
 	p := pond.NewResultPool[int](0)
 	task := func() int { return Answer }

@@ -5,12 +5,12 @@ import (
 	"sync"
 )
 
-// Go is the go statement, the baseline of most workloads. It has no limit: among
-// the pools it is there only as what the ratios are to.
+// Go is the go statement, the baseline of most workloads. It has no limit: it is the
+// baseline of the pools too, although it does less than they do.
 func Go() Candidate {
 	unlimited := func() (*System, error) { return &System{Task: spawn, Close: nothing}, nil }
 	return Candidate{
-		Name: "go", Kind: Baseline, Setting: "`go body()`; a result comes by a channel of its own with room for one; a context is `WithCancel`, one for each task",
+		Name: "go", Kind: Baseline, Setting: "`go body()`; a buffered channel for each result; a `WithCancel` context for each task",
 		Unlimited: unlimited,
 		Limited:   func(int) (*System, error) { return unlimited() },
 		Results: func() (*Results, error) {
@@ -24,9 +24,9 @@ func spawn(body func()) func() error {
 	return func() error { go body(); return nil }
 }
 
-// goOwnContexts gives each task what Tether's has: the submitter's values, but not
-// its cancellation, and a cancel of its own. WithCancelCause would be the equal;
-// WithCancel is cheaper, which is in favour of this side.
+// goOwnContexts gives each task what a task of Tether has: the submitter's values but not
+// its cancellation, and a cancel function. WithCancelCause would be the exact equivalent.
+// WithCancel is cheaper, which favors the go statement.
 func goOwnContexts() (*Contexts, error) {
 	request, answered := requestContext()
 	var tasks sync.WaitGroup
@@ -50,14 +50,14 @@ func goOwnContexts() (*Contexts, error) {
 
 type requestKey struct{}
 
-// requestContext is what a handler has: it can be cancelled, and has a value.
+// requestContext returns a context like that of a request: it can be canceled and has a value.
 func requestContext() (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(context.Background())
 	return context.WithValue(ctx, requestKey{}, "value"), cancel
 }
 
-// goContexts makes each task's context a child of one that is cancelled for all:
-// cheaper than a list of them.
+// goContexts makes the context of each task a child of one root, which Cancel cancels.
+// That is cheaper than a list of cancel functions.
 func goContexts() (*Contexts, error) {
 	root, cancel := context.WithCancel(context.Background())
 	var tasks sync.WaitGroup
@@ -79,11 +79,11 @@ func goContexts() (*Contexts, error) {
 	}, nil
 }
 
-// GoSharedContext is the go statement with one context for all: what can be
-// cancelled is all of it or nothing.
+// GoSharedContext is the go statement with one context for all tasks: no task can be
+// canceled alone.
 func GoSharedContext() Candidate {
 	return Candidate{
-		Name: "go shared ctx", Kind: Baseline, Setting: "`go body(ctx)`, no task can be cancelled alone",
+		Name: "go shared ctx", Kind: Baseline, Setting: "`go body(ctx)`, no task can be canceled alone",
 		Contexts: func() (*Contexts, error) {
 			root, cancel := context.WithCancel(context.Background())
 			var tasks sync.WaitGroup
@@ -102,7 +102,7 @@ func GoSharedContext() Candidate {
 	}
 }
 
-// Inline has no concurrency at all: the submitter runs the body.
+// Inline has no concurrency: the submitter runs the body.
 func Inline() Candidate {
 	call := func() (*System, error) {
 		return &System{
@@ -116,8 +116,8 @@ func Inline() Candidate {
 	}
 }
 
-// resultsByChannel is what one writes where a library has no results: a channel for
-// each task, with room for the value so that no task waits for its reader.
+// resultsByChannel is the idiom for libraries without results: a channel for each task,
+// with room for the value, so that no task waits for its reader.
 func resultsByChannel(submit func(func()) error, stop func() error) *Results {
 	var wait []chan int
 	return &Results{

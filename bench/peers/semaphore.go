@@ -6,8 +6,8 @@ import (
 	"golang.org/x/sync/semaphore"
 )
 
-// Semaphore is x/sync's weighted semaphore around the go statement, as its
-// documentation's worker pool has it: the submitter acquires, the task releases.
+// Semaphore is x/sync's weighted semaphore around the go statement, like the worker pool
+// in its documentation: the submitter acquires, the task releases.
 func Semaphore() Candidate {
 	return Candidate{
 		Name: "semaphore", Module: "golang.org/x/sync", Setting: "`Acquire(ctx, 1)`, then `go` with a deferred `Release`; `TryAcquire` to reject",

@@ -8,10 +8,10 @@ import (
 	"github.com/seed-2e639f12/tether"
 )
 
-// Tether is the library itself with its defaults: every task has a name, an id, a
-// state, a context, is found and listed, its panic is held, and the last 1024 are
-// retained. Only its log is discarded, as nobody else writes one. The queue is
-// unbounded where those of the peers are.
+// Tether is the library with its defaults: every task has a name, an id, a state and a
+// context, can be found and is listed, its panic is contained, and the last 1024 finished
+// tasks are retained. Only the log is discarded, since no peer writes one. The queue is
+// unbounded, like the queues of the peers.
 func Tether() Candidate {
 	return Candidate{
 		Name: "tether", Kind: Ours, Setting: "`Registry.Go`; `Pool{Workers: limit, Queue: Unbounded}`; `Reject`; `Submit`", Queues: true,
@@ -39,8 +39,8 @@ func Tether() Candidate {
 	}
 }
 
-// TetherQueue is a pool with a queue of 1024 in front, at which submitters wait:
-// the setting to recommend, measured beside those without bounds.
+// TetherQueue is a pool with a queue of 1024 tasks. A submitter waits while the queue is
+// full. It is measured beside the pool with an unbounded queue.
 func TetherQueue() Candidate {
 	return Candidate{
 		Name: "tether bounded", Kind: Ours, Setting: "`Pool{Workers: limit, Queue: 1024, Overflow: Block}`",
@@ -123,8 +123,8 @@ func tetherResults() (*Results, error) {
 	}, nil
 }
 
-// tetherContexts cancels task by task, as an operator would: Shutdown itself waits
-// for its deadline before it cancels.
+// tetherContexts cancels the tasks one by one: Shutdown cancels them only shortly before
+// its deadline.
 func tetherContexts(submitter context.Context, answered func()) (*Contexts, error) {
 	reg := newRegistry(tether.Config{})
 	return &Contexts{

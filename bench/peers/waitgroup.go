@@ -2,9 +2,9 @@ package peers
 
 import "sync"
 
-// WaitGroup is sync.WaitGroup.Go. It counts its tasks in addition to the workload,
-// which counts everybody's: the finish line is the same for all, and two atomic
-// additions (some 20 ns) of its time are that.
+// WaitGroup is sync.WaitGroup.Go. The workload counts the tasks of every candidate, so
+// that all are measured in the same way; this one counts them a second time, which is two
+// atomic additions (about 20 ns) of its time.
 func WaitGroup() Candidate {
 	return Candidate{
 		Name: "WaitGroup.Go", Setting: "one `sync.WaitGroup` for all",
@@ -33,8 +33,8 @@ func WaitGroup() Candidate {
 	}
 }
 
-// slots is where the tasks of a group leave their results: the idiom of those
-// groups whose Wait waits for all.
+// slots holds the results of a group of tasks: the idiom for libraries that can only
+// wait for all tasks.
 type slots []int
 
 func (s *slots) of(n int) []int {

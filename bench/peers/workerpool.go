@@ -2,9 +2,9 @@ package peers
 
 import "github.com/gammazero/workerpool"
 
-// Workerpool is gammazero/workerpool: New, Do (Submit is Do and a panic instead of
-// an error). It has a limit always and a queue without bounds, so that it neither
-// rejects nor runs everything at once.
+// Workerpool is gammazero/workerpool: New, Do (Submit is Do with a panic in the place of
+// the error). It always has a limit and an unbounded queue, so it can neither reject tasks
+// nor run all of them at once.
 func Workerpool() Candidate {
 	return Candidate{
 		Name: "workerpool", Module: "github.com/gammazero/workerpool", Setting: "`New(limit).Do`", Queues: true,

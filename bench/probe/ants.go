@@ -7,10 +7,9 @@ import (
 	"github.com/panjf2000/ants/v2"
 )
 
-// ants with its defaults: a submitter waits for a free worker, panics are
-// logged. Release waits for nothing, so the drain is ReleaseContext, which is
-// documented to wait "all workers to exit"; ReleaseTimeout is that with a
-// deadline. There is no handle of a task.
+// ants with its defaults: a submitter waits for a free worker, panics are logged. Release
+// does not wait, so the drain is ReleaseContext, which is documented to wait "all workers
+// to exit". ReleaseTimeout is the same with a deadline. Tasks have no handle.
 func antsPool() candidate {
 	first := setting{
 		ContainsPanics: true, HandlesPanics: true,
@@ -29,8 +28,7 @@ func antsPool() candidate {
 	}
 }
 
-// MultiPool: as many pools as there are workers, up to two, and the strategy
-// of its README.
+// MultiPool with two pools, or one if there is one worker, and the strategy of its README.
 func antsMultiPool() candidate {
 	first := setting{
 		ContainsPanics: true, HandlesPanics: true,

@@ -6,9 +6,9 @@ import (
 	"github.com/sourcegraph/conc/pool"
 )
 
-// conc's pool with a limit. Wait is to be called when all tasks have been
-// submitted, so it is the drain but not a stop that may race with Go. A panic is
-// caught and raised again in Wait.
+// conc's pool with a limit. Wait must be called after all tasks have been submitted, so it
+// is the drain, but not a stop that may run concurrently with Go. A panic is recovered and
+// raised again in Wait.
 func concPool() candidate {
 	first := setting{
 		ContainsPanics: true,

@@ -6,8 +6,7 @@ import (
 	"github.com/bytedance/gopkg/util/gopool"
 )
 
-// bytedance gopool with its default Config. It has no way to wait and nothing
-// to stop.
+// bytedance gopool with its default Config. It has no means to wait or to stop.
 func gopoolPool() candidate {
 	first := setting{
 		ContainsPanics: true, HandlesPanics: true,

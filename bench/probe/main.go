@@ -1,14 +1,14 @@
-// Command probe finds out by running them how the libraries behave when tasks
-// go wrong or the process stops: it prints the robustness table.
+// Command probe runs each library in situations where tasks fail or the process stops, and
+// prints a table of what happened.
 //
-//	go run ./bench/probe                            the table, in under two minutes
-//	go run ./bench/probe -out bench/ROBUSTNESS.md   into a file as well
+//	go run ./bench/probe                            print the table, in under two minutes
+//	go run ./bench/probe -out bench/ROBUSTNESS.md   write it to a file too
 //	go run ./bench/probe -quick                     fewer runs, for CI
-//	go run ./bench/probe -run goexit/pond -v        some cells, with what the children wrote
+//	go run ./bench/probe -run goexit/pond -v        some cells, with the output of the children
 //
-// Each probe of each candidate runs in a process of its own, which may crash or
-// hang: that is a verdict too. What the probes do and what they count is in
-// probes.go; how each library is used is in the file named after it.
+// Each probe of each candidate runs in a child process, so that a crash or a hang is a
+// verdict too. The file probes.go documents what the probes do and what they count; the
+// file named after a library shows how it is used.
 package main
 
 import (
@@ -21,10 +21,10 @@ import (
 
 func main() {
 	childMain()
-	hasty := flag.Bool("quick", false, "fewer runs and less patience: for CI, not for figures")
+	hurry := flag.Bool("quick", false, "fewer runs and shorter waits: for CI, not for figures")
 	out := flag.String("out", "", "write the table to this file as well")
-	run := flag.String("run", "", "only the children whose probe/candidate/setting match this `regexp`")
-	verbose := flag.Bool("v", false, "show each verdict as it comes, and what the children wrote")
+	run := flag.String("run", "", "run only the children with a probe/candidate/setting that matches this `regexp`")
+	verbose := flag.Bool("v", false, "print each verdict at once, with the output of the child")
 	flag.Parse()
 
 	only, err := regexp.Compile(*run)
@@ -32,7 +32,7 @@ func main() {
 		fatal(err)
 	}
 	how := thorough
-	if *hasty {
+	if *hurry {
 		how = quick
 	}
 	p := parent{effort: how, only: only}

@@ -22,18 +22,18 @@ type job struct {
 	candidate, setting int // indexes
 }
 
-// results are the verdicts by job; the key is job.key.
+// results has the verdicts by job.key.
 type results map[string]verdict
 
 func (j job) key() string { return fmt.Sprintf("%s/%d/%d", j.probe.Name, j.candidate, j.setting) }
 
-// childEnv has a child's job and its effort in its environment.
+// childEnv is the environment variable with a child's job and its effort.
 const childEnv = "TETHER_PROBE"
 
-// verdictMark begins the line that has the verdict, among whatever the libraries print.
+// verdictMark begins the line with the verdict. The libraries may print other lines.
 const verdictMark = "verdict: "
 
-// childMain does a child's work and ends the process, if this is one.
+// childMain runs the probe and exits if this process is a child. Otherwise it returns.
 func childMain() {
 	spec := os.Getenv(childEnv)
 	if spec == "" {
@@ -56,11 +56,11 @@ func childMain() {
 type parent struct {
 	effort effort
 	only   *regexp.Regexp // matches probe/candidate/setting
-	log    io.Writer      // nil: quiet
+	log    io.Writer      // nil means no log
 }
 
-// run runs every child: those that only wait a few at a time, those that look for
-// races one after the other.
+// run runs every child: several at once of the probes that mostly wait, and one after the
+// other of the probes that look for races.
 func (p parent) run(rows []candidate) (results, error) {
 	exe, err := os.Executable()
 	if err != nil {
@@ -96,7 +96,7 @@ func (p parent) run(rows []candidate) (results, error) {
 				rows[j.candidate].Settings[j.setting].Name, time.Since(began).Seconds(), v.Text, v.Notes, indent(output))
 		}
 	}
-	const atOnce = 8 // most of their time is patience
+	const atOnce = 8 // they mostly wait
 	var group sync.WaitGroup
 	next := make(chan job)
 	for range atOnce {
@@ -117,9 +117,9 @@ func (p parent) run(rows []candidate) (results, error) {
 	return all, nil
 }
 
-// child runs one child and returns its verdict, and what else it wrote.
+// child runs one child and returns its verdict and the rest of its output.
 func (p parent) child(exe string, j job) (verdict, []byte) {
-	// The probes have their own patience. This is for what they do not foresee.
+	// The probes have time limits of their own. This one is for what they do not foresee.
 	limit := 10*p.effort.Patience + 30*time.Second
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
@@ -154,7 +154,7 @@ func (p parent) child(exe string, j job) (verdict, []byte) {
 	return bad("ends the process, without an error"), output
 }
 
-// cause is the line of the output that says why the runtime ended the process.
+// cause returns the line of the output with the reason why the runtime ended the process.
 func cause(output []byte, err error) string {
 	for line := range bytes.Lines(output) {
 		if bytes.HasPrefix(line, []byte("panic: ")) || bytes.HasPrefix(line, []byte("fatal error: ")) {
@@ -164,7 +164,7 @@ func cause(output []byte, err error) string {
 	return err.Error()
 }
 
-// indent shows the first lines of what a child wrote.
+// indent returns the first lines of a child's output.
 func indent(output []byte) string {
 	var b strings.Builder
 	n := 0

@@ -9,10 +9,10 @@ import (
 	"github.com/alitto/pond/v2"
 )
 
-// pond with its defaults (an unbounded queue, panics recovered) and a context,
-// as its README shows for a pool that can be cancelled. Go is for tasks that
-// nobody waits for, Submit for the others. A deadline for the drain is not in
-// the library, but Stop returns a Task, whose Done a select can bound.
+// pond with its defaults (an unbounded queue, recovered panics) and a context, as its README
+// shows for a pool that can be canceled. Tasks that are waited for use Submit, the others
+// use Go. The library has no drain with a deadline, but Stop returns a Task, and a select
+// can wait for its Done or a timer.
 func pondPool() candidate {
 	first := setting{
 		New:            func(workers int, _ func(any)) *system { return pondSystem(workers) },
@@ -38,9 +38,9 @@ func pondPool() candidate {
 		return s
 	}
 
-	// A sub-pool has no goroutines of its own: its first worker is a task that it
-	// submits to its parent. It ignores the parent's refusal, and has answered its
-	// caller with nil. Minimal:
+	// A sub-pool has no goroutines: its first worker is a task that it submits to its
+	// parent. If the parent refuses that task, the sub-pool ignores it and returns nil to its
+	// caller. A minimal program:
 	//
 	//	parent := pond.NewPool(1, pond.WithQueueSize(1), pond.WithNonBlocking(true))
 	//	sub := parent.NewSubpool(1)
@@ -49,7 +49,7 @@ func pondPool() candidate {
 	//	err := sub.Go(task)   // nil, and task never runs
 	//	sub.StopAndWait()     // never returns
 	//
-	// Here the pool's own traffic, half of the submissions, fills the parent.
+	// Here half of the submissions go to the parent itself, which fills it.
 	sub := first
 	sub.Name, sub.Probes = "a sub-pool (NewSubpool) of a non-blocking pool with a bounded queue", []string{"lost"}
 	sub.New = func(workers int, _ func(any)) *system {

@@ -10,13 +10,13 @@ import (
 	"time"
 )
 
-// The children of the tests are this binary too.
+// The test binary is also the program of the children.
 func TestMain(m *testing.M) {
 	childMain()
 	os.Exit(m.Run())
 }
 
-// verdicts are those of the children that match, by probe/candidate.
+// verdicts returns the verdicts of the children that match, by probe/candidate.
 func verdicts(t *testing.T, only string) map[string]verdict {
 	t.Helper()
 	rows := candidates()
@@ -47,7 +47,7 @@ func TestTether(t *testing.T) {
 	}
 }
 
-// What is known of peers is seen. What hangs, or happens now and then, is left to TestProbes.
+// The probes see what is known of the peers. TestProbes covers hangs and races.
 func TestPeers(t *testing.T) {
 	found := verdicts(t, `^(panic/(go statement|gammazero)|names/ants|deadline/bytedance).*/$`)
 	for cell, want := range map[string]string{
@@ -63,10 +63,10 @@ func TestPeers(t *testing.T) {
 	}
 }
 
-// Each probe finds, in a library that was broken for it, what it looks for; and
-// finds nothing in the sound one.
+// Each probe finds what it looks for in a library that is broken for it, and finds nothing
+// in a sound one.
 func TestProbes(t *testing.T) {
-	// For what hangs for ever, a short patience does; for what does not, there is time.
+	// A short patience is enough for what hangs forever.
 	brief := effort{Runs: 20, Repeats: 2, Patience: time.Second}
 	long := effort{Runs: 20, Repeats: 2, Patience: time.Minute}
 	sound := func() setting {
@@ -130,14 +130,17 @@ func TestProbes(t *testing.T) {
 			}
 		}), brief, "yes (2/2)"},
 		{"a drain that waits for its caller", probeInside, sound(), brief, "deadlock, or until its deadline"},
-		{"a drain that waits for nobody", probeInside, broken(func(s *system) {
+		{"a drain that does not wait", probeInside, broken(func(s *system) {
 			s.Drain = func(context.Context) error { return nil }
 		}), long, "returns too early"},
+		{"a drain that refuses its own tasks", probeInside, broken(func(s *system) {
+			s.Drain = func(context.Context) error { return errors.New("called by a task") }
+		}), long, "no: an error at once"},
 		{"a deadline", probeDeadline, sound(), long, "yes"},
-		{"a deadline that is none", probeDeadline, broken(func(s *system) {
+		{"a deadline that is ignored", probeDeadline, broken(func(s *system) {
 			s.DrainWithin = func(time.Duration) error { return forever(nil) }
 		}), brief, "no"},
-		{"a deadline that says nothing", probeDeadline, broken(func(s *system) {
+		{"a deadline without an error", probeDeadline, broken(func(s *system) {
 			within := s.DrainWithin
 			s.DrainWithin = func(d time.Duration) error { within(d); return nil }
 		}), long, "claims success"},
@@ -158,8 +161,8 @@ func TestProbes(t *testing.T) {
 	}
 }
 
-// newLibrary is a small sound one: goroutines, and a flag that a lock guards. It has
-// no bound, and its stop waits for a task that calls it.
+// newLibrary is a small sound library: goroutines, and a flag guarded by a lock. It has no
+// limit, and its stop waits for a task that calls it.
 func newLibrary() *system {
 	var mu sync.Mutex
 	var live sync.WaitGroup

@@ -15,9 +15,8 @@ import (
 type probe struct {
 	Name     string
 	Question string // the column's heading
-	// Busy: it looks for a race and is run with nothing else beside it.
-	Busy bool
-	Run  func(s setting, e effort) verdict
+	Busy     bool   // it looks for a race, so no other probe runs at the same time
+	Run      func(s setting, e effort) verdict
 }
 
 // The probes, in the order of the columns.
@@ -32,15 +31,15 @@ var probes = []probe{
 	{Name: "names", Question: "It names the stragglers", Run: probeNames},
 }
 
-// An effort is how hard the probes look.
+// An effort is how often the probes try and how long they wait.
 type effort struct {
 	Name     string
-	Runs     int           // of what is a race, each with a new system
-	Repeats  int           // of what should be the same each time
-	Patience time.Duration // what has not happened by then is said to hang
+	Runs     int           // of probes that look for a race, each with a new system
+	Repeats  int           // of probes that should see the same each time
+	Patience time.Duration // a call that takes longer hangs
 }
 
-// efforts are what a child can be told to make.
+// efforts are those that a child accepts.
 var efforts = []effort{
 	thorough,
 	quick,
@@ -50,25 +49,25 @@ var efforts = []effort{
 var (
 	thorough = effort{Name: "thorough", Runs: 1000, Repeats: 20, Patience: 3 * time.Second}
 	quick    = effort{Name: "quick", Runs: 20, Repeats: 3, Patience: 500 * time.Millisecond}
-	// patient is for tests, of what should not hang.
+	// patient is for tests of what should not hang.
 	patient = effort{Name: "patient", Runs: 50, Repeats: 3, Patience: 20 * time.Second}
 )
 
-// A verdict is what one probe saw of one setting.
+// A verdict is the result of one probe of one setting.
 type verdict struct {
 	Text  string
 	Bad   bool
 	Notes []string // whole sentences
 
-	Raised bool // of the panic probe: the drain has panicked, so that it is not silent
+	Raised bool // panic probe: the drain panicked, so the panic is not lost
 }
 
 const (
-	workers   = 4 // of a system, unless a probe says otherwise
-	producers = 4 // that submit at once
+	workers   = 4 // of a system, except where a probe says otherwise
+	producers = 4 // that submit concurrently
 )
 
-// lacking is the verdict on what the candidate does not have.
+// lacking is the verdict on a feature that the candidate lacks.
 var lacking = verdict{Text: "—"}
 
 func good(text string) verdict { return verdict{Text: text} }
@@ -79,25 +78,24 @@ func (v verdict) note(format string, args ...any) verdict {
 	return v
 }
 
-// deliberatePanic is what tasks panic with. A process that died of it shows it.
+// deliberatePanic is the value that tasks panic with. The output of a process that it ended
+// contains it.
 const deliberatePanic = "probe: a deliberate panic"
 
-// probePanic has a task panic.
+// probePanic runs a task that panics. If the process is alive 50 ms later, it also runs
+// aftermath with tasks that panic.
 //
-// If the process is alive 50 ms later, more tasks panic, and what aftermath finds is
-// counted too.
+//   - yes: the process ended with the message of that panic
+//   - moved to Wait: the process continued, and the drain panicked
+//   - no, but ...: the process continued, and aftermath found something
+//   - no: none of these
 //
-//   - yes: the process ended, with that panic's message
-//   - moved to Wait: the process went on, and the drain panicked instead
-//   - no, but ...: the process went on, and aftermath found something
-//   - no: none of it
+// The parent, which has the child's output, adds a note if the panic is not in it.
 //
-// The parent, which sees the child's output, adds whether the panic is in it.
-//
-// conc: where several goroutines submit, the last of them may wait for ever. A takes
-// the free place, starts a worker, and is about to hand its task to it; B hands its
-// own to that worker first, which panics and ends; nobody is there to take A's.
-// Minimal, with enough turns:
+// conc: if several goroutines submit, one of them may wait forever. Goroutine A takes the
+// free place, starts a worker and is about to hand its task to it. B hands its task to
+// that worker first. That task panics, which ends the worker, so no worker takes A's task.
+// A minimal program, which must be run often enough:
 //
 //	p := pool.New().WithMaxGoroutines(1)
 //	for range 4 {
@@ -118,14 +116,14 @@ func probePanic(s setting, e effort) verdict {
 	if sys.GoWait != nil {
 		if wait, err := sys.GoWait("panics", func(context.Context) { panic(deliberatePanic) }); err == nil {
 			if o := attempt(e.Patience, wait); o.err != nil && strings.Contains(o.err.Error(), deliberatePanic) {
-				v = v.note("The error of %s tells of it.", s.WaitName)
+				v = v.note("The error of %s reports it.", s.WaitName)
 			}
 		}
 	}
 	costs, raised := aftermath(s, e, func() { panic(deliberatePanic) })
 	if raised {
 		v.Text, v.Bad, v.Raised = "moved to "+s.DrainName, true, true
-		v = v.note("It is caught, and %s panics with it in whoever calls that.", s.DrainName)
+		v = v.note("It is recovered, and %s panics with it in its caller.", s.DrainName)
 	}
 	if len(costs) > 0 {
 		v.Text, v.Bad = v.Text+", but "+strings.Join(costs, ", "), true
@@ -133,36 +131,34 @@ func probePanic(s setting, e effort) verdict {
 	return v
 }
 
-// probeGoexit has a task call runtime.Goexit, as t.FailNow and the mocks that
-// use it do.
+// probeGoexit runs a task that calls runtime.Goexit, as t.FailNow does, and mocks that call
+// it. If the library can wait for one task, the probe waits for that task. Then it runs
+// aftermath with tasks that call runtime.Goexit.
 //
-// Where one task can be waited for, somebody waits for it. Then more tasks end so,
-// and aftermath looks.
+//   - yes: ...: what did not happen within the effort's patience
+//   - no: none of these
 //
-//   - yes: ...: what never happened within the effort's patience
-//   - no: none of it
-//
-// gammazero/workerpool: a worker that ends this way is still counted, and still
-// waited for. Minimal:
+// gammazero/workerpool: a worker that ends this way is still counted and waited for. A
+// minimal program:
 //
 //	p := workerpool.New(1)
 //	p.Do(runtime.Goexit)
 //	p.Do(func() {}) // never runs
 //	p.StopWait()    // never returns
 //
-// gopool: likewise. Minimal:
+// gopool: the same. A minimal program:
 //
 //	p := gopool.NewPool("", 1, gopool.NewConfig())
 //	p.Go(runtime.Goexit)
 //	time.Sleep(time.Second)
 //	p.Go(func() {}) // never runs
 //
-// pond: the task's future is resolved after its body has returned, which it never
-// does. The worker is replaced. Minimal:
+// pond: the future of the task is resolved after its body has returned, which never
+// happens. The worker is replaced. A minimal program:
 //
 //	pond.NewPool(1).Submit(runtime.Goexit).Wait() // never returns
 //
-// conc: see probePanic; a Goexit ends its workers as well.
+// conc: see probePanic. A Goexit ends its workers too.
 func probeGoexit(s setting, e effort) verdict {
 	var costs []string
 	if sys := s.New(workers, nil); sys.GoWait != nil {
@@ -181,28 +177,28 @@ func probeGoexit(s setting, e effort) verdict {
 	return good("no")
 }
 
-// aftermath lets loose tasks that misbehave, and says what that has cost, worst
-// first, and whether the drain has panicked:
+// aftermath runs many tasks, some of which call misbehave. It returns what goes wrong, the
+// worst first, and whether the drain panicked:
 //
-//   - a submitter hangs: a goroutine that submits is still at it after the effort's
+//   - a submitter hangs: a goroutine has not submitted its tasks within the effort's
 //     patience
-//   - loses workers: as many tasks as there are workers, each of which waits for
-//     the others, do not meet within that time
-//   - hangs <drain>: it does not return within that time
-//   - loses tasks: one that behaves has not run in the end
+//   - loses workers: as many tasks as there are workers, each of which waits for the
+//     others, have not met within that time
+//   - hangs <drain>: it has not returned within that time
+//   - loses tasks: a task that does not misbehave has not run
 //
-// Four goroutines submit 100 tasks each, of which every tenth misbehaves, to a new
-// system each time, as often as the effort repeats. Then they submit three each,
-// which all misbehave, to a system of one worker, half as often as the effort runs.
+// Four goroutines submit 100 tasks each to a new system, and every tenth task misbehaves.
+// This is repeated effort.Repeats times. Then they submit three tasks each, which all
+// misbehave, to a system with one worker. This is repeated effort.Runs/2 times.
 func aftermath(s setting, e effort, misbehave func()) (costs []string, raised bool) {
 	for range e.Repeats {
-		c, r := havoc(s.New(workers, nil), s.DrainName, e, 100, 10, workers, misbehave)
+		c, r := misbehaving(s.New(workers, nil), s.DrainName, e, 100, 10, workers, misbehave)
 		if raised = raised || r; len(c) > 0 {
 			return c, raised
 		}
 	}
 	for run := range e.Runs / 2 {
-		c, r := havoc(s.New(1, nil), s.DrainName, e, 3, 1, 1, misbehave)
+		c, r := misbehaving(s.New(1, nil), s.DrainName, e, 3, 1, 1, misbehave)
 		if raised = raised || r; len(c) > 0 {
 			c[0] += fmt.Sprintf(" (in run %d of %d)", run+1, e.Runs/2)
 			return c, raised
@@ -211,16 +207,16 @@ func aftermath(s setting, e effort, misbehave func()) (costs []string, raised bo
 	return nil, raised
 }
 
-// havoc is one turn of aftermath: the submitters submit so many tasks each, of
-// which every so many-th misbehaves.
-func havoc(sys *system, drainName string, e effort, each, every, workers int, misbehave func()) (costs []string, raised bool) {
+// misbehaving is one repetition of aftermath: the producers submit each tasks, and one task
+// in every misbehaves.
+func misbehaving(sys *system, drainName string, e effort, each, every, workers int, misbehave func()) (costs []string, raised bool) {
 	defer sys.free()
 	var ran atomic.Int64
 	var submitters sync.WaitGroup
 	for range producers {
 		submitters.Go(func() {
 			for i := range each {
-				sys.Go("havoc", func(context.Context) {
+				sys.Go("misbehaving", func(context.Context) {
 					if i%every == 0 {
 						misbehave()
 					}
@@ -230,7 +226,7 @@ func havoc(sys *system, drainName string, e effort, each, every, workers int, mi
 		})
 	}
 	if attempt(e.Patience, wait(&submitters)).hung {
-		return []string{"a submitter hangs"}, false // and so would what follows
+		return []string{"a submitter hangs"}, false // the rest would hang too
 	}
 	if !meet(sys, e, workers) {
 		costs = append(costs, "loses workers")
@@ -242,7 +238,7 @@ func havoc(sys *system, drainName string, e effort, each, every, workers int, mi
 		}
 		raised = o.panicked != nil
 	}
-	behaved := int64(producers * (each - each/every)) // every divides each
+	behaved := int64(producers * (each - each/every)) // each is a multiple of every
 	if len(costs) == 0 && !waitFor(e.Patience, func() bool { return ran.Load() == behaved }) {
 		costs = append(costs, "loses tasks")
 	}
@@ -274,21 +270,20 @@ func meet(sys *system, e effort, workers int) bool {
 	}
 }
 
-// probeEarly calls what waits, for one task or for all, while the body of a task
-// has still 10 ms to go, and looks at once whether the body, its deferred calls
-// included, has ended. The body returns by itself; panics (where that is said to be
-// contained); calls Goexit; or is cancelled, with what the library has for that,
-// and takes its time to give up. It counts how often it had not, of the effort's
-// repetitions. A Wait that never returns is not early.
+// probeEarly waits for one task, and for all tasks, while the body of a task needs another
+// 10 ms. When the wait returns, the probe looks at once whether the body and its deferred
+// calls have ended, and counts how often they have not. The body returns, panics (if the
+// library contains panics), calls Goexit, or is canceled, by the library's own means, and
+// returns 10 ms later. A wait that never returns is not early.
 //
-//   - yes (n/m): that often, in the worst case
+//   - yes (n/m): n of m repetitions, in the worst case
 //   - no: never
-//   - a dash: nothing waits
+//   - a dash: the library cannot wait
 //
-// Where a panic handler can be set, the same is done with one that takes 10 ms:
-// that is a note, since a handler is not the body.
+// If a panic handler can be set, the probe does the same with a handler that takes 10 ms.
+// That is only a note, since a handler is not the body.
 //
-// pond: a task's future is done when the pool's context is. Minimal:
+// pond: a task's future is done as soon as the pool's context is. A minimal program:
 //
 //	ctx, cancel := context.WithCancel(context.Background())
 //	task := pond.NewPool(1, pond.WithContext(ctx)).Submit(func() { time.Sleep(time.Hour) })
@@ -296,23 +291,24 @@ func meet(sys *system, e effort, workers int) bool {
 //	cancel()
 //	task.Wait() // returns at once
 //
-// ants: the worker is counted out before its panic handler is called. Minimal:
+// ants: the worker is no longer counted when its panic handler is called. A minimal
+// program:
 //
 //	p, _ := ants.NewPool(1, ants.WithPanicHandler(func(any) { time.Sleep(time.Hour) }))
 //	p.Submit(func() { panic("x") })
 //	p.ReleaseTimeout(time.Minute) // returns nil at once
 func probeEarly(s setting, e effort) verdict {
 	const left = 10 * time.Millisecond
-	plain, panics, cancelled := "", " that panics", " that is cancelled"
+	plain, panics, canceled := "", " that panics", " that is canceled"
 	cases := []string{plain, " that calls Goexit"}
 	if s.ContainsPanics {
 		cases = append(cases, panics)
 	}
 	if s.New(1, nil).Cancel != nil {
-		cases = append(cases, cancelled)
+		cases = append(cases, canceled)
 	}
 
-	// once reports whether the wait returned, with what, and whether that was early.
+	// once reports whether the wait returned, whether that was early, and the error.
 	once := func(single bool, kind string, handler bool) (returned, early bool, said error) {
 		var ended atomic.Bool
 		end := func() { time.Sleep(left); ended.Store(true) }
@@ -332,7 +328,7 @@ func probeEarly(s setting, e effort) verdict {
 			case plain:
 			case panics:
 				panic(deliberatePanic)
-			case cancelled:
+			case canceled:
 				<-ctx.Done()
 			default:
 				runtime.Goexit()
@@ -349,11 +345,11 @@ func probeEarly(s setting, e effort) verdict {
 			return false, false, err
 		}
 		<-began
-		if kind == cancelled {
+		if kind == canceled {
 			sys.Cancel()
 		}
 		o := attempt(e.Patience, func() error {
-			// Even if the wait panics, which is what conc's does.
+			// Deferred, because the wait of conc panics.
 			defer func() { early = !ended.Load() }()
 			return wait()
 		})
@@ -409,19 +405,18 @@ func probeEarly(s setting, e effort) verdict {
 	return v
 }
 
-// probeLate has four goroutines submit without pause until they are refused. When
-// ten tasks have been accepted it calls stop, without a deadline; when stop has
-// returned without an error it sets a flag. A body that finds the flag set, which is
-// the first thing it looks at, had not ended when stop returned; that run counts.
-// Each run has a new system of two workers. In every other run the goroutine that
-// calls stop has submitted as well.
+// probeLate runs four goroutines that submit tasks without pause until they are refused.
+// After ten accepted tasks it calls stop, without a deadline. When stop has returned
+// without an error, it sets a flag, which each body reads first. A body that finds the flag
+// set had not ended when stop returned, and its run counts. Each run has a new system with
+// two workers. In every other run the goroutine that calls stop submits tasks too.
 //
 //   - yes (n/m): in n of m runs
 //   - no (0/m): in none
-//   - a dash: there is no stop; what a submission after the wait does is a note
+//   - a dash: there is no stop; a note describes a submission after the wait
 //
-// ants: Submit looks whether the pool is closed before it takes a worker, and not
-// again. It takes many turns of:
+// ants: Submit looks whether the pool is closed before it takes a worker, and not again. A
+// minimal program, which must be run often:
 //
 //	p, _ := ants.NewPool(2)
 //	go func() { for p.Submit(task) == nil {} }() // four of these
@@ -458,8 +453,8 @@ func probeLate(s setting, e effort) verdict {
 	return v
 }
 
-// submitAfterDrain says what becomes of a task that is submitted after a drain
-// that is no stop.
+// submitAfterDrain describes what happens to a task that is submitted after a drain that
+// is no stop.
 func submitAfterDrain(s setting, e effort) string {
 	sys := s.New(workers, nil)
 	sys.Go("before", func(context.Context) {})
@@ -479,18 +474,18 @@ func submitAfterDrain(s setting, e effort) string {
 	return "a submission is accepted and never runs"
 }
 
-// rushed is what came of a rush.
+// rushed is the result of a rush.
 type rushed struct {
 	accepted, late int64
-	missing        int64  // accepted, and not ended
+	missing        int64  // accepted, but not ended
 	err            error  // of the drain
-	hung           string // what did not come back
+	hung           string // the call that did not return
 }
 
-// rush has four goroutines submit until they are refused, calls stop in between,
-// and then waits, as long as the effort's patience allows, for everything that was
-// accepted to have run. Who calls stop stands apart, and gets the processor when it
-// is taken from a submitter, in the middle of whatever that does; or submits as well.
+// rush runs four goroutines that submit tasks until they are refused, and calls stop
+// meanwhile. Then it waits, within the effort's patience, until every accepted task has
+// run. If apart is true, the goroutine that calls stop does not submit, so it runs when a
+// submitter is preempted, at any point of its submission.
 func rush(s setting, e effort, apart bool) (r rushed) {
 	sys := s.New(2, nil)
 	defer sys.free()
@@ -541,18 +536,16 @@ func rush(s setting, e effort, apart bool) (r rushed) {
 	}
 }
 
-// probeLost counts the tasks that were accepted and never ran.
-//
-// Where there is a stop, it is called while goroutines submit, as in probeLate. Where there is none, four goroutines submit 25 tasks each, and when
-// they are through everything is waited for, by the library's own means if it has
-// any. What has not run after the effort's patience is lost. Each run has a new
-// system of two workers; there are half as many runs as in probeLate, and two with
-// a loss are enough.
+// probeLost counts the tasks that were accepted and never ran. If the library has a stop,
+// it is called while goroutines submit, as in probeLate. Otherwise four goroutines submit
+// 25 tasks each, and then the probe calls the drain, if there is one. A task that has not
+// run within the effort's patience is lost. Each run has a new system with two workers.
+// There are half as many runs as in probeLate; two runs with a loss are enough.
 //
 //   - yes (n/m): in n of m runs
 //   - no (0/m): in none
 //
-// pond's sub-pools: see pond.go.
+// For pond's sub-pools see pond.go.
 func probeLost(s setting, e effort) verdict {
 	const enough = 2
 	runs, lossy, gone, of := 0, 0, int64(0), int64(0)
@@ -612,19 +605,23 @@ func wave(s setting, e effort) rushed {
 	return r
 }
 
-// probeInside calls the drain, without a deadline of its own, in a task, with
-// that task's context, while another task has 50 ms to go.
+// probeInside calls the drain in a task, with that task's context and without a deadline,
+// while another task needs another 50 ms.
 //
 //   - deadlock: it has not returned within the effort's patience
-//   - deadlock, or until its deadline: likewise, but the library's drain with a
-//     deadline of 200 ms, called in a task of another system, ends at it
+//   - deadlock, or until its deadline: the same, but the library's drain with a deadline of
+//     200 ms, called in a task of another system, returns at that deadline
 //   - no: it returned, and the other task had ended
-//   - returns too early: the other task had not
+//   - no: an error at once: it returned an error, and the other task had not ended
+//   - returns too early: it returned no error, and the other task had not ended
 //   - a dash: there is no drain
 func probeInside(s setting, e effort) verdict {
-	// inside calls drain in a task and reports whether it returned, and whether
-	// the other task had ended by then.
-	inside := func(drain func(sys *system, ctx context.Context) error) (returned, other bool) {
+	type ending struct {
+		other bool // the other task had ended
+		err   error
+	}
+	// inside calls drain in a task and reports whether it returned.
+	inside := func(drain func(sys *system, ctx context.Context) error) (end ending, returned bool) {
 		sys := s.New(workers, nil)
 		defer sys.free()
 		var otherEnded atomic.Bool
@@ -635,16 +632,16 @@ func probeInside(s setting, e effort) verdict {
 			otherEnded.Store(true)
 		})
 		<-began
-		done := make(chan bool, 1)
+		done := make(chan ending, 1)
 		sys.Go("stops", func(ctx context.Context) {
-			drain(sys, ctx)
-			done <- otherEnded.Load()
+			err := drain(sys, ctx)
+			done <- ending{otherEnded.Load(), err}
 		})
 		select {
-		case other = <-done:
-			return true, other
+		case end = <-done:
+			return end, true
 		case <-time.After(e.Patience):
-			return false, false
+			return end, false
 		}
 	}
 
@@ -652,9 +649,11 @@ func probeInside(s setting, e effort) verdict {
 	if sys.Drain == nil {
 		return lacking
 	}
-	switch returned, other := inside(func(sys *system, ctx context.Context) error { return sys.Drain(ctx) }); {
-	case returned && other:
+	switch end, returned := inside(func(sys *system, ctx context.Context) error { return sys.Drain(ctx) }); {
+	case returned && end.other:
 		return good("no")
+	case returned && end.err != nil:
+		return good("no: an error at once").note("%s returns %q.", s.DrainName, end.err)
 	case returned:
 		return bad("returns too early")
 	}
@@ -662,24 +661,24 @@ func probeInside(s setting, e effort) verdict {
 	if sys.DrainWithin == nil {
 		return v
 	}
-	bounded, _ := inside(func(sys *system, _ context.Context) error { return sys.DrainWithin(200 * time.Millisecond) })
+	_, bounded := inside(func(sys *system, _ context.Context) error { return sys.DrainWithin(200 * time.Millisecond) })
 	switch {
 	case bounded && sys.ByHand:
-		v = v.note("A select on what Stop returns ends at its deadline.")
+		v = v.note("A select on the Task that Stop returns ends at its deadline.")
 	case bounded:
 		v.Text += ", or until its deadline"
 	}
 	return v
 }
 
-// probeDeadline calls the drain with a deadline of 200 ms while a task hangs that
-// listens to nothing.
+// probeDeadline calls the drain with a deadline of 200 ms while a task hangs and ignores its
+// context.
 //
-//   - yes: it came back with an error, later than 150 ms and within the effort's patience
-//   - by hand: likewise, by a select on a channel that the library's stop returns
-//   - no: it did not come back
-//   - claims success: it came back without an error
-//   - a dash: the drain takes no deadline, or there is none
+//   - yes: it returned an error, after 150 ms or more and within the effort's patience
+//   - by hand: the same, by a select on a channel that the library's stop returns
+//   - no: it did not return
+//   - claims success: it returned no error
+//   - a dash: the drain takes no deadline, or there is no drain
 func probeDeadline(s setting, e effort) verdict {
 	sys := s.New(workers, nil)
 	if sys.DrainWithin == nil {
@@ -698,22 +697,22 @@ func probeDeadline(s setting, e effort) verdict {
 	case o.err == nil:
 		return bad("claims success")
 	case time.Since(start) < 150*time.Millisecond:
-		return bad("comes back too early")
+		return bad("returns too early")
 	case sys.ByHand:
 		return good("by hand").note("Stop returns a Task, and a select can wait for its Done or a timer.")
 	}
 	return good("yes")
 }
 
-// probeNames has one worker with a task that hangs, called "send welcome mail",
-// and, if it is accepted, one behind it in the queue, called "weekly report"; calls
-// the drain with a deadline of 200 ms; and looks for these names, or those of the
-// bodies' functions, in what the library then says is left.
+// probeNames has one worker, which runs a task called "send welcome mail" that hangs. If the
+// library accepts it, a task called "weekly report" is queued behind it. The probe calls the
+// drain with a deadline of 200 ms, and looks for these names, or the names of the bodies'
+// functions, in what the library then reports.
 //
-//   - yes: all that were accepted are named
-//   - only what runs
-//   - no: none is
-//   - a dash: there is no drain that could say it
+//   - yes: it names all accepted tasks
+//   - only what runs: it names the first one
+//   - no: it names none
+//   - a dash: there is no drain with a deadline
 func probeNames(s setting, e effort) verdict {
 	sys := s.New(1, nil)
 	if sys.DrainWithin == nil || sys.ByHand {
@@ -729,7 +728,7 @@ func probeNames(s setting, e effort) verdict {
 	var queued atomic.Bool
 	go func() { queued.Store(sys.Go("weekly report", weeklyReport) == nil) }()
 	time.Sleep(50 * time.Millisecond)
-	second := queued.Load() // it blocks where nothing is queued
+	second := queued.Load() // the submission blocks if there is no queue
 
 	o := attempt(e.Patience, func() error { return sys.DrainWithin(200 * time.Millisecond) })
 	if o.err == nil {
@@ -744,21 +743,21 @@ func probeNames(s setting, e effort) verdict {
 	}
 	switch {
 	case !has("send welcome mail", "sendWelcomeMail"):
-		return bad("no").note("All it says is %q.", text)
+		return bad("no").note("It reports only %q.", text)
 	case second && !has("weekly report", "weeklyReport"):
 		return bad("only what runs")
 	}
 	return good("yes")
 }
 
-// An outcome is what came of an attempt.
+// An outcome is the result of an attempt.
 type outcome struct {
 	err      error
 	panicked any
 	hung     bool
 }
 
-// attempt calls f on a goroutine of its own, and gives up on it when patience is over.
+// attempt calls f in a goroutine, and stops waiting for it after patience.
 func attempt(patience time.Duration, f func() error) outcome {
 	done := make(chan outcome, 1)
 	go func() {
@@ -777,12 +776,12 @@ func attempt(patience time.Duration, f func() error) outcome {
 	}
 }
 
-// wait makes a WaitGroup's Wait something to attempt.
+// wait returns a WaitGroup's Wait as an argument of attempt.
 func wait(g *sync.WaitGroup) func() error {
 	return func() error { g.Wait(); return nil }
 }
 
-// waitFor polls until cond holds, and reports whether it did before patience was over.
+// waitFor polls until cond holds, and reports whether it did within patience.
 func waitFor(patience time.Duration, cond func() bool) bool {
 	for end := time.Now().Add(patience); !cond(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {

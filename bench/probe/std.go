@@ -5,8 +5,7 @@ import (
 	"sync"
 )
 
-// The go statement as such: it has no way to wait and nothing to stop. What
-// people put around it by hand is the next row.
+// The go statement alone. It has no means to wait or to stop; the next row adds them.
 func goStatement() candidate {
 	return candidate{Name: "go statement", Settings: []setting{{
 		New: func(int, func(any)) *system {
@@ -18,8 +17,8 @@ func goStatement() candidate {
 	}}}
 }
 
-// sync.WaitGroup with its Go method. Wait is the drain, but not a stop: Go may
-// be called again afterwards, as the documentation says.
+// sync.WaitGroup with its Go method. Wait is the drain, but not a stop: according to the
+// documentation, Go may be called again afterwards.
 func waitGroup() candidate {
 	return candidate{Name: "sync.WaitGroup.Go", Settings: []setting{{
 		DrainName: "Wait",

@@ -10,72 +10,72 @@ import (
 // A candidate is a row of the table.
 type candidate struct {
 	Name   string
-	Module string // whose version the table shows; "" for the standard library
-	// Settings are the ways to use it that are probed. The first is the one that
-	// its documentation recommends and that its row is about; what another does
-	// differently becomes a note.
+	Module string // the module that the table gives the version of; empty for the standard library
+	// Settings are the ways to use the library that are probed. The first is the one that
+	// its documentation recommends; its verdicts are the cells of the row. If another
+	// setting has a different verdict, that is a note.
 	Settings []setting
 }
 
 // A setting is one way to use a candidate.
 type setting struct {
-	Name   string   // how it differs from the first, for the note: "with ..."
-	Probes []string // the probes that it is for; nil: all
-	// New sets a system up that runs at most this many tasks at once, if it can
-	// bound them. The library's own panic handler, if it has one that may be set,
-	// is onPanic, unless that is nil.
+	Name   string   // how it differs from the first, for the note "With ..."
+	Probes []string // the probes to run; nil means all
+	// New returns a system that runs at most workers tasks at once, if the library can
+	// limit them. If onPanic is not nil and the library accepts a panic handler, onPanic is
+	// its panic handler.
 	New func(workers int, onPanic func(any)) *system
-	// ContainsPanics says that by its documentation a task may panic and the
-	// process goes on. The panic probe finds out; the other probes only have tasks
-	// panic where this is set.
+	// ContainsPanics is true if, according to the documentation, the process survives a
+	// panic of a task. The panic probe tests that. The other probes use tasks that panic
+	// only if it is true.
 	ContainsPanics bool
-	// HandlesPanics says that New has a use for onPanic.
+	// HandlesPanics is true if New uses onPanic.
 	HandlesPanics bool
-	// What the library calls them.
+	// WaitName and DrainName are the names of the library's functions.
 	WaitName, DrainName string
 }
 
-// A body is what a task does. ctx is the one that the library gives it, or
-// context.Background() where it gives none.
+// A body is what a task does. ctx is the context that the library passes to tasks, or
+// context.Background() if it passes none.
 type body func(ctx context.Context)
 
-// A system is a candidate, set up. What it lacks is nil.
+// A system is a library in use. Functions that the library lacks are nil.
 type system struct {
-	// Go submits a task. No error: it has been accepted. It may block for room.
+	// Go submits a task. The task is accepted if it returns nil. It may block until there is
+	// room.
 	Go func(name string, fn body) error
-	// GoWait submits a task and returns what waits for this one.
+	// GoWait submits a task and returns a function that waits for it.
 	GoWait func(name string, fn body) (wait func() error, err error)
 	// Cancel ends the contexts of the tasks, or that of the whole system.
 	Cancel func()
 
-	// Drain is what the library has for the end of work: it waits for every
-	// accepted task. Called in a task it is given the task's ctx; the libraries
-	// whose drain takes no context ignore it.
+	// Drain is the library's function that waits for all accepted tasks. A task that calls
+	// it passes its own ctx, which is ignored if the library's function takes none.
 	Drain func(ctx context.Context) error
-	// Closes says that Drain is a stop: the system admits nothing afterwards, and
-	// tasks may be submitted while it is called.
+	// Closes is true if Drain stops the system: it accepts nothing afterwards, and tasks may
+	// be submitted while Drain runs.
 	Closes bool
-	// DrainWithin is the drain with a deadline.
+	// DrainWithin is Drain with a deadline.
 	DrainWithin func(d time.Duration) error
-	// ByHand says that DrainWithin is not one call, but made of what the library offers.
+	// ByHand is true if DrainWithin is not one call of the library, but composed of several.
 	ByHand bool
-	// Left renders all that the library says about a DrainWithin that has
-	// failed; nil: the error's text.
+	// Left returns everything that the library reports about a DrainWithin that failed. If
+	// it is nil, that is the text of the error.
 	Left func(err error) string
 
-	// Free releases submitters that are blocked for good after Drain, where the
-	// library leaves this to the program.
+	// Free releases submitters that are still blocked after Drain, if the library leaves
+	// that to the program.
 	Free func()
 }
 
-// free calls Free if there is one.
+// free calls Free if it is not nil.
 func (s *system) free() {
 	if s.Free != nil {
 		s.Free()
 	}
 }
 
-// withHandler is the setting with a panic handler of the program's own.
+// withHandler returns the setting with a panic handler.
 func withHandler(first setting, name string) setting {
 	set := first
 	set.Name, set.Probes = name, []string{"panic"}
@@ -85,7 +85,7 @@ func withHandler(first setting, name string) setting {
 	return set
 }
 
-// candidates are the rows, in their order.
+// candidates returns the rows of the table.
 func candidates() []candidate {
 	return []candidate{
 		tetherRegistry(), tetherPool(),

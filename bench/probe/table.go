@@ -8,15 +8,15 @@ import (
 	"strings"
 )
 
-// table renders the verdicts: a row for each candidate, and notes for what does not
-// fit into a cell, among it what the other settings do differently.
+// table renders the verdicts: a row for each candidate, and notes for details and for
+// other settings with different verdicts.
 func table(rows []candidate, all results, how effort) string {
 	var b strings.Builder
 	b.WriteString("# When tasks go wrong and processes stop\n\n")
-	fmt.Fprintf(&b, "Written by `go run ./bench/probe`. Each cell is what was seen when it was tried, in a process of its own, "+
-		"with the library as its documentation recommends it: `bench/probe/probes.go` says what was done and what counts. "+
-		"**Bold** is what one would not want; a dash is what the library does not have. (n/m) is n of m runs; 0 of them says that it was not seen, not that it cannot be. "+
-		"What has not happened within %v is said to hang.\n\n", how.Patience)
+	fmt.Fprintf(&b, "`go run ./bench/probe` writes this file. Each cell shows what happened in a process of its own, "+
+		"with the library used as its documentation recommends; `bench/probe/probes.go` documents what was done and what counts. "+
+		"**Bold** marks undesirable behavior, a dash a feature that the library lacks. (n/m) means n of m runs; 0 means that it was not seen, not that it cannot happen. "+
+		"A call hangs if it has not returned within %v.\n\n", how.Patience)
 	fmt.Fprintf(&b, "%s, %s/%s, GOMAXPROCS %d. Versions: %s.\n\n", runtime.Version(), runtime.GOOS, runtime.GOARCH,
 		runtime.GOMAXPROCS(0), strings.Join(versions(rows), ", "))
 
@@ -47,15 +47,15 @@ func table(rows []candidate, all results, how effort) string {
 			calls = append(calls, row.Name+": "+names)
 		}
 	}
-	fmt.Fprintf(&b, "Wait and stop are the calls that there are, even if one call is both: %s.\n\n", strings.Join(calls, "; "))
+	fmt.Fprintf(&b, "The calls that wait and that stop, by library (one call may be both): %s.\n\n", strings.Join(calls, "; "))
 	for i, note := range notes {
 		fmt.Fprintf(&b, "%d. %s\n", i+1, note)
 	}
 	return b.String()
 }
 
-// cell renders the verdict on the first setting, and adds a note to notes if there
-// is more to say.
+// cell renders the verdict on the first setting, and adds a note to notes if there are
+// details or other settings with other verdicts.
 func cell(row candidate, of func(setting int) (verdict, bool), notes *[]string) string {
 	v, ok := of(0)
 	if !ok {
@@ -85,7 +85,7 @@ func cell(row candidate, of func(setting int) (verdict, bool), notes *[]string) 
 	return fmt.Sprintf("%s <sup>%d</sup>", text, i+1)
 }
 
-// versions are those of the candidates' modules, as they were built in.
+// versions returns the versions of the candidates' modules in this program.
 func versions(rows []candidate) []string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {

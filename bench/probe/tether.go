@@ -10,9 +10,9 @@ import (
 	"github.com/seed-2e639f12/tether"
 )
 
-// The registry: no bound on what runs at once. The zero Config is the
-// recommended one; the logger is left with errors alone, which are panics and
-// failed drains, since tasks are dropped and fail by the thousand here.
+// The registry, which does not limit the tasks that run at once. The zero Config is the
+// recommended one. The logger writes only errors, which are panics and failed drains, since
+// thousands of tasks are dropped or fail here.
 func tetherRegistry() candidate {
 	on := func(cfg tether.Config) func(int, func(any)) *system {
 		return func(_ int, onPanic func(any)) *system {
@@ -26,8 +26,7 @@ func tetherRegistry() candidate {
 	}
 }
 
-// A pool with a bounded queue whose submitters wait for room, as those of most
-// of the peers do.
+// A pool with a bounded queue. Submitters wait while it is full, as in most of the peers.
 func tetherPool() candidate {
 	on := func(cfg tether.Config) func(int, func(any)) *system {
 		return func(workers int, onPanic func(any)) *system {
@@ -50,17 +49,17 @@ func tetherSettings(on func(tether.Config) func(int, func(any)) *system) []setti
 	crash.Name, crash.Probes = "Config.OnPanic: Crash", []string{"panic"}
 	crash.New, crash.ContainsPanics = on(tether.Config{OnPanic: tether.Crash}), false
 
-	// The task's own context tells Shutdown who calls. Any other does not.
-	stranger := first
-	stranger.Name, stranger.Probes = "a context that is not the task's and never ends", []string{"inside"}
-	stranger.New = func(workers int, onPanic func(any)) *system {
+	// Shutdown recognizes its caller by the task's own context, and by no other.
+	foreign := first
+	foreign.Name, foreign.Probes = "a context that is not the task's and never ends", []string{"inside"}
+	foreign.New = func(workers int, onPanic func(any)) *system {
 		s := first.New(workers, onPanic)
 		drain := s.Drain
 		s.Drain = func(context.Context) error { return drain(context.Background()) }
 		s.DrainWithin = nil
 		return s
 	}
-	return []setting{first, crash, stranger}
+	return []setting{first, crash, foreign}
 }
 
 func newRegistry(cfg tether.Config, onPanic func(any)) *tether.Registry {
@@ -71,8 +70,8 @@ func newRegistry(cfg tether.Config, onPanic func(any)) *tether.Registry {
 	return tether.New(cfg)
 }
 
-// A panicObserver is the nearest to a panic handler: it is told of the end of
-// a task that has panicked.
+// A panicObserver is the closest equivalent of a panic handler: it is notified when a task
+// that panicked has ended.
 type panicObserver struct {
 	tether.NopObserver
 	onPanic func(any)

@@ -6,9 +6,9 @@ import (
 	"github.com/gammazero/workerpool"
 )
 
-// gammazero/workerpool: Do, which says when the pool is stopped (Submit panics
-// then), DoWait for a task that is waited for, and StopWait, which runs what is
-// queued. Its documentation says that a panic ends the process.
+// gammazero/workerpool: Do, which returns an error if the pool is stopped (Submit panics
+// then), DoWait for tasks that are waited for, and StopWait, which runs the queued tasks.
+// According to its documentation a panic ends the process.
 func gammazero() candidate {
 	with := func(stop func(*workerpool.WorkerPool)) func(int, func(any)) *system {
 		return func(workers int, _ func(any)) *system {

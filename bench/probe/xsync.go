@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sync/semaphore"
 )
 
-// errgroup with a limit and a context, as in its package's examples. Wait is
-// the drain, but not a stop. It deliberately leaves panics alone.
+// errgroup with a limit and a context, as in the examples of the package. Wait is the
+// drain, but not a stop. The package does not recover panics, by design.
 func errGroup() candidate {
 	return candidate{Name: "x/sync errgroup", Module: "golang.org/x/sync", Settings: []setting{{
 		DrainName: "Wait",
@@ -29,10 +29,9 @@ func errGroup() candidate {
 	}}}
 }
 
-// semaphore as in its package's worker pool example: Acquire, go, deferred
-// Release, and at the end an Acquire of all. Who holds all of it has stopped the
-// rest, whose Acquire waits until its own context ends. That last Acquire takes
-// a context, which is its deadline.
+// semaphore as in the worker pool example of the package: Acquire, go, deferred Release,
+// and an Acquire of the whole semaphore at the end, with a context that can have a deadline.
+// After that, every other Acquire waits until its own context ends.
 func weighted() candidate {
 	return candidate{Name: "x/sync semaphore", Module: "golang.org/x/sync", Settings: []setting{{
 		DrainName: "Acquire of all",

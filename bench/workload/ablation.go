@@ -19,14 +19,14 @@ func ablation() Family {
 	}
 	return Family{
 		ID: "W12", Title: "What each feature costs", Apart: true,
-		About: "An empty task with one thing more, on one processor: so the time is all that is spent on it, by whoever submits and whoever runs it. " +
-			"The options are made anew for each task, as programs do. What is on by default is in the first line: name, id, listing, context, panic, Goexit and the last 1024 retained.",
+		About: "An empty task with one addition, on one processor, so that the time includes both the submitter's and the worker's part. " +
+			"The options are made for each task, as programs do. The first line has what is on by default: name, id, listing, context, containment of panics and Goexit, and the retention of the last 1024 finished tasks.",
 		Workloads: []Workload{registry, pool},
 	}
 }
 
-// onOneProcessor makes costs add up: on several, what the submitter spends may be
-// hidden behind what the worker spends.
+// onOneProcessor makes the submitter's and the worker's time add up. On several processors
+// they overlap.
 func onOneProcessor(run func(Meter, peers.Candidate, int) error) func(Meter, peers.Candidate, int) error {
 	return func(m Meter, c peers.Candidate, n int) error {
 		defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))

@@ -11,7 +11,7 @@ import (
 func cpu() Family {
 	f := Family{
 		ID: "W3", Title: "A task that computes",
-		About: "How much of a short computation the overhead is. `inline` calls the body, on one core.",
+		About: "What the overhead adds to a short computation. `inline` calls the body, on one core.",
 	}
 	for _, v := range []struct {
 		work     time.Duration
@@ -42,8 +42,8 @@ func cpu() Family {
 	return f
 }
 
-// spin computes. It has a result, so that the compiler cannot leave it out, which
-// nobody wants.
+// spin computes. It stores a result in a case that never occurs, so that the compiler
+// cannot omit the computation.
 //
 //go:noinline
 func spin(loops int) {
@@ -54,14 +54,14 @@ func spin(loops int) {
 		x ^= x << 17
 	}
 	if x == 0 { // never
-		unwanted.Store(x)
+		result.Store(x)
 	}
 }
 
-var unwanted atomic.Uint64
+var result atomic.Uint64
 
-// perMillisecond is how many loops of spin take a millisecond on this machine when
-// nothing disturbs it: the fastest of 50 rounds.
+// perMillisecond is the number of loops of spin per millisecond on this machine, in the
+// fastest of 50 rounds.
 var perMillisecond = sync.OnceValue(func() int {
 	const loops = 100_000
 	fastest := time.Duration(1<<63 - 1)

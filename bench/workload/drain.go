@@ -12,8 +12,8 @@ import (
 func draining() Family {
 	return Family{
 		ID: "W9", Title: "Cancel everything and wait",
-		About: "100 000 tasks wait for their context or an hour; timed from the cancellation until all have ended. " +
-			"`go` and tether have a context for each task, the others one for all.",
+		About: "100 000 tasks wait for their context or for an hour. The time is from the cancellation until all have ended. " +
+			"`go` and tether have a context for each task, the others one for all tasks.",
 		Workloads: []Workload{{
 			Name: "100k", N: 100_000, Quick: 1000, Reps: 10,
 			Metric: NsPerOp, Baseline: goStatement, Isolated: true,
@@ -47,7 +47,7 @@ func cancelAll(m Meter, c peers.Candidate, n int) error {
 		}
 	}
 	await(&started, n)
-	time.Sleep(20 * time.Millisecond) // the last ones are in their select by then
+	time.Sleep(20 * time.Millisecond) // so that the last ones reach their select
 	m.StartTimer()
 	s.Cancel()
 	err = s.Close()
@@ -58,7 +58,8 @@ func cancelAll(m Meter, c peers.Candidate, n int) error {
 	return err
 }
 
-// await waits, without using a core, until the count is n.
+// await waits until the count is n. It sleeps between its looks at it, since the tasks need
+// the processors.
 func await(count *atomic.Int64, n int) {
 	for count.Load() < int64(n) {
 		time.Sleep(100 * time.Microsecond)

@@ -30,8 +30,8 @@ func service() Family {
 		ID: "W15", Title: "An HTTP service with a task after each response",
 		About: "The handler of a `net/http` server writes a response of 1 kB and submits a task, the one of W14's `life`. " +
 			"A client in a process of its own sends requests at a constant rate, whatever the server does. " +
-			"Compared is the CPU time of the server's process for each request, that of net/http and of the task's body included. " +
-			"The response times are the client's, from the instant at which a request was due.",
+			"The CPU time is that of the server's process divided by the number of requests; it includes net/http and the bodies of the tasks. " +
+			"The client measures the response times, from the instant at which a request was due, in microseconds.",
 	}
 	for _, rate := range []int{1000, 4000} { // requests per second
 		for _, place := range []struct {

@@ -20,8 +20,8 @@ const (
 func latency() Family {
 	f := Family{
 		ID: "W10", Title: "From submission to start",
-		About: "Tasks arrive at random instants (Poisson), on a schedule that waits for nobody; latency is from the instant a task was due, in microseconds. " +
-			"Without a limit, or with one of 16 where there must be one. Percentiles this far out vary by a factor of two and more between repetitions.",
+		About: "Tasks arrive at random instants (Poisson), on a schedule that does not depend on the candidate. The latency counts from the instant at which a task was due, in microseconds. " +
+			"There is no limit, or a limit of 16 in libraries that need one. High percentiles vary by a factor of two and more between repetitions.",
 	}
 	for _, v := range []struct {
 		name      string
@@ -49,8 +49,8 @@ func unlimitedOr16(c peers.Candidate) (*peers.System, error) {
 	return limited(16)(c)
 }
 
-// arrivals has one producer, which is never late on account of a task: it waits for
-// the clock, and lets others run meanwhile. All tasks are made before the first.
+// arrivals has one producer, which polls the clock and yields the processor in between. It
+// does not wait for tasks. All tasks are made before the first is submitted.
 func arrivals(gap, work time.Duration) func(Meter, peers.Candidate, int) error {
 	return func(m Meter, c peers.Candidate, n int) error {
 		s, err := unlimitedOr16(c)
@@ -89,7 +89,7 @@ func arrivals(gap, work time.Duration) func(Meter, peers.Candidate, int) error {
 	}
 }
 
-// schedule is when the tasks are due: the same instants for every candidate.
+// schedule returns when the tasks are due. It is the same for every candidate.
 func schedule(n int, gap time.Duration) []time.Duration {
 	rnd := rand.New(rand.NewPCG(1, 2))
 	due := make([]time.Duration, n)

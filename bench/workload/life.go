@@ -19,9 +19,9 @@ import (
 func lifelike() Family {
 	f := Family{
 		ID: "W14", Title: "Tasks as services have them, one at a time",
-		About: "`life`: a task reads an order from JSON, renders it with html/template, writes both as JSON and takes the SHA-256 of that; " +
-			"`empty`: it does nothing. The tasks come one by one, at a fixed pace, and are submitted by a goroutine that waits for the network poller in between, as a server's does. " +
-			"Compared is the CPU time of the whole process for each task, that of the submitter and of the body included; and the time from the submission to the start, in microseconds.",
+		About: "`life`: a task decodes an order from JSON, renders it with html/template, encodes both as JSON and computes the SHA-256 of that. " +
+			"`empty`: a task does nothing. A task is submitted every 500 µs or every 2 ms, by a goroutine that waits for the network poller in between, as a server's goroutine does. " +
+			"The CPU time is that of the whole process divided by the number of tasks; it includes the bodies. The percentiles are of the time from the submission to the start, in microseconds.",
 	}
 	for _, v := range []struct {
 		name string
@@ -109,7 +109,7 @@ func reportPercentiles(m Meter, times []time.Duration, percentiles map[string]fl
 // lifeTask does what the tasks of a service do: it decodes, renders, encodes and hashes.
 func lifeTask() error { return bill(orderJSON()) }
 
-// bill returns an error if the invoice is not that of the order that all tasks have.
+// bill returns an error if the invoice is not the one of orderJSON.
 func bill(orderJSON []byte) error {
 	text, err := invoiceOf(orderJSON)
 	if err != nil {

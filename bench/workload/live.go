@@ -18,8 +18,8 @@ const (
 func live() Family {
 	f := Family{
 		ID: "W11", Title: "An empty task while others are live",
-		About: "W1 with one producer, in a system with 10 blocked tasks and then with as many as are submitted; growth is the quotient of the two times. " +
-			"In a process of its own each: what grows with the live tasks of a library that keeps nothing of them is the garbage collector's work, and that of the scheduler.",
+		About: "W1 with one producer, in a system with 10 blocked tasks, and then with as many blocked tasks as are submitted. Growth is the quotient of the two times. " +
+			"For a library that keeps no record of its tasks, it shows the work of the garbage collector and of the scheduler.",
 	}
 	for _, v := range []struct {
 		name string

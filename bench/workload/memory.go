@@ -16,14 +16,14 @@ const (
 	KeptPerTask   = "kept-B/task"
 )
 
-// memoryReps is few: these figures hardly vary.
+// memoryReps is small because these figures hardly vary.
 const memoryReps = 3
 
 func memory() Family {
 	f := Family{
 		ID: "W8", Title: "Memory of a task",
-		About: "Heap and stack with so many tasks blocked, or queued behind one, less those before the system was made; `kept` is what is left when all have ended. " +
-			"In a process of its own each. The differences are to a bare goroutine, and to a slot of a channel.",
+		About: "Heap and stack with 100 000 or a million tasks blocked, or queued behind one that is, less what was in use before the system was made. `kept` is the heap that is still in use when all tasks have ended. " +
+			"The differences are to a bare goroutine, and to an element of a channel's buffer.",
 	}
 	for _, v := range []struct {
 		name string
@@ -56,9 +56,8 @@ func liveMemory(m Meter, c peers.Candidate, n int) error {
 	})
 }
 
-// queuedMemory weighs what waits behind one that blocks the only worker. Whoever
-// has no queue would have its submitters wait: that is a goroutine for each, and
-// no figure to compare.
+// queuedMemory measures tasks that wait behind one that blocks the only worker. Libraries
+// without a queue are left out: their submitters would wait, with a goroutine for each.
 func queuedMemory(m Meter, c peers.Candidate, n int) error {
 	return weigh(m, n+1, 1, func() (func(func()) func() error, func() error, error) {
 		switch {
@@ -91,8 +90,8 @@ func mustAdmit(s *peers.Rejecting) func(func()) func() error {
 	}
 }
 
-// weigh submits n tasks, of which the first run-th start and block, and reports the
-// memory of all n.
+// weigh submits n tasks, of which running can start and block, and reports the memory of
+// all n.
 func weigh(m Meter, n, running int, open func() (task func(func()) func() error, stop func() error, err error)) error {
 	before := settled()
 	task, stop, err := open()
@@ -114,7 +113,7 @@ func weigh(m Meter, n, running int, open func() (task func(func()) func() error,
 			break
 		}
 		if admitted == 0 {
-			await(&started, 1) // so that the others queue, if they are to
+			await(&started, 1) // so that the others are queued behind it
 		}
 	}
 	if failed == nil {

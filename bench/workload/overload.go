@@ -13,7 +13,7 @@ import (
 // Metrics of W7.
 const (
 	NsPerCompleted = "ns/completed"
-	Goodput        = "goodput-%" // completed, over what the same library's pool completes when nobody is refused
+	Goodput        = "goodput-%" // completed, over what the same pool completes when no task is refused
 	NsPerOffer     = "ns/offer"
 	Accepted       = "accepted-%"
 )
@@ -22,7 +22,7 @@ const (
 	overloadLimit = 2
 	overloadQueue = 1024
 	overloadWork  = 10 * time.Microsecond
-	offersAtOnce  = 64 // between two looks at the clock
+	offersAtOnce  = 64 // between two readings of the clock
 )
 
 func overload() Family {
@@ -43,9 +43,9 @@ func overload() Family {
 	}
 	return Family{
 		ID: "W7", Title: "Full",
-		About: "`reject`: what a refusal costs when 2 tasks run and 64 wait (none, where there is no queue). " +
-			"`overload`: tasks of 10 µs, 2 at once and 1024 waiting; offered at ten times the rate that the same pool manages undisturbed, " +
-			"or by so many producers as fast as they can. Goodput is what is completed of that rate. `×` is of the time per completed task.",
+		About: "`reject`: the cost of a refusal while 2 tasks run and 64 wait (none if the library has no queue). " +
+			"`overload`: tasks of 10 µs, at most 2 running and 1024 waiting, are offered at ten times the rate that the same pool completes undisturbed (`10x`), " +
+			"or without pause by one producer per processor (`hammering`). Goodput is the share of that undisturbed rate that is completed. The ratios are of the time per completed task.",
 		Workloads: []Workload{
 			rejected("reject/producers=1", 1),
 			rejected("reject/producers=P", producers),
@@ -89,8 +89,8 @@ func rejects(producers int) func(Meter, peers.Candidate, int) error {
 	}
 }
 
-// fill submits until nothing more is taken with all workers busy. A pool may refuse
-// for a moment because a worker has not yet taken what is meant for it.
+// fill submits tasks until the pool is full and all workers are busy. A pool may refuse a
+// task for a moment because a worker has not yet taken the one that it is to run.
 func fill(try func() bool, started *atomic.Int64, limit int) {
 	for refused := 0; refused < 3; {
 		if try() || started.Load() < int64(limit) {
@@ -125,8 +125,8 @@ func inParallel(goroutines, n int, f func()) {
 	group.Wait()
 }
 
-// offering offers tasks until the instant, and returns how many it has offered.
-// The rate is what the pool completes per second when undisturbed.
+// offering offers tasks until an instant and returns how many it has offered. The rate is
+// the number of tasks that the pool completes per second when undisturbed.
 type offering struct {
 	offer  func(try func() bool, rate float64, until time.Time) (offers int64)
 	queued bool // makes no sense without a queue
@@ -171,7 +171,7 @@ func overloads(o offering) func(Meter, peers.Candidate, int) error {
 	}
 }
 
-// undisturbed is how many tasks per second the library's pool completes when one
+// undisturbed returns how many tasks per second the library's pool completes when one
 // producer submits them and none is refused.
 func undisturbed(c peers.Candidate, n, loops int) (float64, error) {
 	s, err := limited(overloadLimit)(c)
@@ -186,8 +186,8 @@ func undisturbed(c peers.Candidate, n, loops int) (float64, error) {
 	return rate, errors.Join(err, s.Close())
 }
 
-// hammering has a producer on each processor, as fast as it can: whoever refuses
-// cheaply leaves its workers no processor.
+// hammering has a producer on each processor, which offers tasks without pause. A pool
+// that refuses cheaply leaves its workers no processor.
 var hammering = offering{offer: func(try func() bool, _ float64, until time.Time) int64 {
 	var offers atomic.Int64
 	var group sync.WaitGroup
@@ -205,9 +205,9 @@ var hammering = offering{offer: func(try func() bool, _ float64, until time.Time
 	return offers.Load()
 }}
 
-// atTenfold offers every millisecond or so what has become due by then: far more
-// than the queue holds. Between two bursts the processors are the workers', so that
-// the refusals cost what they cost and no more.
+// atTenfold offers, about every millisecond, the tasks that have become due: far more than
+// the queue holds. Between two bursts the workers have the processors, so that a refusal
+// costs them no more than its own time.
 var atTenfold = offering{queued: true, offer: func(try func() bool, rate float64, until time.Time) (offers int64) {
 	began := time.Now()
 	for now := began; now.Before(until); now = time.Now() {

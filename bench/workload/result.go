@@ -12,9 +12,9 @@ import (
 func results() Family {
 	return Family{
 		ID: "W6", Title: "A result, a context",
-		About: "Tasks that return a value, waited for one by one or 100 at once; " +
-			"and bodies that look at the `Done` of a context of their own, which has the submitter's values and not its cancellation. " +
-			"`go` has a channel for each result, as those libraries that know none.",
+		About: "Tasks that return a value, submitted and waited for one by one or 100 at once; " +
+			"and bodies that read `Done` of a context of their own, which has the submitter's values but not its cancellation. " +
+			"`go`, and libraries without results, use a channel for each result.",
 		Workloads: []Workload{
 			{
 				Name: "results=1", N: 20_000, Quick: 1000,
@@ -84,7 +84,7 @@ func lookAtDone(s *peers.Contexts, n int) error {
 	left.Add(n)
 	submit := s.Task(func(ctx context.Context) {
 		select {
-		case <-ctx.Done(): // cannot be
+		case <-ctx.Done(): // never: nothing cancels it
 		default:
 			left.Done()
 		}

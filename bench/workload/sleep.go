@@ -2,7 +2,8 @@ package workload
 
 import "time"
 
-// Metrics beside NsPerOp. Meters of the report add those that *testing.B has not.
+// CPUPerOp is the CPU time of the process divided by n. The Meter of the report measures it
+// in every workload; a *testing.B does not.
 const (
 	CPUPerOp = "cpu-ns/op" // of all cores together
 )
@@ -11,7 +12,7 @@ func sleeping() Family {
 	const sleep, limit = 10 * time.Millisecond, 10_000
 	f := Family{
 		ID: "W4", Title: "Many tasks that sleep for 10 ms",
-		About: "Tasks that wait for something else, all submitted at once; the CPU time is the steadier figure.",
+		About: "Tasks that wait, all submitted at once. The CPU time varies less than the time.",
 	}
 	work := func(done func()) func() {
 		return func() { time.Sleep(sleep); done() }

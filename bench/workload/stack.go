@@ -10,8 +10,8 @@ import (
 func stacks() Family {
 	f := Family{
 		ID: "W5", Title: "A task that needs a deep stack",
-		About: "A new goroutine starts with a small stack and copies it at each growth; one that is used again has grown. " +
-			"Bursts are batches of 10 000; `paced` is one task after the other.",
+		About: "A new goroutine starts with a small stack, which is copied each time it grows. A goroutine that is used again has a large one. " +
+			"`burst`: batches of 10 000. `paced`: each task is waited for before the next is submitted.",
 	}
 	for _, v := range []struct {
 		name     string

@@ -1,7 +1,6 @@
-// Package workload has what is measured: the workloads of the comparison. Each workload
-// takes a candidate and a number of operations, makes a fresh system, does them and
-// closes the system outside the time that counts. It ends only when every body has
-// run, and a body that runs twice panics.
+// Package workload defines what is measured. A workload takes a candidate and a number of
+// operations. It makes a new system, does the operations, and closes the system outside
+// the measured time. It ends only when every body has run. A body that runs twice panics.
 package workload
 
 import (
@@ -13,65 +12,65 @@ import (
 	"github.com/seed-2e639f12/tether/bench/peers"
 )
 
-// ErrLacks says that the candidate has not got what the workload needs.
+// ErrLacks reports that the candidate lacks what the workload needs.
 var ErrLacks = errors.New("workload: the candidate lacks this")
 
-// Meter measures what happens while it is started; it is handed over stopped. A
-// *testing.B is one.
+// Meter measures what happens while it is started. It is stopped when a workload receives
+// it. A *testing.B is a Meter.
 type Meter interface {
 	StartTimer()
 	StopTimer()
 	ReportMetric(value float64, unit string)
 }
 
-// NsPerOp is the metric that every workload has: time, divided by n.
+// NsPerOp is a metric of every workload: the time divided by n.
 const NsPerOp = "ns/op"
 
-// Comparison says how a candidate's figure is set against the baseline's.
+// Comparison is how a candidate's figure is compared with the baseline's.
 type Comparison uint8
 
 const (
 	Ratio      Comparison = iota
-	Difference            // for what comes on top of something
+	Difference            // for what is added to the baseline
 )
 
-// Family is workloads that answer one question.
+// Family is a group of workloads that answer one question.
 type Family struct {
 	ID, Title string
-	About     string // how to read it
-	Apart     bool   // its workloads have different candidates: no table of all of them
+	About     string // what is measured and how to read it
+	Apart     bool   // its workloads have different candidates, so there is no table of all of them
 	Workloads []Workload
 }
 
-// Workload is one column: a way of using every candidate.
+// Workload is one way to use every candidate: a column of the tables.
 type Workload struct {
 	Name     string   // such as "limit=2/producers=1"
-	N, Quick int      // operations of a sample, and of one in a hurry
-	Reps     int      // most repetitions that are worth their time; 0: as many as asked for
-	Metric   string   // the one that is compared; less is better
+	N, Quick int      // operations of a sample, and of a sample in a smoke test
+	Reps     int      // most repetitions that are useful; zero means no limit
+	Metric   string   // the metric that is compared; less is better
 	Also     []string // metrics that are compared as well
 	Extra    []string // metrics that are shown
 	Compare  Comparison
-	Baseline string // the candidate that all are compared with
-	// Isolated has each sample run in a process of its own, since it would leave
-	// the next ones another heap, or to have its peak of memory.
+	Baseline string // the candidate that the others are compared with
+	// Isolated makes each sample run in a process of its own, because it would change the
+	// heap of later samples, or because its peak of memory is measured.
 	Isolated bool
-	Long     bool // only if asked for
-	// Candidates are those of the workload; nil: peers.All.
+	Long     bool // takes minutes or gigabytes, so it runs only on request
+	// Candidates returns the candidates. Nil means peers.All.
 	Candidates func() []peers.Candidate
-	// Run does n operations. It returns ErrLacks if the candidate cannot.
+	// Run does n operations. It returns ErrLacks if the candidate cannot do them.
 	Run func(m Meter, c peers.Candidate, n int) error
 }
 
-// Who returns the candidates, those that lack something included.
-func (w Workload) Who() []peers.Candidate {
+// AllCandidates returns the candidates, including those that lack what the workload needs.
+func (w Workload) AllCandidates() []peers.Candidate {
 	if w.Candidates == nil {
 		return peers.All()
 	}
 	return w.Candidates()
 }
 
-// All returns the families in order.
+// All returns the families in the order of the report.
 func All() []Family {
 	return []Family{
 		empty(), pools(), cpu(), sleeping(), stacks(), results(),
@@ -93,7 +92,7 @@ func Chosen(id string, long bool, names []string) bool {
 
 const goStatement = "go" // the baseline of most
 
-// system makes the kind of system that a workload is about.
+// system makes the kind of system that a workload needs.
 type system func(peers.Candidate) (*peers.System, error)
 
 func unlimited(c peers.Candidate) (*peers.System, error) {
@@ -112,15 +111,14 @@ func limited(limit int) system {
 	}
 }
 
-// body makes a task's body, which calls done when it has done its work.
+// body makes the body of a task, which must call done when it has done its work.
 type body func(done func()) func()
 
 func noWork(done func()) func() { return done }
 
-// tasks is most workloads: producers submit n tasks in batches, and each batch has
-// ended before the next begins. The body is made once and is the same for all
-// tasks; that it has run is counted by one WaitGroup, so that everybody pays one
-// atomic subtraction for it.
+// tasks is what most workloads do: producers submit n tasks in batches, and each batch
+// has ended before the next one begins. All tasks have the same body. One WaitGroup counts
+// those that have run, so each candidate pays one atomic subtraction per task.
 func tasks(sys system, producers, batch int, work body) func(Meter, peers.Candidate, int) error {
 	return func(m Meter, c peers.Candidate, n int) error {
 		s, err := sys(c)
@@ -150,8 +148,8 @@ func submitAll(s *peers.System, n, producers, batch int, work body) error {
 	return nil
 }
 
-// produce has the producers submit n tasks between them. What one of them could not
-// submit is taken off left, for nobody will.
+// produce makes the producers submit n tasks in all. Tasks that a producer could not
+// submit are subtracted from left.
 func produce(producers, n int, left *sync.WaitGroup, submit func() error) error {
 	if producers == 1 {
 		return submitTimes(n, left, submit)

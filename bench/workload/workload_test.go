@@ -46,7 +46,7 @@ func (m *meter) StopTimer() {
 
 func (m *meter) ReportMetric(value float64, unit string) { m.metrics[unit] = value }
 
-// never lists who can never do a family, so that a dash is there on purpose.
+// never lists the candidates that cannot do a family, so that no dash is there by mistake.
 var never = map[string][]string{
 	"W1":  {"tether bounded", "semaphore", "channel", "workerpool"},
 	"W11": {"tether bounded", "semaphore", "channel", "workerpool"},
@@ -58,7 +58,7 @@ func TestWorkloads(t *testing.T) {
 		for _, w := range f.Workloads {
 			t.Run(f.ID+"/"+w.Name, func(t *testing.T) {
 				var lacks []string
-				for _, c := range w.Who() {
+				for _, c := range w.AllCandidates() {
 					m := &meter{t: t, metrics: map[string]float64{}}
 					err := w.Run(m, c, 50)
 					if errors.Is(err, ErrLacks) {
@@ -91,7 +91,7 @@ func TestNamesAreDistinct(t *testing.T) {
 			assert.False(t, ids[id], id)
 			ids[id] = true
 			names := map[string]bool{}
-			for _, c := range w.Who() {
+			for _, c := range w.AllCandidates() {
 				assert.False(t, names[c.Name], id+": "+c.Name)
 				names[c.Name] = true
 			}

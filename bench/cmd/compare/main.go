@@ -1,5 +1,5 @@
 // Command compare measures the same workloads on two checkouts of Tether in one
-// interleaved run: whether a change has made it slower.
+// interleaved run, to see whether a change makes it slower.
 //
 //	git worktree add ../before main
 //	go run ./bench/cmd/compare -old ../before -new .
@@ -8,8 +8,7 @@
 // it asks of them), runs the two one after the other, in random order, in each
 // repetition, and prints the medians of the ratios new/old within a repetition, with
 // their quartiles and with bounds that hold the true median with a probability of 95 %.
-// Two checkouts of the same code show what the machine adds: -old . -new . is the test
-// of the test.
+// Compare a checkout with itself (-old . -new .) to see the noise of the machine.
 //
 // A workload that one checkout lacks is built into it from the other one, in memory: the
 // workloads, the peers and the report come from there, and only bench/peers/tether.go and
@@ -50,12 +49,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	flags.SetOutput(stderr)
 	before := flags.String("old", "", "`directory` with the checkout to compare with")
 	after := flags.String("new", ".", "`directory` with the checkout to compare")
-	workloads := flags.String("workloads", usual, "`names` or their beginnings, with commas: W1,W2/limit=2; all for all that are not long")
-	candidates := flags.String("candidates", "", "`names`, with commas: tether,go (default Tether in all its settings)")
+	workloads := flags.String("workloads", usual, "`names` or their beginnings, separated by commas: W1,W2/limit=2; all means all that are not long")
+	candidates := flags.String("candidates", "", "`names`, separated by commas: tether,go (default Tether in all its settings)")
 	reps := flags.Int("reps", 20, "repetitions; fewer than 6 give no bounds")
-	atLeast := flags.Duration("time", 300*time.Millisecond, "how long a sample should take at least, where its size is free")
-	quick := flags.Bool("quick", false, "one small repetition: does it work?")
-	most := flags.Float64("max", 0, "fail if the bounds of a ratio lie above this (0: never)")
+	atLeast := flags.Duration("time", 300*time.Millisecond, "least `duration` of a sample, except of workloads with a fixed size")
+	quick := flags.Bool("quick", false, "one small repetition, as a smoke test")
+	most := flags.Float64("max", 0, "fail if the bounds of a compared metric lie above this `ratio`; zero means never")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -82,7 +81,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		},
 	}
 	if len(c.pairs) == 0 {
-		return fmt.Errorf("-workloads %s, -candidates %s: there are none of that name", *workloads, *candidates)
+		return fmt.Errorf("-workloads %s, -candidates %s: no such workload or candidate", *workloads, *candidates)
 	}
 	err = c.run(ctx)
 	fmt.Fprintf(stdout, "old: %s\nnew: %s\n\n%s", sides[0], sides[1], c.table())
@@ -103,7 +102,7 @@ func pairs(workloads, candidates []string) (all []pair) {
 			if !workload.Chosen(id, w.Long, workloads) {
 				continue
 			}
-			for _, c := range w.Who() {
+			for _, c := range w.AllCandidates() {
 				if chosenCandidate(c, candidates) {
 					all = append(all, pair{id: id, workload: w, candidate: c.Name})
 				}

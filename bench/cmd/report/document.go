@@ -13,20 +13,20 @@ import (
 	"github.com/seed-2e639f12/tether/bench/peers"
 )
 
-const howToRead = `Every figure is a median. [a, b] are the quartiles. "× go" is the median of the ratios to the go statement *of the same
-repetition*: each repetition runs every candidate once, in a shuffled order, each on a fresh system, so that what slows the
-machine down slows all of them. Less is better. Differences of 10 to 15 % are noise on a machine like this.
-A dash is what a library lacks, or what it did not survive. In bold: Tether. The other names are libraries, but for go
-(the go statement and a WaitGroup) and channel (workers that read a buffered channel), which one writes by hand.
-"× <library>" is the ratio to the best of the libraries in that workload.
+const howToRead = `Every figure is a median; its quartiles follow in brackets. "× go" is the median of the ratios to the go statement *of the same
+repetition*. Each repetition runs every candidate once, in random order and on a new system, so a slow phase of the machine
+affects all of them. Less is better. Differences of 10 to 15 % are noise on a machine like this one.
+A dash means that the library lacks the feature, or that it failed. Tether is in bold. The other names are libraries, except go
+(the go statement and a WaitGroup) and channel (workers that read a buffered channel), which are written by hand.
+"× <library>" is the ratio to the best library in that workload.
 `
 
-// document is the whole report as Markdown. plot returns the path of a family's
-// plot, "" if there is none.
+// document returns the whole report as Markdown. plot returns the path of a family's plot,
+// or "" if there is none.
 func document(families [][]result, took time.Duration, plot func(family string) string) string {
 	var b strings.Builder
 	b.WriteString("# Tether, the go statement and the libraries\n\n" + howToRead + "\n")
-	b.WriteString("`go run ./bench/cmd/report` writes this file; package bench/workload has what is measured, package bench/peers how.\n\n")
+	b.WriteString("`go run ./bench/cmd/report` writes this file. Package bench/workload defines what is measured, package bench/peers how each candidate is used.\n\n")
 	for _, results := range families {
 		f := results[0].family
 		fmt.Fprintf(&b, "## %s. %s\n\n%s\n\n", f.ID, f.Title, f.About)
@@ -39,8 +39,8 @@ func document(families [][]result, took time.Duration, plot func(family string) 
 	return b.String()
 }
 
-// familyTables has the ratios of all workloads of a family side by side, and the rest
-// below, folded away.
+// familyTables returns the ratios of all workloads of a family in one table, and the table
+// of each workload below it, folded.
 func familyTables(results []result) string {
 	var b strings.Builder
 	folded := len(results) > 1 && !results[0].family.Apart
@@ -64,7 +64,7 @@ func (r result) section() string {
 	return text
 }
 
-// absent are those that lack something, or have failed.
+// absent returns the candidates that lack something or have failed.
 func (r result) absent() (names []string) {
 	for _, c := range r.candidates {
 		if len(r.samples[c.Name]) == 0 {
@@ -74,7 +74,7 @@ func (r result) absent() (names []string) {
 	return names
 }
 
-// setting is what the figures hold for: the machine and the versions.
+// setting describes the machine and the versions.
 func setting(families [][]result, took time.Duration) string {
 	var all []result
 	for _, results := range families {
@@ -85,8 +85,8 @@ func setting(families [][]result, took time.Duration) string {
 		processor(), runtime.NumCPU(), runtime.GOMAXPROCS(0), runtime.Version(), runtime.GOOS, runtime.GOARCH,
 		time.Now().Format(time.DateOnly), took.Round(time.Second))
 	t := figures.Table{{"", "version", "used as"}}
-	for _, c := range everybody(all) {
-		if c.Setting != "" { // those of the ablation say by their name what they are
+	for _, c := range candidatesOf(all) {
+		if c.Setting != "" { // the names of the ablation's candidates explain themselves
 			t = append(t, []string{label(c), version(c), c.Setting})
 		}
 	}
@@ -138,7 +138,7 @@ func mustExist(dir string) error {
 	return nil
 }
 
-// write writes RESULTS.md and the plots below dir, which must exist.
+// write writes RESULTS.md and the plots to dir, which must exist.
 func write(dir string, families [][]result, took time.Duration) error {
 	const plots = "plots"
 	if err := os.MkdirAll(filepath.Join(dir, plots), 0o755); err != nil {

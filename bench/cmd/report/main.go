@@ -2,11 +2,12 @@
 //
 //	go run ./bench/cmd/report
 //
-// Each repetition runs every candidate once, in a shuffled order and on a fresh
-// system; ratios are taken within a repetition. It prints the table of each workload
-// when it is done, and writes RESULTS.md and plots/*.svg to -out at the end.
-// -quick is a run of a few seconds that shows that everything works; its figures
-// mean nothing, and are written only where -out says so.
+// Each repetition runs every candidate once, in random order and on a new system. Ratios
+// are taken within a repetition. The command prints the table of each workload as soon as
+// it is complete, and writes RESULTS.md and plots/*.svg to the -out directory at the end.
+//
+// With -quick it runs for a few seconds, to show that everything works. The figures are
+// then meaningless, and are written only if -out is given.
 package main
 
 import (
@@ -32,13 +33,13 @@ func main() {
 func run(args []string, stdout, stderr io.Writer) error {
 	flags := flag.NewFlagSet("report", flag.ContinueOnError)
 	flags.SetOutput(stderr)
-	workloads := flags.String("workloads", "", "`names` or their beginnings, with commas: W1,W2/limit=2 (default all but the long ones)")
-	candidates := flags.String("candidates", "", "`names`, with commas: tether,pond (default all; the baselines always run)")
+	workloads := flags.String("workloads", "", "`names` or their beginnings, separated by commas: W1,W2/limit=2 (default all except the long ones)")
+	candidates := flags.String("candidates", "", "`names`, separated by commas: tether,pond (default all; the baselines always run)")
 	reps := flags.Int("reps", 12, "repetitions")
-	quick := flags.Bool("quick", false, "one small repetition: does it work?")
-	long := flags.Bool("long", false, "with the workloads that take minutes and gigabytes")
-	out := flags.String("out", "bench", "`directory` for RESULTS.md and plots/; empty: write nothing")
-	child := flags.String("child", "", "used by the command itself to measure in a process of its own")
+	quick := flags.Bool("quick", false, "one small repetition, as a smoke test")
+	long := flags.Bool("long", false, "include the workloads that take minutes and gigabytes")
+	out := flags.String("out", "bench", "`directory` for RESULTS.md and plots/; if empty, nothing is written")
+	child := flags.String("child", "", "measure one sample, described in JSON; used by the command itself and by bench/cmd/compare")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -51,7 +52,7 @@ func run(args []string, stdout, stderr io.Writer) error {
 	p := plan{
 		workloads: list(*workloads), candidates: list(*candidates), reps: max(*reps, 1), quick: *quick, long: *long, log: stderr,
 		stuck: func(what string) {
-			fmt.Fprintf(stderr, "report: %s has not ended within %v: it has lost a task\n", what, patience)
+			fmt.Fprintf(stderr, "report: %s has not ended within %v; it has probably lost a task\n", what, patience)
 			os.Exit(1)
 		},
 	}
@@ -62,7 +63,7 @@ func (p plan) report(out string, stdout io.Writer) error {
 	began := time.Now()
 	families := p.chosen()
 	if len(families) == 0 {
-		return fmt.Errorf("-workloads %s: there are none of that name", strings.Join(p.workloads, ","))
+		return fmt.Errorf("-workloads %s: no such workload", strings.Join(p.workloads, ","))
 	}
 	if err := mustExist(out); err != nil {
 		return err // now, and not after the series

@@ -15,18 +15,18 @@ import (
 	"github.com/seed-2e639f12/tether/bench/workload"
 )
 
-// dots are one workload's: a median and its quartiles for each candidate.
+// dots are the points of one workload: the median and the quartiles of each candidate.
 type dots struct {
 	plotter.XYs
 	plotter.XErrors
 }
 
-// familyPlot plots a family: a line for each candidate, a colour for each workload, and
-// time as a multiple of the baseline's, or what is measured where the comparison is
-// a difference. The scale is logarithmic: twice and half are equally far from one.
+// familyPlot has a line for each candidate and a color for each workload. The axis shows
+// multiples of the baseline, or the metric itself if differences are compared. Its scale is
+// logarithmic: twice and half are equally far from one.
 func familyPlot(results []result) (p *plot.Plot, rows int, err error) {
 	names := []string{}
-	for _, c := range everybody(results) {
+	for _, c := range candidatesOf(results) {
 		names = append(names, c.Name)
 	}
 	slices.Reverse(names) // the first at the top
@@ -85,7 +85,7 @@ func addDots(p *plot.Plot, r result, names []string, lane float64, i int) error 
 	return nil
 }
 
-// dots leaves out what has no place on a logarithmic scale.
+// dots omits values that a logarithmic scale cannot show.
 func (r result) dots(names []string, lane float64) (d dots) {
 	for row, name := range names {
 		s := r.against(name, r.workload.Baseline)
@@ -101,7 +101,7 @@ func (r result) dots(names []string, lane float64) (d dots) {
 	return d
 }
 
-// decades puts ticks at 1, 2 and 5 of each decade.
+// decades returns ticks at 1, 2 and 5 of each decade.
 func decades(low, high float64) (ticks []plot.Tick) {
 	for e := math.Floor(math.Log10(low)); e <= math.Ceil(math.Log10(high)); e++ {
 		for _, k := range []float64{1, 2, 5} {
@@ -113,8 +113,7 @@ func decades(low, high float64) (ticks []plot.Tick) {
 	return ticks
 }
 
-// savePlot has the text drawn in the reader's sans serif where the plot's own font
-// is not installed.
+// savePlot names fallbacks for the plot's font, so that readers without it see a sans serif.
 func savePlot(results []result, path string) error {
 	p, rows, err := familyPlot(results)
 	if err != nil {

@@ -78,7 +78,7 @@ func TestTables(t *testing.T) {
 		{"**tether**", "0.50", "0.50"},
 		{"slow", "2.00", figures.Dash},
 		{"fast", "0.90", "0.90"},
-	}, overview([]result{r, other}), "who lacks both is not there")
+	}, overview([]result{r, other}), "a candidate that lacks both is not there")
 	assert.Equal(t, `|        | × go |
 |--------|-----:|
 | tether | 0.50 |
@@ -163,6 +163,6 @@ func TestReport(t *testing.T) {
 }
 
 func TestReportRefuses(t *testing.T) {
-	assert.ErrorContains(t, run([]string{"-workloads", "W99"}, io.Discard, io.Discard), "none of that name")
+	assert.ErrorContains(t, run([]string{"-workloads", "W99"}, io.Discard, io.Discard), "no such workload")
 	assert.ErrorContains(t, run([]string{"-workloads", "W1", "-out", "nowhere"}, io.Discard, io.Discard), "nowhere")
 }

@@ -17,14 +17,14 @@ import (
 	"github.com/seed-2e639f12/tether/bench/workload"
 )
 
-// patience is how long one run may take. A candidate that loses a task would
-// never end; there is no way to stop it but to stop the process that it runs in.
+// patience is the time limit of one sample. A candidate that loses a task never ends, and
+// only the end of the process stops it.
 const patience = 3 * time.Minute
 
-// plan says what to run.
+// plan is what to run.
 type plan struct {
-	workloads  []string // prefixes of "W2/limit=2"; none: all that are not long
-	candidates []string // names; none: all. The baselines are always there
+	workloads  []string // names or their beginnings; if empty, all that are not long
+	candidates []string // names; if empty, all. The baselines always run
 	reps       int
 	quick      bool
 	long       bool
@@ -37,7 +37,7 @@ type result struct {
 	family     workload.Family
 	workload   workload.Workload
 	candidates []peers.Candidate
-	samples    map[string][]sample.Sample // by candidate, one for each repetition; none if it lacks something
+	samples    map[string][]sample.Sample // by candidate, one for each repetition; missing if it lacks something or has failed
 	n, reps    int
 }
 
@@ -60,12 +60,12 @@ func (p plan) wants(family string, w workload.Workload) bool {
 }
 
 func (p plan) field(w workload.Workload) []peers.Candidate {
-	return slices.DeleteFunc(w.Who(), func(c peers.Candidate) bool {
+	return slices.DeleteFunc(w.AllCandidates(), func(c peers.Candidate) bool {
 		return len(p.candidates) > 0 && c.Name != w.Baseline && !slices.Contains(p.candidates, c.Name)
 	})
 }
 
-// run runs one workload: in each repetition every candidate once, in another order.
+// run runs one workload: in each repetition every candidate once, in random order.
 func (p plan) run(f workload.Family, w workload.Workload) result {
 	r := result{family: f, workload: w, candidates: p.field(w), samples: map[string][]sample.Sample{}, n: w.N, reps: p.reps}
 	if w.Reps > 0 {
@@ -76,7 +76,7 @@ func (p plan) run(f workload.Family, w workload.Workload) result {
 	}
 	able := slices.Clone(r.candidates)
 	if !p.quick && !w.Isolated {
-		able, _ = p.repetition(r.id(), w, able, max(r.n/10, 1)) // to warm up, and thrown away
+		able, _ = p.repetition(r.id(), w, able, max(r.n/10, 1)) // the first one warms up and does not count
 	}
 	for range r.reps {
 		var samples map[string]sample.Sample
@@ -87,13 +87,13 @@ func (p plan) run(f workload.Family, w workload.Workload) result {
 	}
 	for _, c := range r.candidates {
 		if !slices.ContainsFunc(able, func(a peers.Candidate) bool { return a.Name == c.Name }) {
-			delete(r.samples, c.Name) // it has failed on the way: a dash, not a time
+			delete(r.samples, c.Name) // it has failed in one repetition, so it has no figures
 		}
 	}
 	return r
 }
 
-// repetition returns those that could, and what they measured.
+// repetition returns the candidates that succeeded, and their samples.
 func (p plan) repetition(id string, w workload.Workload, candidates []peers.Candidate, n int) ([]peers.Candidate, map[string]sample.Sample) {
 	samples := map[string]sample.Sample{}
 	for _, i := range rand.Perm(len(candidates)) {
@@ -120,8 +120,8 @@ func (p plan) once(id string, w workload.Workload, c peers.Candidate, n int) (sa
 	return sample.Measure(w, c, n)
 }
 
-// measureApart measures in a process of its own, whose peak of memory belongs to this
-// one sample.
+// measureApart measures in a process of its own, whose peak of memory is that of this
+// sample.
 func measureApart(id string, c peers.Candidate, n int) (sample.Sample, error) {
 	self, err := os.Executable()
 	if err != nil {
@@ -132,7 +132,7 @@ func measureApart(id string, c peers.Candidate, n int) (sample.Sample, error) {
 	return sample.Ask(ctx, self, sample.Request{Workload: id, Candidate: c.Name, N: n})
 }
 
-// values are a metric's, one for each repetition; NaN where there is none.
+// values returns a metric of each repetition, or NaN in its place.
 func (r result) values(candidate, metric string) []float64 {
 	var values []float64
 	for _, s := range r.samples[candidate] {
@@ -149,7 +149,7 @@ func (r result) metric(candidate, metric string) figures.Spread {
 	return figures.SpreadOf(r.values(candidate, metric))
 }
 
-// against is the workload's metric of a candidate set against another's.
+// against compares the workload's metric of a candidate with another's.
 func (r result) against(candidate, other string) figures.Spread {
 	return r.compared(r.workload.Metric, candidate, other)
 }
@@ -162,8 +162,8 @@ func (r result) compared(metric, candidate, other string) figures.Spread {
 	return figures.SpreadOf(figures.Paired(r.values(candidate, metric), r.values(other, metric), compare))
 }
 
-// bestPeer is the library with the lowest median against the baseline; "" if there
-// is none.
+// bestPeer returns the library with the lowest median against the baseline, or "" if
+// there is none.
 func (r result) bestPeer() (name string) {
 	best := math.Inf(1)
 	for _, c := range r.candidates {

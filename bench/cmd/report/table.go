@@ -9,7 +9,7 @@ import (
 	"github.com/seed-2e639f12/tether/bench/workload"
 )
 
-// detail is all that is known of one workload, of those that have what it takes.
+// detail is the table of one workload, without the candidates that lack what it needs.
 func (r result) detail() figures.Table {
 	best := r.bestPeer()
 	if r.workload.Compare == workload.Difference {
@@ -24,7 +24,7 @@ func (r result) detail() figures.Table {
 	}
 	metrics := r.shown()
 	t := figures.Table{append(head, metrics...)}
-	for _, c := range everybody([]result{r}) {
+	for _, c := range candidatesOf([]result{r}) {
 		row := []string{label(c), r.metric(c.Name, r.workload.Metric).String(), r.against(c.Name, r.workload.Baseline).String()}
 		if best != "" {
 			row = append(row, r.against(c.Name, best).String())
@@ -40,7 +40,7 @@ func (r result) detail() figures.Table {
 	return t
 }
 
-// sign says what the comparison is: a multiple, or what comes on top.
+// sign precedes the name of the baseline: a multiple of it, or a difference to it.
 func (r result) sign() string {
 	if r.workload.Compare == workload.Difference {
 		return "over "
@@ -48,7 +48,7 @@ func (r result) sign() string {
 	return "× "
 }
 
-// shown are the metrics beside the compared one.
+// shown returns the metrics that are not compared.
 func (r result) shown() []string {
 	metrics := slices.Clone(r.workload.Extra)
 	if r.workload.Metric == workload.NsPerOp {
@@ -60,7 +60,7 @@ func (r result) shown() []string {
 	return metrics
 }
 
-// overview has one column for each workload of a family: the medians against the
+// overview has a column for each workload of a family, with the medians against the
 // baseline.
 func overview(results []result) figures.Table {
 	against := func(r result) string { return r.sign() + r.workload.Baseline }
@@ -77,7 +77,7 @@ func overview(results []result) figures.Table {
 		head = append(head, name)
 	}
 	t := figures.Table{head}
-	for _, c := range everybody(results) {
+	for _, c := range candidatesOf(results) {
 		row := []string{label(c)}
 		for _, r := range results {
 			row = append(row, figures.Format(r.against(c.Name, r.workload.Baseline).Median))
@@ -87,9 +87,9 @@ func overview(results []result) figures.Table {
 	return t
 }
 
-// everybody are the candidates that have a figure in one of the results, in the
-// order in which the workloads name them.
-func everybody(results []result) (all []peers.Candidate) {
+// candidatesOf returns the candidates that have a figure in one of the results, in the
+// order of the workloads.
+func candidatesOf(results []result) (all []peers.Candidate) {
 	measured := map[string]bool{}
 	for _, r := range results {
 		for _, c := range r.candidates {

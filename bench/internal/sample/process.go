@@ -103,7 +103,7 @@ func find(id, candidate string) (workload.Workload, peers.Candidate, error) {
 			if f.ID+"/"+w.Name != id {
 				continue
 			}
-			for _, c := range w.Who() {
+			for _, c := range w.AllCandidates() {
 				if c.Name == candidate {
 					return w, c, nil
 				}
