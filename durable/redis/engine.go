@@ -11,6 +11,7 @@ import (
 	"math"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hibiken/asynq"
@@ -19,30 +20,37 @@ import (
 	"github.com/seed-2e639f12/tether/durable"
 )
 
-// Config sets an [Engine] up. The zero Config is the one of [Open].
+// Config configures an [Engine]. The zero value is ready to use.
 type Config struct {
-	// Queue is the name of asynq's queue: any but one with braces. "": "tether".
+	// Queue is the name of asynq's queue. It must not be blank, nor contain braces. The
+	// default is "tether".
 	Queue string
-	// Poll is how often an idle worker asks Redis for a job, on average. 0: 100 ms.
+	// Poll is the mean interval at which an idle worker asks Redis for a job. Zero means 100 ms.
 	Poll time.Duration
-	// Logger gets what Open warns of, and the jobs that were removed from the archive since
-	// their key was needed. nil: slog.Default().
+	// Timeout bounds Open, and each Enqueue and Consume whose context does not end sooner.
+	// Zero means 30 s.
+	Timeout time.Duration
+	// Replicas is the number of replicas that must confirm a job before Enqueue returns: see
+	// the package's documentation. Zero means none. It cannot be used with a cluster.
+	Replicas int
+	// Logger receives the warnings of Open, and a record for each dead job that was removed
+	// because a new job needed its Unique key. If nil, slog.Default is used.
 	Logger *slog.Logger
+
+	now func() time.Time // the clock that Open compares with that of Redis; if nil, time.Now
 }
 
 const (
-	defaultQueue = "tether"
-	defaultPoll  = 100 * time.Millisecond
+	defaultQueue   = "tether"
+	defaultPoll    = 100 * time.Millisecond
+	defaultTimeout = 30 * time.Second
 
-	openTime = 15 * time.Second // bounds Open
-
-	// never is a time that no attempt and no wait takes. Added to now it is still a date
-	// that time.Duration and asynq's whole seconds can have.
+	// never is longer than any attempt and any wait. Added to the present it is still a date
+	// that time.Duration and asynq's whole seconds can represent.
 	never = 100 * 365 * 24 * time.Hour
 )
 
-// Engine is a queue of asynq. It is made by [Open], and its methods may be called by many
-// goroutines at once.
+// Engine is a queue of asynq. [Open] makes it. Its methods are safe for concurrent use.
 type Engine struct {
 	cfg       Config
 	opt       asynq.RedisConnOpt
@@ -53,22 +61,24 @@ type Engine struct {
 	closing context.Context // ended by Close
 	end     context.CancelFunc
 
+	failure atomic.Pointer[error] // why the last command of an Enqueue failed; nil if it did not
+
 	mu     sync.Mutex
 	closed bool           // guarded by mu
-	calls  sync.WaitGroup // of call; Add under mu, and not once closed
+	calls  sync.WaitGroup // of call; Add under mu, and only while not closed
 }
 
 var _ durable.Engine = (*Engine)(nil)
 
-// Open returns the engine with all defaults: see [Config.Open].
+// Open returns the engine of the zero [Config]: see [Config.Open].
 func Open(opt asynq.RedisConnOpt) (*Engine, error) { return Config{}.Open(opt) }
 
-// Open connects to Redis, for example with what [asynq.ParseRedisURI] returns, and looks
-// whether jobs are safe there: see the package's documentation. The engine, and each
-// worker, makes a client by opt.MakeRedisClient, and closes it.
+// Open connects to Redis, for example with the result of [asynq.ParseRedisURI], and checks
+// that jobs are safe there: see the package's documentation. The engine and each of its
+// consumers make a client by opt.MakeRedisClient, and close it.
 //
-// The error is ErrInvalid for a Config that cannot be, and else says why Redis cannot be
-// reached within 15 seconds, or not be used.
+// The error wraps ErrInvalid if the Config is invalid. Otherwise it says why Redis cannot
+// be reached within Timeout, or cannot be used.
 func (c Config) Open(opt asynq.RedisConnOpt) (*Engine, error) {
 	if c.Queue == "" {
 		c.Queue = defaultQueue
@@ -76,29 +86,34 @@ func (c Config) Open(opt asynq.RedisConnOpt) (*Engine, error) {
 	if c.Poll == 0 {
 		c.Poll = defaultPoll
 	}
+	if c.Timeout == 0 {
+		c.Timeout = defaultTimeout
+	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
-	// Of a blank name asynq makes its default queue, and braces would end the part of a key
-	// that keeps a queue in one slot of a cluster.
-	if strings.TrimSpace(c.Queue) == "" || strings.ContainsAny(c.Queue, "{}") {
-		return nil, fmt.Errorf("%w: redis: queue %q: must not be blank, nor have braces", durable.ErrInvalid, c.Queue)
+	if c.now == nil {
+		c.now = time.Now
 	}
-	if c.Poll < 0 || opt == nil {
-		return nil, fmt.Errorf("%w: redis: negative Poll, or no connection option", durable.ErrInvalid)
+	// asynq replaces a blank name by that of its default queue, and braces would end the part
+	// of a key that keeps a queue in one slot of a cluster.
+	if strings.TrimSpace(c.Queue) == "" || strings.ContainsAny(c.Queue, "{}") {
+		return nil, fmt.Errorf("%w: redis: queue %q must not be blank, nor contain braces", durable.ErrInvalid, c.Queue)
+	}
+	if c.Poll < 0 || c.Timeout < 0 || c.Replicas < 0 || opt == nil {
+		return nil, fmt.Errorf("%w: redis: Poll, Timeout and Replicas must not be negative, and a connection option is required", durable.ErrInvalid)
 	}
 	client, err := connect(opt)
 	if err != nil {
 		return nil, err
 	}
-	e := &Engine{
-		cfg: c, opt: opt, redis: client,
-		client: asynq.NewClientFromRedisClient(client), inspector: asynq.NewInspectorFromRedisClient(client),
+	e := &Engine{cfg: c, opt: opt, redis: client}
+	if err := e.insist(); err != nil {
+		return nil, errors.Join(err, client.Close())
 	}
+	e.client, e.inspector = asynq.NewClientFromRedisClient(client), asynq.NewInspectorFromRedisClient(client)
 	e.closing, e.end = context.WithCancel(context.Background())
-	ctx, cancel := context.WithTimeout(context.Background(), openTime)
-	defer cancel()
-	if _, err := call(ctx, e, e.examine); err != nil {
+	if _, err := call(context.Background(), e, e.examine); err != nil {
 		return nil, errors.Join(err, e.Close())
 	}
 	return e, nil
@@ -112,7 +127,7 @@ func connect(opt asynq.RedisConnOpt) (goredis.UniversalClient, error) {
 	return client, nil
 }
 
-// Support says what the engine can do: Unique keys and RunAt, but no transactions.
+// Support reports what the engine can do: Unique keys and RunAt, but no transactions.
 func (e *Engine) Support() durable.Support {
 	return durable.Support{
 		Engine: "redis", Unique: true, RunAt: true, Resolution: time.Second,
@@ -120,8 +135,9 @@ func (e *Engine) Support() durable.Support {
 	}
 }
 
-// Close closes the connections. It waits for the calls under way, which end with ErrClosed;
-// a worker has connections of its own, and is to be stopped before. A further Close does nothing.
+// Close closes the connections. Calls in progress end with ErrClosed, and Close waits for
+// them. A consumer has connections of its own; it should be stopped before. Further calls
+// do nothing.
 func (e *Engine) Close() error {
 	e.mu.Lock()
 	again := e.closed
@@ -136,9 +152,9 @@ func (e *Engine) Close() error {
 	return err
 }
 
-// call runs f until ctx ends or the engine is closed. What f does then is left to itself,
-// for a few seconds: neither go-redis nor asynq's Inspector can be interrupted while Redis
-// does not answer.
+// call runs f until ctx ends, Config.Timeout has passed or the engine is closed. It then
+// leaves f, which ends by itself within seconds: neither go-redis nor asynq's Inspector can
+// be interrupted while Redis does not answer.
 func call[T any](ctx context.Context, e *Engine, f func(context.Context) (T, error)) (T, error) {
 	var none T
 	e.mu.Lock()
@@ -149,7 +165,7 @@ func call[T any](ctx context.Context, e *Engine, f func(context.Context) (T, err
 	e.calls.Add(1)
 	e.mu.Unlock()
 
-	inner, cancel := context.WithCancel(ctx)
+	inner, cancel := context.WithTimeout(ctx, e.cfg.Timeout)
 	defer cancel()
 	defer context.AfterFunc(e.closing, cancel)()
 	type result struct {
@@ -177,14 +193,21 @@ func call[T any](ctx context.Context, e *Engine, f func(context.Context) (T, err
 		return r.value, nil
 	case e.closing.Err() != nil:
 		return none, durable.ErrClosed
-	case ctx.Err() != nil: // asynq's errors have the text of it alone
-		return none, context.Cause(ctx)
+	case inner.Err() != nil: // asynq's errors only have its text
+		if reason := e.failure.Load(); reason != nil {
+			return none, fmt.Errorf("%w: %w", context.Cause(inner), *reason)
+		}
+		return none, context.Cause(inner)
 	}
 	return none, r.err
 }
 
-// Enqueue stores the job in Redis, which has it in its memory and its append-only file, if
-// there is one, when Enqueue returns.
+// Enqueue stores a job. When it returns, Redis has the job in its memory, and in its
+// append-only file if it has one, and Config.Replicas replicas have confirmed it.
+//
+// While Redis cannot be reached, or cannot store yet, Enqueue waits for it until ctx ends or
+// Config.Timeout has passed. The error then wraps the context's cause, and says why; the job
+// may have been stored all the same. What Redis refuses is an error at once.
 func (e *Engine) Enqueue(ctx context.Context, m durable.Message) (durable.Receipt, error) {
 	payload, err := json.Marshal(m)
 	if err != nil {
@@ -210,6 +233,8 @@ func (e *Engine) Enqueue(ctx context.Context, m durable.Message) (durable.Receip
 // enqueueTries bounds how often the state of a key may change between two commands.
 const enqueueTries = 20
 
+// enqueue stores the task, unless its ID is taken by an unfinished one.
+
 func (e *Engine) enqueue(ctx context.Context, m durable.Message, id string, task *asynq.Task) (durable.Receipt, error) {
 	client := e.client
 	for range enqueueTries {
@@ -225,18 +250,22 @@ func (e *Engine) enqueue(ctx context.Context, m durable.Message, id string, task
 		case errors.Is(err, asynq.ErrTaskNotFound): // it has just ended
 			continue
 		case errors.Is(err, asynq.ErrQueueNotFound):
-			// Redis has lost the queue since, and asynq's client remembers that it has
-			// announced it. A new one does so again.
+			// Redis has lost its data, and asynq's client remembers that it has announced the
+			// queue. A new client announces it again.
 			client = asynq.NewClientFromRedisClient(e.redis)
 			continue
 		case err != nil:
+			// The Inspector does not take the context, so this was not repeated.
+			if e.failure.Load() != nil && pause(ctx) {
+				continue
+			}
 			return durable.Receipt{}, err
 		}
 		first, _ := durable.Decode(there.Payload) // if it is none, the zero Message has no ID
 		switch {
 		case first.ID == m.ID:
-			// go-redis has sent the command again since the connection broke before the
-			// answer came, and it had been carried out.
+			// The command was sent again because the connection broke before its answer came.
+			// The first one had been carried out.
 			return durable.Receipt{ID: m.ID}, nil
 		case m.Unique == "":
 			return durable.Receipt{}, fmt.Errorf("%w: another task has the ID %q", durable.ErrInvalid, id)
@@ -251,9 +280,8 @@ func (e *Engine) enqueue(ctx context.Context, m durable.Message, id string, task
 }
 
 // makeRoomScript removes a task that is archived or completed. asynq's Inspector has
-// DeleteTask, which would remove it in other states as well: a job that somebody else has
-// enqueued, and been told so, between our look and the removal. The keys are those of
-// asynq v0.26 (internal/base), as it stores them.
+// DeleteTask, which would also remove a task that another caller has enqueued since. The
+// keys are those of asynq v0.26 (internal/base).
 var makeRoomScript = goredis.NewScript(`
 if redis.call("HGET", KEYS[1], "state") ~= ARGV[2] then return 0 end
 redis.call("ZREM", KEYS[2], ARGV[1])
@@ -265,14 +293,14 @@ func (e *Engine) makeRoom(ctx context.Context, t *asynq.TaskInfo) error {
 	removed, err := makeRoomScript.Run(ctx, e.redis, []string{prefix + "t:" + t.ID, prefix + state}, t.ID, state).Int()
 	if removed > 0 {
 		old, _ := durable.Decode(t.Payload)
-		e.cfg.Logger.Warn("durable: a job that failed for good was removed, its key is needed",
+		e.cfg.Logger.Warn("durable: a dead job was removed because a new job has its Unique key",
 			"job", t.Type, "id", old.ID, "failed", t.LastFailedAt, "error", t.LastErr)
 	}
 	return err
 }
 
-// taskID is what asynq allows once in a queue. The hash has a fixed length, so that no two
-// pairs of name and key have one ID, and a key may hold what logs and tools should not show.
+// taskID returns the ID that a queue of asynq holds once. Hashing gives a key a fixed length,
+// so that no two pairs of name and key have the same ID, and hides keys from logs and tools.
 func taskID(m durable.Message) string {
 	if m.Unique == "" {
 		return m.ID
@@ -281,8 +309,8 @@ func taskID(m durable.Message) string {
 	return "unique:" + m.Name + ":" + hex.EncodeToString(hash[:])
 }
 
-// ceil rounds up to a whole second, where asynq would cut off: jobs must not run early. Its
-// forwarder compares with whole seconds as well, cut off, which is late if anything.
+// ceil rounds up to a whole second, where asynq rounds down: a job must not run early.
+// asynq's forwarder compares with the present rounded down, which can only make a job late.
 func ceil(t time.Time) time.Time {
 	return t.Add(time.Second - time.Nanosecond).Truncate(time.Second)
 }

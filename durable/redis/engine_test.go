@@ -677,7 +677,7 @@ func TestOpenSaysWhatIsWrong(t *testing.T) {
 		require.NoError(t, e.Close())
 	})
 	t.Run("config", func(t *testing.T) {
-		for _, cfg := range []redis.Config{{Queue: " "}, {Queue: "{a}"}, {Poll: -1}} {
+		for _, cfg := range []redis.Config{{Queue: " "}, {Queue: "{a}"}, {Poll: -1}, {Timeout: -1}, {Replicas: -1}} {
 			_, err := cfg.Open(b.opt)
 			require.ErrorIs(t, err, durable.ErrInvalid, "%+v", cfg)
 		}
@@ -713,7 +713,7 @@ func TestOpenLooksWhetherJobsAreSafe(t *testing.T) {
 		assert.Contains(t, works(t, b.opt), "allkeys-lru")
 		set(t, "maxmemory", "100mb")
 		_, err := b.open(b.opt)
-		require.ErrorContains(t, err, "maxmemory-policy allkeys-lru")
+		require.ErrorContains(t, err, "maxmemory-policy is allkeys-lru")
 
 		require.NoError(t, b.redis.Do(b.ctx, "ACL", "SETUSER", "few", "reset", "on", ">secret", "~*", "&*", "+@all", "-config", "-info").Err())
 		defer b.redis.Do(b.ctx, "ACL", "DELUSER", "few")
@@ -725,6 +725,20 @@ func TestOpenLooksWhetherJobsAreSafe(t *testing.T) {
 		set(t, "maxmemory-policy", "volatile-lru")
 		set(t, "maxmemory", "100mb")
 		assert.Empty(t, works(t, b.opt))
+	})
+	t.Run("the clocks differ", func(t *testing.T) {
+		for _, ahead := range []time.Duration{-time.Hour, -11 * time.Second, 0, 9 * time.Second, time.Minute} {
+			before := len(b.log.String())
+			cfg := redis.Config{Queue: b.queue, Logger: b.log.logger()}.WithClock(func() time.Time { return time.Now().Add(ahead) })
+			e, err := cfg.Open(b.opt)
+			require.NoError(t, err)
+			require.NoError(t, e.Close())
+			if logged := b.log.String()[before:]; ahead.Abs() < 10*time.Second {
+				assert.Empty(t, logged, "%v ahead", ahead)
+			} else {
+				assert.Contains(t, logged, "clocks", "%v ahead", ahead)
+			}
+		}
 	})
 	t.Run("a restart loses jobs", func(t *testing.T) {
 		t.Cleanup(func() { // Redis ignores that it is to end while it writes the file anew

@@ -27,6 +27,18 @@ type persist struct{}
 
 const persistAgain = 100 * time.Millisecond
 
+// pause waits before a command is repeated, and reports false if ctx ends first.
+func pause(ctx context.Context) bool {
+	timer := time.NewTimer(persistAgain)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
 func (persist) DialHook(next goredis.DialHook) goredis.DialHook {
 	return next
 }
@@ -40,29 +52,22 @@ func (persist) ProcessHook(next goredis.ProcessHook) goredis.ProcessHook {
 		err := next(ctx, cmd)
 		if _, ok := ctx.Deadline(); !ok || !strings.HasPrefix(cmd.Name(), "eval") {
 			if isRefused(err) {
-				select {
-				case <-ctx.Done():
-				case <-time.After(persistAgain):
-				}
+				pause(ctx)
 			}
 			return err
 		}
-		for isAway(err) {
-			select {
-			case <-ctx.Done():
-				return err
-			case <-time.After(persistAgain):
-			}
+		for isAway(err) && pause(ctx) {
 			err = next(ctx, cmd)
 		}
 		return err
 	}
 }
 
-// away begins the replies of a Redis that starts, or in which another one takes over.
-var away = []string{"LOADING ", "READONLY ", "MASTERDOWN ", "CLUSTERDOWN ", "TRYAGAIN "}
+// away has the first words of the replies of a Redis that is starting, or that is being
+// replaced by a replica.
+var away = []string{"LOADING ", "READONLY ", "MASTERDOWN ", "CLUSTERDOWN ", "TRYAGAIN ", "UNBLOCKED "}
 
-// isAway reports whether Redis has not answered, or only that it cannot yet.
+// isAway reports whether Redis did not answer, or answered that it cannot serve yet.
 func isAway(err error) bool {
 	if err == nil || errors.Is(err, goredis.ErrClosed) {
 		return false
@@ -71,7 +76,7 @@ func isAway(err error) bool {
 	return !errors.As(err, &reply) || slices.ContainsFunc(away, func(a string) bool { return strings.HasPrefix(err.Error(), a) })
 }
 
-// isRefused reports whether Redis has answered that it does not do it.
+// isRefused reports whether Redis answered that it does not carry the command out.
 func isRefused(err error) bool {
 	var reply goredis.Error
 	return errors.As(err, &reply) && !errors.Is(err, goredis.Nil) && !strings.HasPrefix(err.Error(), "NOSCRIPT ")

@@ -1,0 +1,9 @@
+package redis
+
+import "time"
+
+// WithClock returns the Config with a clock for Open to compare with that of Redis.
+func (c Config) WithClock(now func() time.Time) Config {
+	c.now = now
+	return c
+}
