@@ -40,12 +40,12 @@ func TestAllocations(t *testing.T) {
 		runtime.ReadMemStats(&after)
 		return float64(after.Mallocs-before.Mallocs) / n, float64(after.TotalAlloc-before.TotalAlloc) / n
 	}
-	for name, runner := range map[string]func(*tether.Registry) tether.Runner{
-		"a task of the registry": func(r *tether.Registry) tether.Runner { return r },
-		"a task of an observed registry": func(*tether.Registry) tether.Runner {
+	for name, runner := range map[string]func(*tether.Registry) tether.Submitter{
+		"a task of the registry": func(r *tether.Registry) tether.Submitter { return r },
+		"a task of an observed registry": func(*tether.Registry) tether.Submitter {
 			return newRegistry(t, tether.Config{Observer: tether.NopObserver{}})
 		},
-		"a task of a pool": func(r *tether.Registry) tether.Runner {
+		"a task of a pool": func(r *tether.Registry) tether.Submitter {
 			return r.NewPool("p", tether.PoolConfig{Workers: 4, Queue: tether.Unbounded})
 		},
 	} {
@@ -84,7 +84,7 @@ func TestAllocations(t *testing.T) {
 	})
 	t.Run("a refusal", func(t *testing.T) {
 		r := newRegistry(t, tether.Config{})
-		p := r.NewPool("p", tether.PoolConfig{Workers: 1, Overflow: tether.Reject})
+		p := r.NewPool("p", tether.PoolConfig{Workers: 1, Overflow: tether.OverflowReject})
 		release := make(chan struct{})
 		start(t, p, "fills it", until(release))
 		allocs, bytes := each(func() {

@@ -7,7 +7,7 @@
 // outcome, and is waited for when the process is told to stop:
 //
 //	reg := tether.New(tether.Config{})
-//	mail := reg.NewPool("mail", tether.PoolConfig{Workers: 8, Queue: 1000, Overflow: tether.Reject})
+//	mail := reg.NewPool("mail", tether.PoolConfig{Workers: 8, Queue: 1000, Overflow: tether.OverflowReject})
 //
 //	_, err := mail.Go(r.Context(), "welcome mail", func(ctx context.Context) error {
 //		return send(ctx, user)

@@ -17,13 +17,13 @@ import (
 // SIGTERM.
 func Example() {
 	sendWelcomeMail := func(ctx context.Context) error {
-		<-tether.Stopping(ctx) // it takes so long that the server is told to stop meanwhile
+		<-tether.StoppingFrom(ctx) // it takes so long that the server is told to stop meanwhile
 		fmt.Println("mail sent")
 		return nil
 	}
 
 	reg := tether.New(tether.Config{})
-	mail := reg.NewPool("mail", tether.PoolConfig{Workers: 8, Queue: 1000, Overflow: tether.Reject})
+	mail := reg.NewPool("mail", tether.PoolConfig{Workers: 8, Queue: 1000, Overflow: tether.OverflowReject})
 
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /users", func(w http.ResponseWriter, r *http.Request) {
@@ -50,8 +50,11 @@ func Example() {
 
 	srv := &http.Server{Handler: mux}
 	err = reg.Run(context.Background(), tether.RunConfig{
-		Serve: func() error { return srv.Serve(listener) },
-		Stop:  srv.Shutdown,
+		Servers: []tether.Server{{
+			Name:  "public",
+			Serve: func() error { return srv.Serve(listener) },
+			Stop:  srv.Shutdown,
+		}},
 	})
 	fmt.Println(err, reg.Report().Finished)
 	// Output:
@@ -98,7 +101,7 @@ func ExampleSubmit() {
 // A full pool that rejects says when to come again.
 func ExamplePool_Go() {
 	reg := tether.New(tether.Config{})
-	mail := reg.NewPool("mail", tether.PoolConfig{Workers: 1, Queue: 1, Overflow: tether.Reject})
+	mail := reg.NewPool("mail", tether.PoolConfig{Workers: 1, Queue: 1, Overflow: tether.OverflowReject})
 
 	server := make(chan struct{})
 	send := func(ctx context.Context) error {
@@ -205,7 +208,7 @@ func ExampleRetry() {
 		return nil
 	}, tether.Retry(tether.RetryPolicy{
 		Attempts: 5,
-		Backoff:  tether.Exponential(time.Millisecond, time.Second),
+		Backoff:  tether.ExponentialBackoff(time.Millisecond, time.Second),
 	}))
 	fmt.Println(task.Wait(ctx), "after", task.Info().Attempt, "attempts")
 	// Output: <nil> after 3 attempts
@@ -263,13 +266,13 @@ func ExampleReportProgress() {
 }
 
 // A long body saves its place when the drain begins.
-func ExampleStopping() {
+func ExampleStoppingFrom() {
 	reg := tether.New(tether.Config{})
 
 	reg.Go(context.Background(), "crawl", func(ctx context.Context) error {
 		for page := 1; ; page++ {
 			select {
-			case <-tether.Stopping(ctx):
+			case <-tether.StoppingFrom(ctx):
 				fmt.Println("saved")
 				return nil
 			case <-ctx.Done():
@@ -331,7 +334,7 @@ func ExampleRegistry_Shutdown() {
 	err := reg.Shutdown(ctx)
 	var drain *tether.DrainError
 	if errors.As(err, &drain) {
-		for _, info := range drain.Abandoned {
+		for _, info := range drain.Report.Abandoned {
 			fmt.Println("still", info.State, info.Name)
 		}
 	}
@@ -349,23 +352,22 @@ func ExampleRegistry_Run() {
 
 	stopped := make(chan struct{})
 	err := reg.Run(context.Background(), tether.RunConfig{
-		Serve: func() error {
+		Servers: []tether.Server{{Name: "public", Serve: func() error {
 			reg.Go(context.Background(), "welcome-email", func(ctx context.Context) error {
-				<-tether.Stopping(ctx)
+				<-tether.StoppingFrom(ctx)
 				fmt.Println("sent")
 				return nil
 			})
 			syscall.Kill(os.Getpid(), syscall.SIGTERM)
 			<-stopped
 			return nil
-		},
-		Stop: func(context.Context) error {
+		}, Stop: func(context.Context) error {
 			fmt.Println("no new requests, ready:", reg.Ready())
 			close(stopped)
 			return nil
-		},
-		Closers: []func(context.Context) error{
-			func(context.Context) error { fmt.Println("database closed"); return nil },
+		}}},
+		Closers: []tether.Closer{
+			{Name: "database", Close: func(context.Context) error { fmt.Println("database closed"); return nil }},
 		},
 	})
 	fmt.Println(err)

@@ -38,6 +38,19 @@ func until(c <-chan struct{}) tether.Func {
 	}
 }
 
+// server returns the list of one server, named "public". serve and stop may be nil.
+func server(serve func() error, stop func(context.Context) error) []tether.Server {
+	return []tether.Server{{Name: "public", Serve: serve, Stop: stop}}
+}
+
+// closers returns a list of closers, named by their numbers.
+func closers(each ...func(context.Context) error) (list []tether.Closer) {
+	for _, fn := range each {
+		list = append(list, tether.Closer{Close: fn})
+	}
+	return list
+}
+
 // newRegistry returns a registry that logs nothing unless cfg says so. At the end
 // of the test it must drain without an error.
 func newRegistry(t testing.TB, cfg tether.Config) *tether.Registry {
@@ -65,7 +78,7 @@ func drain(t testing.TB, r *tether.Registry) {
 }
 
 // start submits a task that must be admitted.
-func start(t testing.TB, r tether.Runner, name string, fn tether.Func, opts ...tether.Option) *tether.Task {
+func start(t testing.TB, r tether.Submitter, name string, fn tether.Func, opts ...tether.Option) *tether.Task {
 	t.Helper()
 	task, err := r.Go(context.Background(), name, fn, opts...)
 	require.NoError(t, err)

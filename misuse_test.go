@@ -110,7 +110,7 @@ func TestD1_AnObserverThatLeavesDoesNotStopTheDrain(t *testing.T) {
 
 func TestP3_AnObserverThatLeavesCostsNoPlace(t *testing.T) {
 	r := tether.New(tether.Config{Observer: leavingObserver{}})
-	p := r.NewPool("pool", tether.PoolConfig{Workers: 1, Queue: 1, Overflow: tether.DropOldest})
+	p := r.NewPool("pool", tether.PoolConfig{Workers: 1, Queue: 1, Overflow: tether.OverflowDropOldest})
 	release := make(chan struct{})
 	running := make(chan struct{})
 	start(t, p, "running", func(context.Context) error { close(running); <-release; return nil })
@@ -150,7 +150,7 @@ func TestT11_ARetryOptionCanBeShared(t *testing.T) {
 
 func TestD5_ALaterShutdownLeavesHandOversTheirTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRegistry(t, tether.Config{Grace: 20 * time.Second})
+		r := newRegistry(t, tether.Config{CancelBefore: 20 * time.Second})
 		for range 100 { // more than run at once
 			start(t, r, "held", succeed, tether.Hold(), tether.HandOver(func(ctx context.Context, _ tether.Info) error {
 				time.Sleep(time.Second)
@@ -172,8 +172,7 @@ func TestD7_TheFirstSignalIsNotTheSecond(t *testing.T) {
 	logger, book := newLogger()
 	r := tether.New(tether.Config{Logger: logger})
 	err := r.Run(context.Background(), tether.RunConfig{
-		Serve: func() error { return errTest }, // this begins the stop
-		Stop: func(context.Context) error {
+		Servers: server(func() error { return errTest }, func(context.Context) error { // Serve begins the stop
 			if err := syscall.Kill(os.Getpid(), syscall.SIGTERM); err != nil {
 				return err
 			}
@@ -181,7 +180,7 @@ func TestD7_TheFirstSignalIsNotTheSecond(t *testing.T) {
 				runtime.Gosched()
 			}
 			return nil
-		},
+		}),
 	})
 	assert.ErrorIs(t, err, errTest)
 }
@@ -194,7 +193,7 @@ func (slowEndObserver) TaskEnded(context.Context, *tether.Task) { time.Sleep(tim
 func TestT5_TheTimeOfASlowCallbackIsNotTheNextTasks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRegistry(t, tether.Config{Observer: slowEndObserver{}})
-		p := r.NewPool("pool", tether.PoolConfig{Workers: 1, Queue: 9})
+		p := r.NewPool("pool", tether.PoolConfig{Workers: 1, Queue: 9, Overflow: tether.OverflowBlock})
 		start(t, p, "first", succeed)
 		start(t, p, "timed", func(ctx context.Context) error { return ctx.Err() }, tether.Timeout(500*time.Millisecond))
 		time.Sleep(1500 * time.Millisecond) // the observer has been told of the first, and is at the second
@@ -209,7 +208,7 @@ func TestT5_TheTimeOfASlowCallbackIsNotTheNextTasks(t *testing.T) {
 func TestP2_WhatWaitedBehindADroppedTaskStarts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRegistry(t, tether.Config{})
-		p := r.NewPool("pool", tether.PoolConfig{Workers: 8, Queue: 3, Capacity: 10, Overflow: tether.DropOldest})
+		p := r.NewPool("pool", tether.PoolConfig{Workers: 8, Queue: 3, Capacity: 10, Overflow: tether.OverflowDropOldest})
 		release := make(chan struct{})
 		start(t, p, "running", until(release), tether.Weight(6))
 		synctest.Wait()
@@ -228,7 +227,7 @@ func TestP2_WhatWaitedBehindADroppedTaskStarts(t *testing.T) {
 func TestP3_TheOldestMayWaitForItsKey(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRegistry(t, tether.Config{})
-		p := r.NewPool("pool", tether.PoolConfig{Workers: 2, Queue: 2, Overflow: tether.DropOldest})
+		p := r.NewPool("pool", tether.PoolConfig{Workers: 2, Queue: 2, Overflow: tether.OverflowDropOldest})
 		release := make(chan struct{})
 		start(t, p, "running", until(release), tether.Serial("key"))
 		synctest.Wait()

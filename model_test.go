@@ -84,7 +84,7 @@ type model struct {
 
 // place is a registry or a pool, and what runs there.
 type place struct {
-	tether.Runner
+	tether.Submitter
 	pool    *tether.Pool // nil: the registry
 	cfg     tether.PoolConfig
 	workers int // most that Resize ever allows
@@ -105,17 +105,17 @@ const modelKeys = 3
 
 func newModel(t *testing.T, seed uint64) *model {
 	m := &model{t: t, seed: seed, r: newRegistry(t, tether.Config{Retain: 1 << 16})}
-	m.places = append(m.places, &place{Runner: m.r, cfg: tether.PoolConfig{PerKey: 1}})
+	m.places = append(m.places, &place{Submitter: m.r, cfg: tether.PoolConfig{PerKey: 1, Overflow: tether.OverflowBlock}})
 	for i, cfg := range []tether.PoolConfig{
-		{Workers: 2, Queue: 4, Overflow: tether.Reject, PerKey: 1},
-		{Workers: 1, Queue: 3, Overflow: tether.DropOldest, PerKey: 1},
+		{Workers: 2, Queue: 4, Overflow: tether.OverflowReject, PerKey: 1},
+		{Workers: 1, Queue: 3, Overflow: tether.OverflowDropOldest, PerKey: 1},
 		{Workers: 3, Queue: tether.Unbounded, Capacity: 4, PerKey: 2},
-		{Workers: 1, Queue: 0, Overflow: tether.CallerRuns, PerKey: 1},
-		{Workers: 2, Queue: 2, Overflow: tether.Block, PerKey: 1},
-		{Workers: 4, Queue: 20, Overflow: tether.DropOldest, Capacity: 6, PerKey: 1},
+		{Workers: 1, Queue: 0, Overflow: tether.OverflowCallerRuns, PerKey: 1},
+		{Workers: 2, Queue: 2, Overflow: tether.OverflowBlock, PerKey: 1},
+		{Workers: 4, Queue: 20, Overflow: tether.OverflowDropOldest, Capacity: 6, PerKey: 1},
 	} {
 		p := m.r.NewPool(fmt.Sprint("pool ", i), cfg)
-		m.places = append(m.places, &place{Runner: p, pool: p, cfg: cfg, workers: max(cfg.Workers, 4)})
+		m.places = append(m.places, &place{Submitter: p, pool: p, cfg: cfg, workers: max(cfg.Workers, 4)})
 	}
 	return m
 }
@@ -256,7 +256,7 @@ func (m *model) submit(ctx context.Context, at *place, random *rand.Rand) {
 		task.attempts, task.flaky = 1+random.IntN(4), random.IntN(3)
 		opts = append(opts, tether.Retry(tether.RetryPolicy{
 			Attempts: task.attempts,
-			Backoff:  func(int) time.Duration { return time.Duration(task.n%3) * 100 * time.Microsecond },
+			Backoff:  func(int, error) time.Duration { return time.Duration(task.n%3) * 100 * time.Microsecond },
 		}))
 	}
 	if chance(10) {
@@ -317,7 +317,7 @@ func (m *model) submit(ctx context.Context, at *place, random *rand.Rand) {
 		}
 		m.admitted(task, got)
 	}
-	if at.cfg.Overflow == tether.CallerRuns {
+	if at.cfg.Overflow == tether.OverflowCallerRuns {
 		m.callers.Go(submit)
 	} else {
 		submit()
@@ -339,7 +339,7 @@ func (m *model) body(task *modelTask, seed uint64) tether.Func {
 	return func(ctx context.Context) error {
 		got, _ := tether.FromContext(ctx)
 		m.admitted(task, got) // its submitter may not get to it: Goexit
-		stopping := tether.Stopping(ctx)
+		stopping := tether.StoppingFrom(ctx)
 		m.stopping.Store(&stopping)
 		run := task.runs.Add(1)
 		if got.State() != tether.Running || got.Info().Attempt != int(run) {
@@ -385,7 +385,7 @@ func (m *model) body(task *modelTask, seed uint64) tether.Func {
 // occupy counts a running body in, and returns what counts it out.
 func (m *model) occupy(task *modelTask) func() {
 	at := task.at
-	inline := at.cfg.Overflow == tether.CallerRuns // whose bodies are not told apart here
+	inline := at.cfg.Overflow == tether.OverflowCallerRuns // whose bodies are not told apart here
 	if !inline {
 		at.running.add(1)
 		if at.cfg.Capacity > 0 {
@@ -583,7 +583,7 @@ func (task *modelTask) check(began time.Time) error {
 	asked := task.cancelled.Load() && errors.Is(err, errCancel)
 	drained := errors.Is(err, tether.ErrShutdown)
 	expired := task.timed && errors.Is(err, tether.ErrTimeout)
-	ousted := task.at.cfg.Overflow == tether.DropOldest && errors.Is(err, tether.ErrFull)
+	ousted := task.at.cfg.Overflow == tether.OverflowDropOldest && errors.Is(err, tether.ErrFull)
 	last := behaviour(task.last.Load())
 	switch state {
 	case tether.Dropped:
@@ -609,7 +609,7 @@ func (task *modelTask) check(began time.Time) error {
 		}
 	case tether.Failed:
 		if last == fails && errors.Is(err, errTest) || last == goexits && errors.Is(err, tether.ErrGoexit) {
-			stranded := last == goexits && task.at.cfg.Overflow == tether.CallerRuns // its goroutine is gone
+			stranded := last == goexits && task.at.cfg.Overflow == tether.OverflowCallerRuns // its goroutine is gone
 			if runs < task.attempts && !stranded && !task.cancelled.Load() && !task.timed && info.Finished.Before(began) {
 				return fmt.Errorf("it ran %d times of %d", runs, task.attempts)
 			}

@@ -28,13 +28,13 @@ func TestN1_NamesArePrintable(t *testing.T) {
 	r := newRegistry(t, tether.Config{})
 	p := r.NewPool("pool", tether.PoolConfig{Queue: tether.Unbounded})
 	for _, name := range []string{"a", "send welcome mail", "größe/日本:5", "<b>&\"'", "🚀", "\ufffd", strings.Repeat("x", 128), strings.Repeat("ä", 64)} {
-		for _, on := range []tether.Runner{r, p} {
+		for _, on := range []tether.Submitter{r, p} {
 			task, err := on.Go(context.Background(), name, succeed)
 			require.NoError(t, err, "%q", name)
 			assert.Equal(t, name, task.Name())
 			assert.NoError(t, wait(task))
 		}
-		assert.NotPanics(t, func() { r.NewPool(name, tether.PoolConfig{}) })
+		assert.NotPanics(t, func() { r.NewPool(name, tether.PoolConfig{Overflow: tether.OverflowBlock}) })
 		assert.NoError(t, tether.CheckName(name))
 	}
 	for name, text := range map[string]string{
@@ -52,7 +52,7 @@ func TestN1_NamesArePrintable(t *testing.T) {
 		"not \xff UTF-8":         "UTF-8",
 		"cut short \xe2\x82":     "UTF-8",
 	} {
-		for _, on := range []tether.Runner{r, p} {
+		for _, on := range []tether.Submitter{r, p} {
 			for range 2 { // the second time as the first: nothing is remembered of it
 				task, err := on.Go(context.Background(), name, succeed)
 				assert.Nil(t, task)
@@ -61,7 +61,7 @@ func TestN1_NamesArePrintable(t *testing.T) {
 				assert.NotContains(t, err.Error(), "\n", "the text is safe to log")
 			}
 		}
-		assert.Panics(t, func() { r.NewPool(name, tether.PoolConfig{}) }, "%q", name)
+		assert.Panics(t, func() { r.NewPool(name, tether.PoolConfig{Overflow: tether.OverflowBlock}) }, "%q", name)
 		assert.ErrorIs(t, tether.CheckName(name), tether.ErrInvalid, "%q", name)
 		assert.ErrorContains(t, tether.CheckName(name), text)
 	}
@@ -106,7 +106,7 @@ func TestN2_IDsTellNothing(t *testing.T) {
 		}
 		const n = 4000
 		for i := range n {
-			id := start(t, []tether.Runner{r, p}[i%2], "task", succeed).ID()
+			id := start(t, []tether.Submitter{r, p}[i%2], "task", succeed).ID()
 			require.Regexp(t, idPattern, id)
 			require.False(t, seen[id])
 			seen[id] = true
@@ -130,9 +130,9 @@ func TestN2_IDsTellNothing(t *testing.T) {
 	})
 	t.Run("stable, and found", func(t *testing.T) {
 		r := newRegistry(t, tether.Config{})
-		p := r.NewPool("pool", tether.PoolConfig{})
+		p := r.NewPool("pool", tether.PoolConfig{Overflow: tether.OverflowBlock})
 		gate := make(chan struct{})
-		for _, on := range []tether.Runner{r, p} {
+		for _, on := range []tether.Submitter{r, p} {
 			task := start(t, on, "task", until(gate))
 			id := task.ID()
 			assert.Equal(t, id, task.ID())
@@ -265,7 +265,7 @@ func TestN3_MemoryIsBounded(t *testing.T) {
 		for i := range 8 {
 			group.Go(func() {
 				for j := range 100 {
-					task, err := []tether.Runner{r, p}[i%2].Go(context.Background(), "task", until(gate), []tether.Option{{}, tether.Hold()}[j%2])
+					task, err := []tether.Submitter{r, p}[i%2].Go(context.Background(), "task", until(gate), []tether.Option{{}, tether.Hold()}[j%2])
 					if err != nil {
 						assert.ErrorIs(t, err, tether.ErrFull)
 						continue
@@ -440,7 +440,7 @@ func TestN3_MemoryIsBounded(t *testing.T) {
 		return task
 	})
 	letGo("a retry policy", func(t *testing.T, r *tether.Registry, data *big) *tether.Task {
-		return start(t, r, "task", fail, tether.Retry(tether.RetryPolicy{Attempts: 2, If: func(error) bool { return data.bytes[0] == 1 }}))
+		return start(t, r, "task", fail, tether.Retry(tether.RetryPolicy{Attempts: 2, ShouldRetry: func(error) bool { return data.bytes[0] == 1 }}))
 	})
 	letGo("a hand-over", func(t *testing.T, r *tether.Registry, data *big) *tether.Task {
 		return start(t, r, "task", succeed, tether.HandOver(func(context.Context, tether.Info) error { data.bytes[0]++; return nil }))
@@ -585,10 +585,10 @@ func TestN3_MemoryIsBounded(t *testing.T) {
 		}
 		ctx := context.Background()
 		r := newRegistry(t, tether.Config{})
-		pools := map[string]tether.Runner{
+		pools := map[string]tether.Submitter{
 			"registry": r,
 			"pool":     r.NewPool("unbounded", tether.PoolConfig{Workers: 100, Queue: tether.Unbounded}),
-			"blocking": r.NewPool("blocking", tether.PoolConfig{Workers: 2, Queue: 100_000}),
+			"blocking": r.NewPool("blocking", tether.PoolConfig{Workers: 2, Queue: 100_000, Overflow: tether.OverflowBlock}),
 		}
 		for name, on := range pools {
 			var group sync.WaitGroup
@@ -610,7 +610,7 @@ func TestN3_MemoryIsBounded(t *testing.T) {
 			t.Skip("the race detector allocates as well")
 		}
 		r := newRegistry(t, tether.Config{})
-		p, free := fullPool(t, r, tether.Reject)
+		p, free := fullPool(t, r, tether.OverflowReject)
 		defer free()
 		ctx := context.Background()
 		assert.LessOrEqual(t, testing.AllocsPerRun(1000, func() {

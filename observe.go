@@ -32,20 +32,29 @@ type Observer interface {
 	TaskRefused(ctx context.Context, name string, err error)
 }
 
-// StuckObserver is an [Observer] that is told of stuck tasks too, see [Config].Stuck.
+// StuckObserver is an [Observer] that is told of stuck tasks too, see [Config].StuckAfter.
 type StuckObserver interface {
 	Observer
 	// TaskStuck comes once for a task that is stuck, on another goroutine than the
 	// task's, which may end meanwhile. One comes after the other, so that whoever is slow
-	// delays the next. ctx is what TaskStarted returned, or was given if it is what hangs,
-	// and may be that of a Shutdown: any other Shutdown waits for this call to end.
+	// delays the next. ctx is what TaskStarted returned, or was given if it is what hangs.
+	// Shutdown waits for this call to end.
 	TaskStuck(ctx context.Context, t *Task, stack []byte)
 }
 
-// Observers returns one that tells each of these, in their order. TaskStarted hands
+// RetryObserver is an [Observer] that is told of failed attempts too.
+type RetryObserver interface {
+	Observer
+	// TaskRetrying comes when an attempt has ended with err and another follows after
+	// wait. ctx is what TaskStarted returned. It is called on the goroutine that ran the
+	// attempt.
+	TaskRetrying(ctx context.Context, t *Task, err error, wait time.Duration)
+}
+
+// JoinObservers returns one that tells each of these, in their order. TaskStarted hands
 // the context of one on to the next; TaskEnded and TaskStuck give each what it
 // returned itself. It is a [StuckObserver] to those of them that are.
-func Observers(each ...Observer) Observer {
+func JoinObservers(each ...Observer) Observer {
 	var all observers
 	for _, o := range each {
 		if more, ok := o.(*observers); ok {
@@ -70,6 +79,7 @@ type event struct {
 	name  string
 	err   error
 	stack []byte
+	wait  time.Duration     // before the next attempt
 	each  []context.Context // what each has made of ctx, if there are several
 }
 
@@ -79,6 +89,7 @@ const (
 	taskEnded
 	taskRefused
 	taskStuck
+	taskRetrying
 )
 
 // tell tells all of them. In an event of one alone nothing is allocated.
@@ -132,9 +143,13 @@ func (all *observers) call(i int, e *event) {
 		o.TaskEnded(all.own(e, i), e.task)
 	case taskRefused:
 		o.TaskRefused(e.ctx, e.name, e.err)
+	case taskRetrying:
+		if o, ok := o.(RetryObserver); ok {
+			o.TaskRetrying(all.own(e, i), e.task, e.err, e.wait)
+		}
 	case taskStuck:
 		if o, ok := o.(StuckObserver); ok {
-			o.TaskStuck(context.WithValue(all.own(e, i), roundKey{}, reg), e.task, e.stack)
+			o.TaskStuck(all.own(e, i), e.task, e.stack)
 		}
 	}
 }
@@ -155,6 +170,10 @@ func (all *observers) TaskEnded(ctx context.Context, t *Task) {
 
 func (all *observers) TaskRefused(ctx context.Context, name string, err error) {
 	all.tell(&event{what: taskRefused, ctx: ctx, name: name, err: err})
+}
+
+func (all *observers) TaskRetrying(ctx context.Context, t *Task, err error, wait time.Duration) {
+	all.tell(&event{what: taskRetrying, ctx: ctx, task: t, err: err, wait: wait})
 }
 
 func (all *observers) TaskStuck(ctx context.Context, t *Task, stack []byte) {
@@ -230,14 +249,11 @@ type round struct {
 	reports atomic.Bool // code of the user's is called, which may take its time
 }
 
-// roundKey is for the registry in the context of a TaskStuck.
-type roundKey struct{}
-
 // watch sees to it that an attempt that has begun is reported if it gets stuck. It is
 // called after the state says that it runs.
 func (r *Registry) watch() {
-	if r.cfg.Stuck > 0 && !r.stuck.set.Load() && r.stuck.set.CompareAndSwap(false, true) {
-		r.lookIn(r.cfg.Stuck)
+	if r.cfg.StuckAfter > 0 && !r.stuck.set.Load() && r.stuck.set.CompareAndSwap(false, true) {
+		r.lookIn(r.cfg.StuckAfter)
 	}
 }
 
@@ -256,7 +272,7 @@ func (r *Registry) stopWatch(ctx context.Context) bool {
 	}
 	r.stuck.mu.Unlock()
 	now := r.stuck.round.Load()
-	if now == nil || ctx.Value(roundKey{}) == r {
+	if now == nil {
 		return true
 	}
 	select {
@@ -288,7 +304,7 @@ func (r *Registry) findStuck() {
 		}()
 		// A look at many tasks is costly, a dump stops the world: most of the time there
 		// is none.
-		pause := max(r.cfg.Stuck/16, time.Millisecond, 16*took)
+		pause := max(r.cfg.StuckAfter/16, time.Millisecond, 16*took)
 		if next, runs := r.nextOverdue(); runs {
 			r.lookIn(max(next, pause))
 			return
@@ -335,7 +351,7 @@ type stuckTask struct {
 func (r *Registry) overdue() (late []stuckTask) {
 	now := r.now()
 	for t := range r.unreported() {
-		if began := t.attemptBegan(); now-began >= int64(r.cfg.Stuck) {
+		if began := t.attemptBegan(); now-began >= int64(r.cfg.StuckAfter) {
 			late = append(late, stuckTask{task: t, began: began})
 		}
 	}
@@ -346,9 +362,9 @@ func (r *Registry) overdue() (late []stuckTask) {
 // runs at all.
 func (r *Registry) nextOverdue() (next time.Duration, runs bool) {
 	now := r.now()
-	next = r.cfg.Stuck
+	next = r.cfg.StuckAfter
 	for t := range r.unreported() {
-		next, runs = min(next, r.cfg.Stuck-time.Duration(now-t.attemptBegan())), true
+		next, runs = min(next, r.cfg.StuckAfter-time.Duration(now-t.attemptBegan())), true
 	}
 	return next, runs
 }

@@ -65,7 +65,7 @@ func TestObserver(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				d := newJournal()
 				r := newRegistry(t, tether.Config{Observer: d})
-				test(t, d, r, r.NewPool("pool", tether.PoolConfig{Workers: 1, Queue: 1, Overflow: tether.DropOldest}))
+				test(t, d, r, r.NewPool("pool", tether.PoolConfig{Workers: 1, Queue: 1, Overflow: tether.OverflowDropOldest}))
 			})
 		})
 	}
@@ -81,7 +81,7 @@ func TestObserver(t *testing.T) {
 	}
 	for name, c := range ends {
 		bubble(name, func(t *testing.T, d *journal, r *tether.Registry, p *tether.Pool) {
-			for _, on := range []tether.Runner{r, p} {
+			for _, on := range []tether.Submitter{r, p} {
 				d.entries = make(map[string][]string)
 				d.onEvent = func(event string, task *tether.Task) {
 					if event == "ended" {
@@ -164,7 +164,7 @@ func TestObserver(t *testing.T) {
 					assert.True(t, task.Cancel(errTest))
 				}
 			}
-			for _, on := range []tether.Runner{r, p} {
+			for _, on := range []tether.Submitter{r, p} {
 				d.entries = make(map[string][]string)
 				task := start(t, on, "task", func(context.Context) error { t.Error("ran"); return nil }, opts...)
 				assert.ErrorIs(t, wait(task), errTest)
@@ -185,7 +185,7 @@ func TestObserver(t *testing.T) {
 		assert.Len(t, d.of("task"), 3)
 	})
 	bubble("by its submitter", func(t *testing.T, d *journal, r *tether.Registry, _ *tether.Pool) {
-		p, free := fullPool(t, r, tether.CallerRuns)
+		p, free := fullPool(t, r, tether.OverflowCallerRuns)
 		defer free()
 		wait(start(t, p, "task", succeed))
 		assert.Equal(t, []string{"submitted queued", "started running", "ended succeeded in span of task"}, d.of("task"))

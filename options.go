@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// Option is a wish about one submission; the zero Option is none. But for [IsNew] it
-// may be used again, by many goroutines at once.
+// Option is a wish about one submission; the zero Option is none. It may be used again,
+// by many goroutines at once.
 type Option struct {
 	wish   wish
 	n      int64
@@ -27,13 +27,12 @@ const (
 	wishDelay
 	wishHold
 	wishUnique
-	wishIsNew
+	wishOnDuplicate
 	wishSerial
 	wishWeight
 	wishRetry
 	wishLabel
 	wishHandOver
-	wishTyped
 )
 
 func invalid(format string, args ...any) Option {
@@ -44,13 +43,12 @@ func invalid(format string, args ...any) Option {
 // submission; what the task needs longer is in its options.
 type wishes struct {
 	options
-	lasting bool // some of options is set
-	timeout time.Duration
-	hold    bool
-	isNew   []*bool
-	typed   typed // of a Submit
-	own     bool  // typed is the body, and the task is made in its room; else fn is, and typed that of an outer Submit
-	err     error // the first wish that cannot be granted
+	lasting     bool // some of options is set
+	timeout     time.Duration
+	hold        bool
+	onDuplicate []func(existing *Task)
+	typed       typed // of a Submit: the body, and the task is made in its room; nil if fn is the body
+	err         error // the first wish that cannot be granted
 }
 
 func (w *wishes) add(o Option) {
@@ -63,10 +61,8 @@ func (w *wishes) add(o Option) {
 		w.timeout = time.Duration(o.n)
 	case wishHold:
 		w.hold = true
-	case wishIsNew:
-		w.isNew = append(w.isNew, o.value.(*bool))
-	case wishTyped:
-		w.typed = o.value.(typed)
+	case wishOnDuplicate:
+		w.onDuplicate = append(w.onDuplicate, o.value.(func(*Task)))
 	default:
 		w.lasting = true
 		w.options.add(o)
@@ -91,12 +87,9 @@ func (w *wishes) furnish(fn Func) *Task {
 	var t *Task
 	var m *more
 	switch {
-	case w.own:
+	case w.typed != nil:
 		t, m = w.typed.room()
 		m.typed, t.pc = w.typed, w.typed.pc()
-	case w.typed != nil:
-		t, m = new(Task), new(more)
-		m.typed, t.pc = w.typed.another(), w.typed.pc()
 	case w.lasting:
 		both := new(struct {
 			more
@@ -146,7 +139,7 @@ func (o *options) add(opt Option) {
 	case wishWeight:
 		o.weight, o.weighted = opt.n, true
 	case wishRetry:
-		o.retry = &retrying{policy: opt.value.(*RetryPolicy)}
+		o.retry = &retrying{policy: opt.value.(*RetryPolicy), attempts: opt.value.(*RetryPolicy).Attempts}
 	case wishLabel:
 		o.labels = append(o.labels, label{opt.key, opt.value.(string)})
 	case wishHandOver:
@@ -156,11 +149,13 @@ func (o *options) add(opt Option) {
 
 // retrying is where a task with a Retry stands.
 type retrying struct {
-	policy *RetryPolicy
-	failed atomic.Int32  // attempts that were followed by another
-	began  atomic.Int64  // when the attempt that runs began, if it is not the first
-	wait   time.Duration // before the next attempt
-	last   error         // of the last attempt; both written by whoever runs it, before it is settled
+	policy   *RetryPolicy
+	failed   atomic.Int32  // attempts that were followed by another
+	began    atomic.Int64  // when the attempt that runs began, if it is not the first
+	attempts int           // policy.Attempts, which is let go at the end
+	wait     time.Duration // before the next attempt; written by the goroutine that ran the last one
+	due      int64         // when the next attempt is due; guarded by more.mu
+	last     error         // of the last attempt; guarded by more.mu
 }
 
 func (r *retrying) attempt() int { return int(r.failed.Load()) + 1 }
@@ -220,14 +215,14 @@ func Unique(key string) Option {
 	return Option{wish: wishUnique, key: key}
 }
 
-// IsNew has Go set *is before it returns a task: to false if the task is that of
-// an earlier submission, by [Unique], and to true if this one has made it. Each
-// submission needs one of its own.
-func IsNew(is *bool) Option {
-	if is == nil {
-		return invalid("nil IsNew")
+// OnDuplicate calls fn before Go returns, on the same goroutine, if the submission
+// found a live task of its [Unique] key instead of starting one. The task that fn is
+// given is the one that Go returns. A panic in fn is contained and logged.
+func OnDuplicate(fn func(existing *Task)) Option {
+	if fn == nil {
+		return invalid("nil OnDuplicate")
 	}
-	return Option{wish: wishIsNew, value: is}
+	return Option{wish: wishOnDuplicate, value: fn}
 }
 
 // Serial runs tasks of this key in the order of their submission and one at a
@@ -254,11 +249,12 @@ func Weight(n int64) Option {
 type RetryPolicy struct {
 	// Attempts is the most there are, the first included.
 	Attempts int
-	// Backoff is the wait after the given attempt, 1 for the first; nil stands for
-	// Exponential(time.Second, time.Minute).
-	Backoff func(attempt int) time.Duration
-	// If tells whether this error is worth another attempt; nil: any but a panic.
-	If func(error) bool
+	// Backoff returns the wait after the given attempt, 1 for the first, which ended with
+	// err, so that it can honor a Retry-After. If nil, it is
+	// ExponentialBackoff(time.Second, time.Minute).
+	Backoff func(attempt int, err error) time.Duration
+	// ShouldRetry tells whether this error is worth another attempt; nil: any but a panic.
+	ShouldRetry func(error) bool
 }
 
 // Retry runs the body again when it fails: one task, many attempts, of which the
@@ -270,16 +266,16 @@ func Retry(p RetryPolicy) Option {
 		return invalid("retry with %d attempts: at least 1", p.Attempts)
 	}
 	if p.Backoff == nil {
-		p.Backoff = Exponential(time.Second, time.Minute)
+		p.Backoff = ExponentialBackoff(time.Second, time.Minute)
 	}
 	return Option{wish: wishRetry, value: &p}
 }
 
-// Exponential returns a Backoff that waits a random time (full jitter) of more than
+// ExponentialBackoff returns a Backoff that waits a random time (full jitter) of more than
 // 0 and at most first after the first attempt, twice that after the second, and so
 // on, but never more than most.
-func Exponential(first, most time.Duration) func(attempt int) time.Duration {
-	return func(attempt int) time.Duration {
+func ExponentialBackoff(first, most time.Duration) func(attempt int, err error) time.Duration {
+	return func(attempt int, _ error) time.Duration {
 		ceiling := min(first, most)
 		for i := 1; i < attempt && 0 < ceiling && ceiling < most; i++ {
 			ceiling += min(ceiling, most-ceiling)

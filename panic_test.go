@@ -29,7 +29,7 @@ func TestT6_PanicsAreOutcomesAndNeverInvisible(t *testing.T) {
 		logger, book := newLogger()
 		cfg.Logger = logger
 		r := newRegistry(t, cfg)
-		p := r.NewPool("the pool", tether.PoolConfig{Workers: 1})
+		p := r.NewPool("the pool", tether.PoolConfig{Workers: 1, Overflow: tether.OverflowBlock})
 		task := start(t, p, "the task", body, opts...)
 		wait(task)
 		assert.NoError(t, wait(start(t, p, "next", succeed)), "the worker is free again")
@@ -99,7 +99,7 @@ func TestT6_PanicsAreOutcomesAndNeverInvisible(t *testing.T) {
 		assert.Len(t, records, 1)
 	})
 	t.Run("of Retry.If", func(t *testing.T) {
-		task, records := run(t, tether.Config{}, fail, tether.Retry(tether.RetryPolicy{Attempts: 3, If: func(error) bool { panic("test panic") }}))
+		task, records := run(t, tether.Config{}, fail, tether.Retry(tether.RetryPolicy{Attempts: 3, ShouldRetry: func(error) bool { panic("test panic") }}))
 		assert.Equal(t, tether.Panicked, task.State())
 		var e *tether.PanicError
 		require.ErrorAs(t, task.Err(), &e)
@@ -109,7 +109,7 @@ func TestT6_PanicsAreOutcomesAndNeverInvisible(t *testing.T) {
 		assertLogged(t, task, records, "retry policy", "test panic", "panic_test.go")
 	})
 	t.Run("of Retry.Backoff", func(t *testing.T) {
-		task, records := run(t, tether.Config{}, fail, tether.Retry(tether.RetryPolicy{Attempts: 3, Backoff: func(int) time.Duration { panic(errTest) }}))
+		task, records := run(t, tether.Config{}, fail, tether.Retry(tether.RetryPolicy{Attempts: 3, Backoff: func(int, error) time.Duration { panic(errTest) }}))
 		assert.Equal(t, tether.Panicked, task.State())
 		assert.ErrorIs(t, task.Err(), errTest)
 		assertLogged(t, task, records, "retry policy", "test error", "panic_test.go")
@@ -118,7 +118,7 @@ func TestT6_PanicsAreOutcomesAndNeverInvisible(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			logger, book := newLogger()
 			r := newRegistry(t, tether.Config{Logger: logger})
-			p := r.NewPool("the pool", tether.PoolConfig{})
+			p := r.NewPool("the pool", tether.PoolConfig{Overflow: tether.OverflowBlock})
 			task := start(t, p, "the task", succeed, tether.Hold(), tether.HandOver(func(context.Context, tether.Info) error { panic("test panic") }))
 			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 			defer cancel()
@@ -137,7 +137,7 @@ func TestT6_PanicsAreOutcomesAndNeverInvisible(t *testing.T) {
 	t.Run("of HandOver at a full pool", func(t *testing.T) {
 		logger, book := newLogger()
 		r := newRegistry(t, tether.Config{Logger: logger})
-		p := r.NewPool("the pool", tether.PoolConfig{Workers: 1, Queue: 1, Overflow: tether.DropOldest})
+		p := r.NewPool("the pool", tether.PoolConfig{Workers: 1, Queue: 1, Overflow: tether.OverflowDropOldest})
 		gate, running := make(chan struct{}), make(chan struct{})
 		defer close(gate)
 		start(t, p, "running", func(context.Context) error { close(running); <-gate; return nil })
@@ -170,7 +170,7 @@ func TestT6_PanicsAreOutcomesAndNeverInvisible(t *testing.T) {
 	t.Run("of a body that its submitter runs", func(t *testing.T) {
 		logger, book := newLogger()
 		r := newRegistry(t, tether.Config{Logger: logger})
-		p, free := fullPool(t, r, tether.CallerRuns)
+		p, free := fullPool(t, r, tether.OverflowCallerRuns)
 		defer free()
 		task := start(t, p, "the task", panicking)
 		assert.Equal(t, tether.Panicked, task.State())
@@ -219,7 +219,7 @@ var crashes = map[string]struct {
 	}},
 	"in a body on a pool": {"tether_test.crashingBody", func(cfg tether.Config) {
 		r := tether.New(cfg)
-		report(r.NewPool("pool", tether.PoolConfig{}).Go(context.Background(), "task", crashingBody))
+		report(r.NewPool("pool", tether.PoolConfig{Overflow: tether.OverflowBlock}).Go(context.Background(), "task", crashingBody))
 		select {}
 	}},
 	"in a body that its submitter runs": {"tether_test.crashingBody", func(cfg tether.Config) {
@@ -237,7 +237,7 @@ var crashes = map[string]struct {
 	}},
 	"in a retry policy": {"tether_test.crashingIf", func(cfg tether.Config) {
 		r := tether.New(cfg)
-		report(r.Go(context.Background(), "task", fail, tether.Retry(tether.RetryPolicy{Attempts: 2, If: crashingIf})))
+		report(r.Go(context.Background(), "task", fail, tether.Retry(tether.RetryPolicy{Attempts: 2, ShouldRetry: crashingIf})))
 		select {}
 	}},
 	"in a hand-over": {"tether_test.crashingHandOver", func(cfg tether.Config) {
@@ -325,7 +325,7 @@ func sayIfEnded(task *tether.Task) {
 // at the task while the panic goes by.
 func submitInline(cfg tether.Config, body tether.Func) {
 	r := tether.New(cfg)
-	p := r.NewPool("pool", tether.PoolConfig{Workers: 1, Overflow: tether.CallerRuns})
+	p := r.NewPool("pool", tether.PoolConfig{Workers: 1, Overflow: tether.OverflowCallerRuns})
 	p.Go(context.Background(), "running", func(context.Context) error { select {} })
 	var self *tether.Task
 	defer func() { sayIfEnded(self) }()
@@ -339,7 +339,7 @@ const crashVariable = "TETHER_TEST_CRASH"
 
 func TestT6_CrashEndsTheProcess(t *testing.T) {
 	if how := os.Getenv(crashVariable); how != "" {
-		crashes[how].child(tether.Config{OnPanic: tether.Crash})
+		crashes[how].child(tether.Config{OnPanic: tether.PanicCrash})
 		say("survived")
 		os.Exit(0)
 	}
@@ -388,7 +388,7 @@ func TestT7_GoexitEndsTheTask(t *testing.T) {
 	})
 	t.Run("on a pool of one worker", func(t *testing.T) {
 		r := newRegistry(t, tether.Config{})
-		p := r.NewPool("pool", tether.PoolConfig{Workers: 1, Queue: 200, Capacity: 1})
+		p := r.NewPool("pool", tether.PoolConfig{Workers: 1, Queue: 200, Capacity: 1, Overflow: tether.OverflowBlock})
 		for range 100 {
 			assertGoexit(t, start(t, p, "task", goexit, tether.Serial("key")))
 		}
@@ -434,13 +434,13 @@ func TestT7_GoexitEndsTheTask(t *testing.T) {
 	})
 	t.Run("in every attempt", func(t *testing.T) {
 		r := newRegistry(t, tether.Config{})
-		p := r.NewPool("pool", tether.PoolConfig{Workers: 1})
+		p := r.NewPool("pool", tether.PoolConfig{Workers: 1, Overflow: tether.OverflowBlock})
 		attempts := 0
 		task := start(t, p, "task", func(context.Context) error {
 			attempts++
 			runtime.Goexit()
 			return nil
-		}, tether.Retry(tether.RetryPolicy{Attempts: 3, Backoff: func(int) time.Duration { return 0 }}))
+		}, tether.Retry(tether.RetryPolicy{Attempts: 3, Backoff: func(int, error) time.Duration { return 0 }}))
 		assertGoexit(t, task)
 		assert.Equal(t, 3, attempts)
 	})
@@ -463,7 +463,7 @@ func TestT7_GoexitEndsTheTask(t *testing.T) {
 	}
 	t.Run("in its submitter", func(t *testing.T) {
 		r := newRegistry(t, tether.Config{})
-		p, free := fullPool(t, r, tether.CallerRuns)
+		p, free := fullPool(t, r, tether.OverflowCallerRuns)
 		defer free()
 		assertGoexit(t, inline(t, p, goexit))
 		assert.Zero(t, p.Stats().Inline)
@@ -471,7 +471,7 @@ func TestT7_GoexitEndsTheTask(t *testing.T) {
 	})
 	t.Run("in its submitter, with a unique key", func(t *testing.T) {
 		r := newRegistry(t, tether.Config{})
-		p, free := fullPool(t, r, tether.CallerRuns)
+		p, free := fullPool(t, r, tether.OverflowCallerRuns)
 		defer free()
 		assertGoexit(t, inline(t, p, goexit, tether.Unique("key")))
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute) // a guard against hanging
@@ -482,7 +482,7 @@ func TestT7_GoexitEndsTheTask(t *testing.T) {
 	})
 	t.Run("in its submitter, to be retried", func(t *testing.T) {
 		r := newRegistry(t, tether.Config{})
-		p, free := fullPool(t, r, tether.CallerRuns)
+		p, free := fullPool(t, r, tether.OverflowCallerRuns)
 		defer free()
 		began, ended := make(chan *tether.Task, 3), make(chan struct{})
 		go func() {
@@ -492,7 +492,7 @@ func TestT7_GoexitEndsTheTask(t *testing.T) {
 				began <- task
 				runtime.Goexit()
 				return nil
-			}, tether.Retry(tether.RetryPolicy{Attempts: 3, Backoff: func(int) time.Duration { return 0 }}))
+			}, tether.Retry(tether.RetryPolicy{Attempts: 3, Backoff: func(int, error) time.Duration { return 0 }}))
 		}()
 		<-ended
 		task := <-began

@@ -23,7 +23,7 @@ func TestPeerPond(t *testing.T) {
 	t.Run("Wait returns while the body still runs", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			r := newRegistry(t, tether.Config{})
-			p := r.NewPool("pool", tether.PoolConfig{Workers: 1})
+			p := r.NewPool("pool", tether.PoolConfig{Workers: 1, Overflow: tether.OverflowBlock})
 			var returned atomic.Bool
 			task := start(t, p, "task", func(ctx context.Context) error {
 				<-ctx.Done()
@@ -39,13 +39,13 @@ func TestPeerPond(t *testing.T) {
 	})
 	t.Run("a full non-blocking parent loses a sub-pool's task for ever", func(t *testing.T) {
 		r := newRegistry(t, tether.Config{Limit: 4})
-		sub := r.NewPool("sub", tether.PoolConfig{Workers: 2, Queue: 100})
+		sub := r.NewPool("sub", tether.PoolConfig{Workers: 2, Queue: 100, Overflow: tether.OverflowBlock})
 		var ran, refused atomic.Int32
 		var tasks sync.Map
 		var group sync.WaitGroup
 		for i := range 1000 {
 			group.Go(func() {
-				task, err := []tether.Runner{r, sub}[i%2].Go(context.Background(), "task", func(context.Context) error { ran.Add(1); return nil })
+				task, err := []tether.Submitter{r, sub}[i%2].Go(context.Background(), "task", func(context.Context) error { ran.Add(1); return nil })
 				if err != nil {
 					assert.ErrorIs(t, err, tether.ErrFull)
 					refused.Add(1)
@@ -64,16 +64,9 @@ func TestPeerPond(t *testing.T) {
 	t.Run("StopAndWait inside a task deadlocks", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			r := newRegistry(t, tether.Config{})
-			p := r.NewPool("pool", tether.PoolConfig{Workers: 1, Queue: 1})
-			var inside error
-			task := start(t, p, "task", func(ctx context.Context) error {
-				inside = r.Shutdown(ctx)
-				return nil
-			})
-			other := start(t, r, "other", func(context.Context) error { time.Sleep(time.Minute); return nil })
-			assert.NoError(t, wait(task))
-			assert.NoError(t, inside)
-			assert.True(t, other.State().Final(), "it waited for the rest")
+			p := r.NewPool("pool", tether.PoolConfig{Workers: 1, Queue: 1, Overflow: tether.OverflowBlock})
+			task := start(t, p, "task", func(ctx context.Context) error { return r.Shutdown(ctx) })
+			assert.ErrorIs(t, wait(task), tether.ErrInvalid)
 		})
 	})
 }
@@ -94,7 +87,7 @@ func TestPeerAnts(t *testing.T) {
 			for i := range 4 {
 				group.Go(func() {
 					for { // right up to the refusal, so that one is always about to come in
-						if _, err := []tether.Runner{r, p}[i%2].Go(context.Background(), "task", body); err != nil {
+						if _, err := []tether.Submitter{r, p}[i%2].Go(context.Background(), "task", body); err != nil {
 							assert.ErrorIs(t, err, tether.ErrClosed)
 							return
 						}
@@ -119,7 +112,7 @@ func TestPeerAnts(t *testing.T) {
 		logger, book := newLogger()
 		d := newJournal()
 		r := newRegistry(t, tether.Config{Logger: logger, Observer: d})
-		p := r.NewPool("pool", tether.PoolConfig{Workers: 1})
+		p := r.NewPool("pool", tether.PoolConfig{Workers: 1, Overflow: tether.OverflowBlock})
 		for range 100 {
 			task := start(t, p, "task", panicking)
 			wait(task)
@@ -138,7 +131,7 @@ func TestPeerWorkerpool(t *testing.T) {
 		// The race detector watches.
 		for range 100 {
 			r := newRegistry(t, tether.Config{})
-			p := r.NewPool("pool", tether.PoolConfig{Workers: 1, Queue: 1})
+			p := r.NewPool("pool", tether.PoolConfig{Workers: 1, Queue: 1, Overflow: tether.OverflowBlock})
 			var group sync.WaitGroup
 			for range 4 {
 				group.Go(func() {
@@ -156,7 +149,7 @@ func TestPeerWorkerpool(t *testing.T) {
 	})
 	t.Run("one Goexit hangs StopWait for ever", func(t *testing.T) {
 		r := newRegistry(t, tether.Config{})
-		p := r.NewPool("pool", tether.PoolConfig{Workers: 1, Queue: 10})
+		p := r.NewPool("pool", tether.PoolConfig{Workers: 1, Queue: 10, Overflow: tether.OverflowBlock})
 		for range 10 {
 			start(t, p, "task", func(context.Context) error { runtime.Goexit(); return nil })
 		}
@@ -169,7 +162,7 @@ func TestPeersTunnyGopoolOklogTombDskit(t *testing.T) {
 	goexit := func(context.Context) error { runtime.Goexit(); return nil }
 	t.Run("a Goexit costs a worker", func(t *testing.T) {
 		r := newRegistry(t, tether.Config{})
-		p := r.NewPool("pool", tether.PoolConfig{Workers: 3, Queue: 100})
+		p := r.NewPool("pool", tether.PoolConfig{Workers: 3, Queue: 100, Overflow: tether.OverflowBlock})
 		for range 100 {
 			start(t, p, "task", goexit)
 		}
@@ -199,7 +192,7 @@ func TestPeersTunnyGopoolOklogTombDskit(t *testing.T) {
 			r := newRegistry(t, tether.Config{})
 			ctx, cancel := context.WithTimeout(context.Background(), time.Hour) // a guard against hanging
 			defer cancel()
-			err := r.Run(ctx, tether.RunConfig{Serve: func() error { runtime.Goexit(); return nil }, Signals: []os.Signal{}})
+			err := r.Run(ctx, tether.RunConfig{Servers: server(func() error { runtime.Goexit(); return nil }, nil), Signals: []os.Signal{}})
 			assert.Error(t, err)
 			assert.NoError(t, ctx.Err(), "Run has noticed at once")
 		})
@@ -251,7 +244,7 @@ func TestPeerStrvBackground(t *testing.T) {
 func TestPeerClientGoWorkqueue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRegistry(t, tether.Config{})
-		p := r.NewPool("pool", tether.PoolConfig{Workers: 1, Queue: 5})
+		p := r.NewPool("pool", tether.PoolConfig{Workers: 1, Queue: 5, Overflow: tether.OverflowBlock})
 		var last atomic.Int64
 		body := func(context.Context) error {
 			time.Sleep(time.Minute)
@@ -317,7 +310,7 @@ func TestPeerStarlette(t *testing.T) {
 func TestPeerDotnetQueue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRegistry(t, tether.Config{})
-		p := r.NewPool("pool", tether.PoolConfig{Workers: 1, Queue: 10})
+		p := r.NewPool("pool", tether.PoolConfig{Workers: 1, Queue: 10, Overflow: tether.OverflowBlock})
 		start(t, p, "running", untilCanceled)
 		want := make(map[string]bool)
 		for i := range 10 {

@@ -19,22 +19,34 @@ import (
 // Unbounded is the [PoolConfig].Queue of a pool whose queue has no bound.
 const Unbounded = math.MaxInt32
 
-// Overflow says what a full pool does with one task more.
+// Overflow says what happens when a task is submitted to a full pool.
 type Overflow uint8
 
 const (
-	// Block has Go wait for room, until its ctx ends. Those who wait are served in
-	// their order.
-	Block Overflow = iota
-	// Reject has Go return a *FullError at once.
-	Reject
-	// DropOldest drops the task that has waited longest, with ErrFull, and takes the
-	// new one. If none waits that could be dropped, it rejects.
-	DropOldest
-	// CallerRuns has Go run the body itself, and return when it has ended. Such
-	// bodies are not among the Workers and the Capacity. It rejects while the pool is
-	// paused, and a task with Hold, Delay or Serial, which cannot run just then.
-	CallerRuns
+	// OverflowReject makes Go return a [*FullError] at once.
+	OverflowReject Overflow = iota
+	// OverflowBlock makes Go wait for room until ctx is done. Waiters are served in FIFO
+	// order.
+	OverflowBlock
+	// OverflowDropOldest drops the task that has been queued longest, with ErrFull, and
+	// admits the new one. If no queued task can be dropped, the submission is rejected.
+	OverflowDropOldest
+	// OverflowCallerRuns makes Go run the body itself and return when it has ended. Such
+	// bodies do not count against Workers and Capacity. The submission is rejected if
+	// the pool is paused, or if the task has Hold, Delay or Serial, with which it may not
+	// be able to run now.
+	OverflowCallerRuns
+)
+
+// AtStop says what happens to the tasks that are queued in a pool when the drain
+// begins.
+type AtStop uint8
+
+const (
+	// AtStopFinish runs them as long as the drain has time.
+	AtStopFinish AtStop = iota
+	// AtStopDrop drops them at once, or hands them over: see [HandOver].
+	AtStopDrop
 )
 
 // PoolConfig sets a [Pool] up.
@@ -52,6 +64,9 @@ type PoolConfig struct {
 	// Capacity is the most weight that runs at once, see Weight. 0: no bound.
 	// Tasks start in their order: a heavy one is not overtaken by light ones.
 	Capacity int64
+	// AtStop says what happens to the queue when the drain begins. The zero value
+	// finishes it.
+	AtStop AtStop
 	// PerKey is the most tasks of one Serial key that run at once. 0: 1.
 	PerKey int
 }
@@ -78,7 +93,7 @@ func (r *Registry) NewPool(name string, cfg PoolConfig) *Pool {
 	if err := names.Check(name); err != nil {
 		panic(fmt.Sprintf("tether: NewPool: %v", err))
 	}
-	if cfg.Workers < 0 || cfg.Queue < 0 || cfg.Capacity < 0 || cfg.PerKey < 0 || cfg.Overflow > CallerRuns {
+	if cfg.Workers < 0 || cfg.Queue < 0 || cfg.Capacity < 0 || cfg.PerKey < 0 || cfg.Overflow > OverflowCallerRuns || cfg.AtStop > AtStopDrop {
 		panic(fmt.Sprintf("tether: NewPool(%q): negative or unknown setting in %+v", name, cfg))
 	}
 	if cfg.PerKey == 0 {
@@ -117,12 +132,17 @@ func (p *Pool) Go(ctx context.Context, name string, fn Func, opts ...Option) (*T
 	return p.reg.submit(ctx, p, name, fn, nil, opts)
 }
 
-// Resize changes how many bodies may run at once; 0 or less stands for GOMAXPROCS.
-// Bodies that run are left alone; tasks that wait start at once if there is room now.
-func (p *Pool) Resize(workersNow int) {
+// Resize changes how many bodies may run at once. Zero means GOMAXPROCS; below zero,
+// Resize returns an [ErrInvalid] and changes nothing. Bodies that run are left alone;
+// queued tasks start at once if there is room now.
+func (p *Pool) Resize(n int) error {
+	if n < 0 {
+		return fmt.Errorf("%w: Resize(%d): negative", ErrInvalid, n)
+	}
 	p.lane.crew.Lock()
-	p.workers.Store(int64(workers(workersNow)))
+	p.workers.Store(int64(workers(n)))
 	p.staff()
+	return nil
 }
 
 // Pause has the pool start no further task. Bodies that run are left alone, and
@@ -186,13 +206,13 @@ func (p *Pool) enter(ctx context.Context, w *wishes) (inline bool, err error) {
 		return false, nil
 	}
 	switch p.cfg.Overflow {
-	case Block:
+	case OverflowBlock:
 		return false, p.block(ctx, o)
-	case DropOldest:
+	case OverflowDropOldest:
 		if p.replaceOldest(ctx, o) {
 			return false, nil
 		}
-	case CallerRuns:
+	case OverflowCallerRuns:
 		if l.gate.Slots() > 0 && !w.held() && (o == nil || o.delay == 0 && o.serial == "") {
 			return true, nil
 		}

@@ -110,10 +110,10 @@ func bounded(s tether.PoolStats) bool {
 func TestP1_NeverMoreThanWorkersAndQueue(t *testing.T) {
 	for _, cfg := range []tether.PoolConfig{
 		{Workers: 1, Queue: 0},
-		{Workers: 1, Queue: 1, Overflow: tether.Reject},
+		{Workers: 1, Queue: 1, Overflow: tether.OverflowReject},
 		{Workers: 3, Queue: 5},
-		{Workers: 3, Queue: 5, Overflow: tether.Reject},
-		{Workers: 3, Queue: 5, Overflow: tether.DropOldest},
+		{Workers: 3, Queue: 5, Overflow: tether.OverflowReject},
+		{Workers: 3, Queue: 5, Overflow: tether.OverflowDropOldest},
 		{Workers: 4, Queue: tether.Unbounded},
 	} {
 		t.Run(fmt.Sprintf("%+v", cfg), func(t *testing.T) {
@@ -134,7 +134,7 @@ func TestP1_NeverMoreThanWorkersAndQueue(t *testing.T) {
 						})
 						if err != nil {
 							assert.ErrorIs(t, err, tether.ErrFull)
-							assert.NotEqual(t, tether.Block, cfg.Overflow, "only Reject and DropOldest refuse")
+							assert.NotEqual(t, tether.OverflowBlock, cfg.Overflow, "only Reject and DropOldest refuse")
 							continue
 						}
 						admitted.Add(1)
@@ -179,7 +179,7 @@ func last(t *testing.T, p *tether.Pool) *tether.Task {
 
 func TestP1_NeverMoreThanCapacity(t *testing.T) {
 	const capacity = 10
-	p := newPool(t, tether.PoolConfig{Workers: 8, Queue: 20, Capacity: capacity})
+	p := newPool(t, tether.PoolConfig{Workers: 8, Queue: 20, Capacity: capacity, Overflow: tether.OverflowBlock})
 	stop := watch(t, p, bounded)
 	var weight, running meter
 	var submitters sync.WaitGroup
@@ -217,7 +217,7 @@ func TestP1_DroppedTasksDoNotCountAsWaiting(t *testing.T) {
 				announce()
 			}
 		}}})
-		p := r.NewPool("pool", tether.PoolConfig{Workers: 1, Queue: 1, Overflow: tether.Reject})
+		p := r.NewPool("pool", tether.PoolConfig{Workers: 1, Queue: 1, Overflow: tether.OverflowReject})
 		release := make(chan struct{})
 		start(t, p, "running", until(release))
 		synctest.Wait()
@@ -245,7 +245,7 @@ func (endObserver) TaskRefused(context.Context, string, error)                  
 
 func TestP1_CallerRunsIsCountedApart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, tether.PoolConfig{Workers: 2, Queue: 0, Overflow: tether.CallerRuns})
+		p := newPool(t, tether.PoolConfig{Workers: 2, Queue: 0, Overflow: tether.OverflowCallerRuns})
 		release := make(chan struct{})
 		for range 2 {
 			start(t, p, "worker's", until(release))
@@ -271,7 +271,7 @@ func TestP1_CallerRunsIsCountedApart(t *testing.T) {
 
 func TestP2_FirstInFirstOut(t *testing.T) {
 	for _, queue := range []int{300, tether.Unbounded} {
-		p := newPool(t, tether.PoolConfig{Workers: 1, Queue: queue})
+		p := newPool(t, tether.PoolConfig{Workers: 1, Queue: queue, Overflow: tether.OverflowBlock})
 		release := make(chan struct{})
 		start(t, p, "first", until(release))
 		var got diary
@@ -354,7 +354,7 @@ func TestP2_CancelledHeavyTaskLetsTheNextStart(t *testing.T) {
 
 func TestP3_BlockGivesUpWithItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, tether.PoolConfig{Workers: 1, Queue: 1})
+		p := newPool(t, tether.PoolConfig{Workers: 1, Queue: 1, Overflow: tether.OverflowBlock})
 		release := make(chan struct{})
 		start(t, p, "running", until(release))
 		start(t, p, "queued", succeed)
@@ -397,7 +397,7 @@ func TestP3_BlockGivesUpWithItsContext(t *testing.T) {
 
 func TestP3_BlockServesInOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, tether.PoolConfig{Workers: 1, Queue: 0})
+		p := newPool(t, tether.PoolConfig{Workers: 1, Queue: 0, Overflow: tether.OverflowBlock})
 		release := make(chan struct{})
 		start(t, p, "running", until(release))
 		var got diary
@@ -432,7 +432,7 @@ func TestP3_BlockServesInOrder(t *testing.T) {
 // Whoever gives up makes way for the next in line, who may want less.
 func TestP3_BlockLeaverMakesWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, tether.PoolConfig{Workers: 2, Capacity: 2})
+		p := newPool(t, tether.PoolConfig{Workers: 2, Capacity: 2, Overflow: tether.OverflowBlock})
 		release := make(chan struct{})
 		start(t, p, "running", until(release))
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
@@ -454,7 +454,7 @@ func TestP3_BlockLeaverMakesWay(t *testing.T) {
 func TestP3_RejectAnswersAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRegistry(t, tether.Config{})
-		p := r.NewPool("mail", tether.PoolConfig{Workers: 1, Queue: 2, Overflow: tether.Reject})
+		p := r.NewPool("mail", tether.PoolConfig{Workers: 1, Queue: 2, Overflow: tether.OverflowReject})
 		// After a while the pool knows how long a body takes.
 		for range 100 {
 			require.NoError(t, wait(start(t, p, "second", func(context.Context) error {
@@ -488,7 +488,7 @@ func TestP3_RejectAnswersAtOnce(t *testing.T) {
 
 func TestP3_RejectKnowsNothingYet(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, tether.PoolConfig{Workers: 1, Queue: 0, Overflow: tether.Reject})
+		p := newPool(t, tether.PoolConfig{Workers: 1, Queue: 0, Overflow: tether.OverflowReject})
 		release := make(chan struct{})
 		start(t, p, "running", until(release))
 		_, err := p.Go(t.Context(), "late", succeed)
@@ -501,7 +501,7 @@ func TestP3_RejectKnowsNothingYet(t *testing.T) {
 
 func TestP3_DropOldest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, tether.PoolConfig{Workers: 1, Queue: 2, Overflow: tether.DropOldest})
+		p := newPool(t, tether.PoolConfig{Workers: 1, Queue: 2, Overflow: tether.OverflowDropOldest})
 		release := make(chan struct{})
 		running := start(t, p, "running", until(release))
 		synctest.Wait()
@@ -527,7 +527,7 @@ func TestP3_DropOldest(t *testing.T) {
 
 func TestP3_DropOldestHandsOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, tether.PoolConfig{Workers: 1, Queue: 1, Overflow: tether.DropOldest})
+		p := newPool(t, tether.PoolConfig{Workers: 1, Queue: 1, Overflow: tether.OverflowDropOldest})
 		release := make(chan struct{})
 		start(t, p, "running", until(release), tether.HandOver(func(context.Context, tether.Info) error {
 			t.Error("a task that has started was handed over")
@@ -580,7 +580,7 @@ func TestP3_DropOldestHandsOver(t *testing.T) {
 
 func TestP3_DropOldestDoesNotWaitForASlowHandOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, tether.PoolConfig{Workers: 1, Queue: 1, Overflow: tether.DropOldest})
+		p := newPool(t, tether.PoolConfig{Workers: 1, Queue: 1, Overflow: tether.OverflowDropOldest})
 		release := make(chan struct{})
 		start(t, p, "running", until(release))
 		synctest.Wait()
@@ -608,7 +608,7 @@ func TestP3_DropOldestDoesNotWaitForASlowHandOver(t *testing.T) {
 
 func TestP3_DropOldestRejectsWhenNothingCanBeDropped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, tether.PoolConfig{Workers: 1, Queue: 2, Overflow: tether.DropOldest})
+		p := newPool(t, tether.PoolConfig{Workers: 1, Queue: 2, Overflow: tether.OverflowDropOldest})
 		release := make(chan struct{})
 		start(t, p, "running", until(release))
 		synctest.Wait()
@@ -629,7 +629,7 @@ func TestP3_DropOldestRejectsWhenNothingCanBeDropped(t *testing.T) {
 // Tasks that wait for their Serial key's turn are in the queue too.
 func TestP3_DropOldestSeesSerialTasks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, tether.PoolConfig{Workers: 2, Queue: 2, Overflow: tether.DropOldest})
+		p := newPool(t, tether.PoolConfig{Workers: 2, Queue: 2, Overflow: tether.OverflowDropOldest})
 		release := make(chan struct{})
 		var got diary
 		start(t, p, "first", until(release), tether.Serial("key"))
@@ -650,7 +650,7 @@ func TestP3_CallerRuns(t *testing.T) {
 	run := func(name string, test func(t *testing.T, p *tether.Pool)) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newPool(t, tether.PoolConfig{Workers: 1, Queue: 0, Overflow: tether.CallerRuns})
+				p := newPool(t, tether.PoolConfig{Workers: 1, Queue: 0, Overflow: tether.OverflowCallerRuns})
 				release := make(chan struct{})
 				defer close(release)
 				start(t, p, "running", until(release))
@@ -720,7 +720,7 @@ func TestP3_CallerRuns(t *testing.T) {
 				return errTest
 			}
 			return nil
-		}, tether.Retry(tether.RetryPolicy{Attempts: 5, Backoff: func(int) time.Duration { return time.Minute }}))
+		}, tether.Retry(tether.RetryPolicy{Attempts: 5, Backoff: func(int, error) time.Duration { return time.Minute }}))
 		assert.Equal(t, tether.Succeeded, task.State())
 		assert.NoError(t, task.Err())
 		assert.Equal(t, 3, attempts)
@@ -736,7 +736,7 @@ func TestP3_CallerRuns(t *testing.T) {
 			task, _ := tether.FromContext(ctx)
 			time.AfterFunc(time.Second, func() { assert.True(t, task.Cancel(why)) })
 			return errTest
-		}, tether.Retry(tether.RetryPolicy{Attempts: 5, Backoff: func(int) time.Duration { return time.Minute }}))
+		}, tether.Retry(tether.RetryPolicy{Attempts: 5, Backoff: func(int, error) time.Duration { return time.Minute }}))
 		assert.Equal(t, time.Second, time.Since(began), "the submitter does not sleep on")
 		assert.ErrorIs(t, wait(task), why)
 		assert.ErrorIs(t, task.Err(), errTest, "what the last attempt said is not lost")
@@ -770,7 +770,7 @@ func TestP3_CallerRuns(t *testing.T) {
 // submitter's place. The task must end all the same.
 func TestP3_CallerRunsGoexitWithRetryEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, tether.PoolConfig{Workers: 1, Queue: 0, Overflow: tether.CallerRuns})
+		p := newPool(t, tether.PoolConfig{Workers: 1, Queue: 0, Overflow: tether.OverflowCallerRuns})
 		release := make(chan struct{})
 		defer close(release)
 		start(t, p, "running", until(release))
@@ -781,7 +781,7 @@ func TestP3_CallerRunsGoexitWithRetryEnds(t *testing.T) {
 				task, _ = tether.FromContext(ctx)
 				runtime.Goexit()
 				return nil
-			}, tether.Retry(tether.RetryPolicy{Attempts: 2, Backoff: func(int) time.Duration { return time.Second }}))
+			}, tether.Retry(tether.RetryPolicy{Attempts: 2, Backoff: func(int, error) time.Duration { return time.Second }}))
 		})
 		submitter.Wait()
 		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
@@ -795,7 +795,7 @@ func TestP3_CallerRunsGoexitWithRetryEnds(t *testing.T) {
 // submitter's goroutine, and so does the body of that task itself.
 func TestP3_CallerRunsUnique(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, tether.PoolConfig{Workers: 1, Queue: 0, Overflow: tether.CallerRuns})
+		p := newPool(t, tether.PoolConfig{Workers: 1, Queue: 0, Overflow: tether.OverflowCallerRuns})
 		release := make(chan struct{})
 		defer close(release)
 		start(t, p, "running", until(release))
@@ -864,21 +864,21 @@ func labelled(inherited, quit chan struct{}) {
 
 func TestP4_OwnFullPoolIsNoDeadlock(t *testing.T) {
 	t.Run("reject", func(t *testing.T) {
-		p := newPool(t, tether.PoolConfig{Workers: 1, Overflow: tether.Reject})
+		p := newPool(t, tether.PoolConfig{Workers: 1, Overflow: tether.OverflowReject})
 		assert.ErrorIs(t, wait(start(t, p, "parent", func(ctx context.Context) error {
 			_, err := p.Go(ctx, "child", succeed)
 			return err
 		})), tether.ErrFull)
 	})
 	t.Run("drop oldest", func(t *testing.T) {
-		p := newPool(t, tether.PoolConfig{Workers: 1, Overflow: tether.DropOldest})
+		p := newPool(t, tether.PoolConfig{Workers: 1, Overflow: tether.OverflowDropOldest})
 		assert.ErrorIs(t, wait(start(t, p, "parent", func(ctx context.Context) error {
 			_, err := p.Go(ctx, "child", succeed)
 			return err
 		})), tether.ErrFull)
 	})
 	t.Run("caller runs", func(t *testing.T) {
-		p := newPool(t, tether.PoolConfig{Workers: 1, Overflow: tether.CallerRuns})
+		p := newPool(t, tether.PoolConfig{Workers: 1, Overflow: tether.OverflowCallerRuns})
 		assert.NoError(t, wait(start(t, p, "parent", func(ctx context.Context) error {
 			child, err := p.Go(ctx, "child", func(ctx context.Context) error {
 				grandchild, err := p.Go(ctx, "grandchild", succeed)
@@ -889,7 +889,7 @@ func TestP4_OwnFullPoolIsNoDeadlock(t *testing.T) {
 	})
 	t.Run("block with a bound", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			p := newPool(t, tether.PoolConfig{Workers: 1})
+			p := newPool(t, tether.PoolConfig{Workers: 1, Overflow: tether.OverflowBlock})
 			assert.NoError(t, wait(start(t, p, "parent", func(ctx context.Context) error {
 				ctx, cancel := context.WithTimeout(ctx, time.Second)
 				defer cancel()
@@ -902,7 +902,7 @@ func TestP4_OwnFullPoolIsNoDeadlock(t *testing.T) {
 	})
 	t.Run("block until its own timeout", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			p := newPool(t, tether.PoolConfig{Workers: 1})
+			p := newPool(t, tether.PoolConfig{Workers: 1, Overflow: tether.OverflowBlock})
 			err := wait(start(t, p, "parent", func(ctx context.Context) error {
 				_, err := p.Go(ctx, "child", succeed)
 				return err
@@ -913,7 +913,7 @@ func TestP4_OwnFullPoolIsNoDeadlock(t *testing.T) {
 	})
 	t.Run("block until cancelled", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			p := newPool(t, tether.PoolConfig{Workers: 1})
+			p := newPool(t, tether.PoolConfig{Workers: 1, Overflow: tether.OverflowBlock})
 			parent := start(t, p, "parent", func(ctx context.Context) error {
 				_, err := p.Go(ctx, "child", succeed)
 				return err
@@ -926,7 +926,7 @@ func TestP4_OwnFullPoolIsNoDeadlock(t *testing.T) {
 	})
 	t.Run("a wait for the child in its queue is bounded", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			p := newPool(t, tether.PoolConfig{Workers: 1, Queue: 1})
+			p := newPool(t, tether.PoolConfig{Workers: 1, Queue: 1, Overflow: tether.OverflowBlock})
 			var child *tether.Task
 			err := wait(start(t, p, "parent", func(ctx context.Context) error {
 				var err error
@@ -941,7 +941,7 @@ func TestP4_OwnFullPoolIsNoDeadlock(t *testing.T) {
 	t.Run("the drain ends it", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			r := newRegistry(t, tether.Config{})
-			p := r.NewPool("pool", tether.PoolConfig{Workers: 1})
+			p := r.NewPool("pool", tether.PoolConfig{Workers: 1, Overflow: tether.OverflowBlock})
 			parent := start(t, p, "parent", func(ctx context.Context) error {
 				_, err := p.Go(ctx, "child", succeed)
 				return err
@@ -957,7 +957,7 @@ func TestP4_OwnFullPoolIsNoDeadlock(t *testing.T) {
 
 func TestP5_Resize(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, tether.PoolConfig{Workers: 1, Queue: 20})
+		p := newPool(t, tether.PoolConfig{Workers: 1, Queue: 20, Overflow: tether.OverflowBlock})
 		running := func() int {
 			synctest.Wait()
 			return p.Stats().Running
@@ -995,7 +995,7 @@ func TestP5_Resize(t *testing.T) {
 
 func TestP5_ResizeUpLetsSubmittersIn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, tether.PoolConfig{Workers: 1, Queue: 0})
+		p := newPool(t, tether.PoolConfig{Workers: 1, Queue: 0, Overflow: tether.OverflowBlock})
 		release := make(chan struct{})
 		start(t, p, "running", until(release))
 		var submitters sync.WaitGroup
@@ -1017,7 +1017,7 @@ func TestP5_ResizeUpLetsSubmittersIn(t *testing.T) {
 
 func TestP5_Pause(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, tether.PoolConfig{Workers: 3, Queue: 2, Overflow: tether.Reject})
+		p := newPool(t, tether.PoolConfig{Workers: 3, Queue: 2, Overflow: tether.OverflowReject})
 		release := make(chan struct{})
 		before := start(t, p, "before", until(release))
 		synctest.Wait()
@@ -1050,7 +1050,7 @@ func TestP5_Pause(t *testing.T) {
 
 func TestP5_PausedPoolWithoutAQueueAdmitsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, tether.PoolConfig{Workers: 3})
+		p := newPool(t, tether.PoolConfig{Workers: 3, Overflow: tether.OverflowBlock})
 		p.Pause()
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
@@ -1068,7 +1068,7 @@ func TestP5_PausedPoolWithoutAQueueAdmitsNothing(t *testing.T) {
 // Pause means that nothing starts, wherever it would run.
 func TestP5_PausedPoolHasNoCallerRun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, tether.PoolConfig{Workers: 1, Overflow: tether.CallerRuns})
+		p := newPool(t, tether.PoolConfig{Workers: 1, Overflow: tether.OverflowCallerRuns})
 		p.Pause()
 		_, err := p.Go(t.Context(), "caller's", func(context.Context) error {
 			t.Error("started while paused")
@@ -1081,7 +1081,7 @@ func TestP5_PausedPoolHasNoCallerRun(t *testing.T) {
 
 // After Pause has returned, no further task turns Running, whatever races with it.
 func TestP5_PauseUnderLoad(t *testing.T) {
-	p := newPool(t, tether.PoolConfig{Workers: 4, Queue: 100})
+	p := newPool(t, tether.PoolConfig{Workers: 4, Queue: 100, Overflow: tether.OverflowBlock})
 	var submitters sync.WaitGroup
 	for range 2 {
 		submitters.Go(func() {
@@ -1118,7 +1118,7 @@ func TestP6_NothingCostsAWorker(t *testing.T) {
 		"error": fail,
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := newPool(t, tether.PoolConfig{Workers: workers, Queue: 10})
+			p := newPool(t, tether.PoolConfig{Workers: workers, Queue: 10, Overflow: tether.OverflowBlock})
 			stop := watch(t, p, bounded)
 			for i := range tasks {
 				task := start(t, p, "task", body)
@@ -1149,7 +1149,7 @@ func TestP6_NothingCostsAWorker(t *testing.T) {
 
 func TestP7_WeightAboveCapacityIsRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		for _, overflow := range []tether.Overflow{tether.Block, tether.Reject, tether.DropOldest, tether.CallerRuns} {
+		for _, overflow := range []tether.Overflow{tether.OverflowBlock, tether.OverflowReject, tether.OverflowDropOldest, tether.OverflowCallerRuns} {
 			p := newPool(t, tether.PoolConfig{Workers: 1, Queue: 1, Capacity: 10, Overflow: overflow})
 			release := make(chan struct{})
 			for _, full := range []bool{false, true} {
@@ -1173,7 +1173,7 @@ func TestP7_WeightAboveCapacityIsRefused(t *testing.T) {
 
 func TestPool_Queue0TakesWhatCanStartAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, tether.PoolConfig{Workers: 2, Overflow: tether.Reject})
+		p := newPool(t, tether.PoolConfig{Workers: 2, Overflow: tether.OverflowReject})
 		release := make(chan struct{})
 		start(t, p, "running", until(release))
 		start(t, p, "running", until(release)) // at once, though the first worker may not have got to its task
@@ -1184,7 +1184,7 @@ func TestPool_Queue0TakesWhatCanStartAtOnce(t *testing.T) {
 }
 
 func TestPool_Unbounded(t *testing.T) {
-	p := newPool(t, tether.PoolConfig{Workers: 1, Queue: tether.Unbounded, Overflow: tether.Reject})
+	p := newPool(t, tether.PoolConfig{Workers: 1, Queue: tether.Unbounded, Overflow: tether.OverflowReject})
 	release := make(chan struct{})
 	var ran atomic.Int64
 	for range 10_000 {
@@ -1211,7 +1211,7 @@ func TestPool_PlaceIsFreeAfterWait(t *testing.T) {
 	} {
 		for _, opts := range [][]tether.Option{nil, {tether.Weight(3), tether.Serial("key")}} {
 			t.Run(fmt.Sprint(name, len(opts)), func(t *testing.T) {
-				cfg := tether.PoolConfig{Workers: 1, Overflow: tether.Reject}
+				cfg := tether.PoolConfig{Workers: 1, Overflow: tether.OverflowReject}
 				if opts != nil {
 					cfg.Capacity = 3
 				}
@@ -1233,7 +1233,7 @@ func TestPool_PlaceIsFreeAfterWait(t *testing.T) {
 		}
 	}
 	t.Run("cancelled in the queue", func(t *testing.T) {
-		p := newPool(t, tether.PoolConfig{Workers: 1, Queue: 1, Overflow: tether.Reject})
+		p := newPool(t, tether.PoolConfig{Workers: 1, Queue: 1, Overflow: tether.OverflowReject})
 		release := make(chan struct{})
 		running := start(t, p, "running", until(release))
 		for running.State() != tether.Running {
@@ -1252,7 +1252,7 @@ func TestPool_PlaceIsFreeAfterWait(t *testing.T) {
 
 func TestPool_HeldAndDelayedTasksTakeAPlace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, tether.PoolConfig{Workers: 1, Queue: 1, Overflow: tether.Reject})
+		p := newPool(t, tether.PoolConfig{Workers: 1, Queue: 1, Overflow: tether.OverflowReject})
 		held := start(t, p, "held", succeed, tether.Hold())
 		delayed := start(t, p, "delayed", succeed, tether.Delay(time.Minute))
 		s := p.Stats()
@@ -1272,14 +1272,14 @@ func TestPool_HeldAndDelayedTasksTakeAPlace(t *testing.T) {
 // Between its attempts a task holds its place, but no worker.
 func TestPool_RetryingTaskTakesAPlace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, tether.PoolConfig{Workers: 1, Queue: 1, Overflow: tether.Reject})
+		p := newPool(t, tether.PoolConfig{Workers: 1, Queue: 1, Overflow: tether.OverflowReject})
 		attempts := 0
 		task := start(t, p, "again", func(context.Context) error {
 			if attempts++; attempts == 1 {
 				return errTest
 			}
 			return nil
-		}, tether.Retry(tether.RetryPolicy{Attempts: 2, Backoff: func(int) time.Duration { return time.Hour }}))
+		}, tether.Retry(tether.RetryPolicy{Attempts: 2, Backoff: func(int, error) time.Duration { return time.Hour }}))
 		synctest.Wait()
 		require.Equal(t, tether.Queued, task.State())
 		require.NoError(t, wait(start(t, p, "meanwhile", succeed)), "the worker is free")
@@ -1332,7 +1332,7 @@ func TestSerial_OneAtATimeInOrder(t *testing.T) {
 
 func TestSerial_OtherKeysAreNotBlocked(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, tether.PoolConfig{Workers: 2, Queue: 100})
+		p := newPool(t, tether.PoolConfig{Workers: 2, Queue: 100, Overflow: tether.OverflowBlock})
 		release := make(chan struct{})
 		start(t, p, "first", until(release), tether.Serial("busy"))
 		var waiting []*tether.Task
@@ -1356,9 +1356,9 @@ func TestSerial_OtherKeysAreNotBlocked(t *testing.T) {
 func TestSerial_KeysBelongToTheirPool(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRegistry(t, tether.Config{})
-		a, b := r.NewPool("a", tether.PoolConfig{Workers: 2}), r.NewPool("b", tether.PoolConfig{Workers: 2})
+		a, b := r.NewPool("a", tether.PoolConfig{Workers: 2, Overflow: tether.OverflowBlock}), r.NewPool("b", tether.PoolConfig{Workers: 2, Overflow: tether.OverflowBlock})
 		release := make(chan struct{})
-		for _, runner := range []tether.Runner{a, b, r} {
+		for _, runner := range []tether.Submitter{a, b, r} {
 			task := start(t, runner, "first", until(release), tether.Serial("key"))
 			synctest.Wait()
 			assert.Equal(t, tether.Running, task.State())
@@ -1410,7 +1410,7 @@ func TestSerial_CancelledOnItsTurn(t *testing.T) {
 		first := start(t, p, "first", func(context.Context) error {
 			attempts++
 			return errTest
-		}, tether.Serial("key"), tether.Retry(tether.RetryPolicy{Attempts: 2, Backoff: func(int) time.Duration { return time.Second }}))
+		}, tether.Serial("key"), tether.Retry(tether.RetryPolicy{Attempts: 2, Backoff: func(int, error) time.Duration { return time.Second }}))
 		second := start(t, p, "second", succeed, tether.Serial("key"))
 		synctest.Wait()
 		busy := start(t, p, "busy", until(release))
@@ -1431,15 +1431,15 @@ func TestSerial_RetryKeepsItsTurn(t *testing.T) {
 		t.Run(where, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				r := newRegistry(t, tether.Config{})
-				var runner tether.Runner = r
+				var runner tether.Submitter = r
 				if where == "pool" {
-					runner = r.NewPool("pool", tether.PoolConfig{Workers: 4, Queue: 10})
+					runner = r.NewPool("pool", tether.PoolConfig{Workers: 4, Queue: 10, Overflow: tether.OverflowBlock})
 				}
 				var got diary
 				first := start(t, runner, "first", func(context.Context) error {
 					got.add("first")
 					return errTest
-				}, tether.Serial("key"), tether.Retry(tether.RetryPolicy{Attempts: 3, Backoff: func(int) time.Duration { return time.Second }}))
+				}, tether.Serial("key"), tether.Retry(tether.RetryPolicy{Attempts: 3, Backoff: func(int, error) time.Duration { return time.Second }}))
 				second := start(t, runner, "second", got.entry("second"), tether.Serial("key"))
 				other := start(t, runner, "other", succeed, tether.Serial("other key"))
 				assert.NoError(t, wait(other))
@@ -1465,7 +1465,7 @@ func TestSerial_WithCapacity(t *testing.T) {
 		attempts := 0
 		opts := []tether.Option{tether.Serial(fmt.Sprint(key)), tether.Weight(n)}
 		if random.IntN(4) == 0 {
-			opts = append(opts, tether.Retry(tether.RetryPolicy{Attempts: 2, Backoff: func(int) time.Duration { return 0 }}))
+			opts = append(opts, tether.Retry(tether.RetryPolicy{Attempts: 2, Backoff: func(int, error) time.Duration { return 0 }}))
 		}
 		task := start(t, p, "task", func(context.Context) error {
 			weight.add(n)
@@ -1496,7 +1496,7 @@ func TestSerial_WithCapacity(t *testing.T) {
 
 func TestWeight_Defaults(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, tether.PoolConfig{Workers: 10, Queue: 10, Capacity: 2})
+		p := newPool(t, tether.PoolConfig{Workers: 10, Queue: 10, Capacity: 2, Overflow: tether.OverflowBlock})
 		release := make(chan struct{})
 		for range 4 {
 			start(t, p, "one", until(release))
@@ -1515,7 +1515,7 @@ func TestWeight_Defaults(t *testing.T) {
 
 		_, err := p.Go(t.Context(), "negative", succeed, tether.Weight(-1))
 		assert.ErrorIs(t, err, tether.ErrInvalid)
-		light := newPool(t, tether.PoolConfig{Workers: 1, Queue: 1})
+		light := newPool(t, tether.PoolConfig{Workers: 1, Queue: 1, Overflow: tether.OverflowBlock})
 		assert.NoError(t, wait(start(t, light, "heavy", succeed, tether.Weight(1<<40))), "without a capacity weights mean nothing")
 	})
 }
@@ -1523,25 +1523,25 @@ func TestWeight_Defaults(t *testing.T) {
 func TestNewPool_PanicsOnWhatNoRunCouldMend(t *testing.T) {
 	r := newRegistry(t, tether.Config{})
 	for _, cfg := range []tether.PoolConfig{
-		{Workers: -1}, {Queue: -1}, {Capacity: -1}, {PerKey: -1}, {Overflow: tether.CallerRuns + 1},
+		{Workers: -1}, {Queue: -1}, {Capacity: -1}, {PerKey: -1}, {Overflow: tether.OverflowCallerRuns + 1},
 	} {
 		assert.Panics(t, func() { r.NewPool("pool", cfg) }, "%+v", cfg)
 	}
 	for _, name := range []string{"", "two\nlines", string(make([]byte, 129)), "\xff"} {
-		assert.Panics(t, func() { r.NewPool(name, tether.PoolConfig{}) }, "%q", name)
+		assert.Panics(t, func() { r.NewPool(name, tether.PoolConfig{Overflow: tether.OverflowBlock}) }, "%q", name)
 	}
 	assert.Empty(t, slices.Collect(r.Pools()))
 	assert.NotPanics(t, func() {
-		p := r.NewPool("pool", tether.PoolConfig{})
+		p := r.NewPool("pool", tether.PoolConfig{Overflow: tether.OverflowBlock})
 		assert.Equal(t, runtime.GOMAXPROCS(0), p.Stats().Workers)
-		r.NewPool("pool", tether.PoolConfig{Workers: math.MaxInt, Queue: math.MaxInt, Capacity: 1 << 62, PerKey: math.MaxInt})
+		r.NewPool("pool", tether.PoolConfig{Workers: math.MaxInt, Queue: math.MaxInt, Capacity: 1 << 62, PerKey: math.MaxInt, Overflow: tether.OverflowBlock})
 	})
 }
 
 // A clock may stand still between the making of a registry and a submission.
 func TestPool_SubmittedWhenTheRegistryWasMade(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, tether.PoolConfig{Workers: 1, Queue: 5})
+		p := newPool(t, tether.PoolConfig{Workers: 1, Queue: 5, Overflow: tether.OverflowBlock})
 		held := start(t, p, "held", succeed, tether.Hold())
 		assert.Equal(t, time.Now(), held.Info().Submitted)
 		began := time.Now()
@@ -1558,8 +1558,8 @@ func TestPool_SubmittedWhenTheRegistryWasMade(t *testing.T) {
 func TestPool_Names(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRegistry(t, tether.Config{})
-		mail := r.NewPool("mail", tether.PoolConfig{Workers: 1, Queue: 5})
-		images := r.NewPool("images", tether.PoolConfig{Workers: 1, Queue: 5})
+		mail := r.NewPool("mail", tether.PoolConfig{Workers: 1, Queue: 5, Overflow: tether.OverflowBlock})
+		images := r.NewPool("images", tether.PoolConfig{Workers: 1, Queue: 5, Overflow: tether.OverflowBlock})
 		assert.Equal(t, []*tether.Pool{mail, images}, slices.Collect(r.Pools()))
 		for _, p := range []*tether.Pool{mail, images} {
 			task := start(t, p, "task", func(ctx context.Context) error {

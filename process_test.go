@@ -108,6 +108,27 @@ func (c *child) end() (status int, rest []string, stderr string) {
 	return c.cmd.ProcessState.ExitCode(), rest, c.stderr.String()
 }
 
+// signalUntilEnd sends a signal until the child has ended: a second signal counts once a
+// second has passed since the first.
+func (c *child) signalUntilEnd(s os.Signal) (status int, rest []string, stderr string) {
+	c.t.Helper()
+	ended := make(chan struct{})
+	defer close(ended)
+	go func() {
+		ticker := time.NewTicker(50 * time.Millisecond)
+		defer ticker.Stop()
+		for {
+			_ = c.cmd.Process.Signal(s) // it may have ended
+			select {
+			case <-ended:
+				return
+			case <-ticker.C:
+			}
+		}
+	}()
+	return c.end()
+}
+
 // children are the scenarios, by name.
 var children = map[string]func(*tether.Registry) error{
 	"polite":      politeChild,
@@ -121,16 +142,15 @@ var children = map[string]func(*tether.Registry) error{
 }
 
 // serving is a RunConfig whose server says "running" once signals are heard.
-func serving(closers ...func(context.Context) error) tether.RunConfig {
+func serving(each ...func(context.Context) error) tether.RunConfig {
 	stopped := make(chan struct{})
 	return tether.RunConfig{
-		Serve: func() error {
+		Servers: server(func() error {
 			fmt.Println("running")
 			<-stopped
 			return nil
-		},
-		Stop:    func(context.Context) error { close(stopped); return nil },
-		Closers: closers,
+		}, func(context.Context) error { close(stopped); return nil }),
+		Closers: closers(each...),
 	}
 }
 
@@ -142,26 +162,26 @@ func telling(what string) func(context.Context) error {
 }
 
 func politeChild(r *tether.Registry) error {
-	p := r.NewPool("pool", tether.PoolConfig{Workers: 1, Queue: 1})
+	p := r.NewPool("pool", tether.PoolConfig{Workers: 1, Queue: 1, Overflow: tether.OverflowBlock})
 	stop := make(chan struct{})
 	p.Go(context.Background(), "polite", func(ctx context.Context) error {
-		<-tether.Stopping(ctx)
+		<-tether.StoppingFrom(ctx)
+		<-stop // so that what it says comes after the server's
 		fmt.Println("task")
 		_, err := p.Go(ctx, "child", telling("child"))
 		return err
 	})
 	return r.Run(context.Background(), tether.RunConfig{
-		Serve: func() error {
+		Servers: server(func() error {
 			fmt.Println("serving")
 			<-stop
 			return http.ErrServerClosed
-		},
-		Stop: func(context.Context) error {
+		}, func(context.Context) error {
 			fmt.Println("stop, ready:", r.Ready())
 			close(stop)
 			return nil
-		},
-		Closers: []func(context.Context) error{telling("database"), telling("broker")},
+		}),
+		Closers: closers(telling("database"), telling("broker")),
 	})
 }
 
@@ -187,7 +207,7 @@ func hangInChild(line string) {
 
 func stuckChild(r *tether.Registry) error {
 	finished, _ := r.Go(context.Background(), "finished", func(ctx context.Context) error {
-		<-tether.Stopping(ctx)
+		<-tether.StoppingFrom(ctx)
 		return nil
 	})
 	r.Go(context.Background(), "stuck", func(ctx context.Context) error {
@@ -196,7 +216,7 @@ func stuckChild(r *tether.Registry) error {
 		return nil
 	})
 	cfg := serving(telling("closer"))
-	cfg.Budget = time.Hour
+	cfg.StopTimeout = time.Hour
 	return r.Run(context.Background(), cfg)
 }
 
@@ -214,8 +234,7 @@ func TestProcess_SecondSignalExits(t *testing.T) {
 		c.hear("running")
 		c.signal(test.first)
 		c.hear("stopping")
-		c.signal(test.second)
-		status, rest, stderr := c.end()
+		status, rest, stderr := c.signalUntilEnd(test.second)
 		assert.Equal(t, test.status, status)
 		assert.Empty(t, rest, "no closer, nothing")
 		assert.Contains(t, stderr, "second signal")
@@ -228,7 +247,7 @@ func TestProcess_SecondSignalExits(t *testing.T) {
 
 func usr1Child(r *tether.Registry) error {
 	r.Go(context.Background(), "stuck", func(ctx context.Context) error {
-		<-tether.Stopping(ctx)
+		<-tether.StoppingFrom(ctx)
 		hangInChild("stopping")
 		return nil
 	})
@@ -243,8 +262,7 @@ func TestProcess_OwnSignals(t *testing.T) {
 	c.hear("running")
 	c.signal(syscall.SIGUSR1)
 	c.hear("stopping")
-	c.signal(syscall.SIGUSR1)
-	status, _, stderr := c.end()
+	status, _, stderr := c.signalUntilEnd(syscall.SIGUSR1)
 	assert.Equal(t, 128+int(syscall.SIGUSR1), status)
 	assert.Contains(t, stderr, "abandoned: stuck (")
 }
@@ -257,7 +275,7 @@ func budgetChild(r *tether.Registry) error {
 	}
 	started.Wait()
 	cfg := serving(telling("closer"))
-	cfg.Budget = time.Millisecond
+	cfg.StopTimeout = time.Millisecond
 	return r.Run(context.Background(), cfg)
 }
 
@@ -280,18 +298,17 @@ func failingServerChild(r *tether.Registry) error {
 		return err
 	}
 	defer listener.Close()
-	server := &http.Server{Addr: listener.Addr().String()} // which is taken
+	srv := &http.Server{Addr: listener.Addr().String()} // which is taken
 	r.Go(context.Background(), "task", func(ctx context.Context) error {
-		<-tether.Stopping(ctx)
+		<-tether.StoppingFrom(ctx)
 		fmt.Println("task, ready:", r.Ready())
 		return nil
 	})
 	return r.Run(context.Background(), tether.RunConfig{
-		Serve:   server.ListenAndServe,
-		Stop:    server.Shutdown,
-		PreStop: time.Hour,
-		Budget:  2 * time.Hour,
-		Closers: []func(context.Context) error{telling("closer")},
+		Servers:     server(srv.ListenAndServe, srv.Shutdown),
+		PreStop:     time.Hour,
+		StopTimeout: 2 * time.Hour,
+		Closers:     closers(telling("closer")),
 	})
 }
 
@@ -299,21 +316,21 @@ func TestProcess_FailingServerDrains(t *testing.T) {
 	t.Parallel()
 	c := startChild(t, "serve fails")
 	c.hear("task, ready: false", "closer")
-	assert.Contains(t, c.read(), "error: listen tcp")
+	assert.Contains(t, c.read(), `error: tether: serving server "public": listen tcp`)
 	status, _, _ := c.end()
 	assert.Equal(t, 1, status)
 }
 
 func hangingStopChild(*tether.Registry) error {
-	r := tether.New(tether.Config{Grace: 2 * time.Second, Logger: slog.New(slog.DiscardHandler)})
+	r := tether.New(tether.Config{CancelBefore: 2 * time.Second, Logger: slog.New(slog.DiscardHandler)})
 	r.Go(context.Background(), "task", func(ctx context.Context) error {
 		<-ctx.Done()
 		fmt.Println("task:", context.Cause(ctx))
 		return ctx.Err()
 	})
 	cfg := serving(telling("closer"))
-	cfg.Budget = 4 * time.Second
-	cfg.Stop = func(ctx context.Context) error {
+	cfg.StopTimeout = 4 * time.Second
+	cfg.Servers[0].Stop = func(ctx context.Context) error {
 		fmt.Println("stop")
 		<-ctx.Done()
 		return fmt.Errorf("stop: %w", ctx.Err())
@@ -331,7 +348,7 @@ func TestProcess_HangingStopLeavesTheDrainItsTime(t *testing.T) {
 	c := startChild(t, "stop hangs")
 	c.hear("running")
 	c.signal(syscall.SIGTERM)
-	c.hear("stop", "task: "+tether.ErrShutdown.Error(), "closer", "error: stop: context deadline exceeded")
+	c.hear("stop", "task: "+tether.ErrShutdown.Error(), "closer", `error: tether: stopping server "public": stop: context deadline exceeded`)
 	status, _, _ := c.end()
 	assert.Equal(t, 1, status)
 }
@@ -341,7 +358,7 @@ func httpChild(r *tether.Registry) error {
 	if err != nil {
 		return err
 	}
-	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		fmt.Println("request")
 		task, err := r.Go(q.Context(), "mail", func(ctx context.Context) error {
 			fmt.Println("task")
@@ -355,19 +372,17 @@ func httpChild(r *tether.Registry) error {
 		io.WriteString(w, "accepted")
 		go func() {
 			<-r.Stopping()
-			fmt.Println("draining")
 			task.Release()
 		}()
 	})}
 	fmt.Println(listener.Addr())
 	return r.Run(context.Background(), tether.RunConfig{
-		Serve: func() error { return server.Serve(listener) },
-		Stop: func(ctx context.Context) error {
+		Servers: server(func() error { return srv.Serve(listener) }, func(ctx context.Context) error {
 			fmt.Println("stop")
-			return server.Shutdown(ctx)
-		},
-		Budget:  time.Hour,
-		Closers: []func(context.Context) error{telling("closer")},
+			return srv.Shutdown(ctx)
+		}),
+		StopTimeout: time.Hour,
+		Closers:     closers(telling("closer")),
 	})
 }
 
@@ -388,7 +403,7 @@ func TestProcess_HTTPServer(t *testing.T) {
 	c.hear("stop")
 	fmt.Fprintln(c.stdin)
 	assert.Equal(t, "accepted<nil>", <-answer)
-	c.hear("draining", "task", "closer", "clean")
+	c.hear("task", "closer", "clean")
 	status, rest, _ := c.end()
 	assert.Zero(t, status)
 	assert.Empty(t, rest)
@@ -409,7 +424,7 @@ func preStopChild(r *tether.Registry) error {
 	if err != nil {
 		return err
 	}
-	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		switch q.URL.Path {
 		case "/ready":
 			fmt.Fprint(w, r.Ready())
@@ -423,10 +438,10 @@ func preStopChild(r *tether.Registry) error {
 	})}
 	fmt.Println(listener.Addr())
 	return r.Run(context.Background(), tether.RunConfig{
-		Serve:   func() error { return server.Serve(listener) },
-		Stop:    func(ctx context.Context) error { fmt.Println("stop"); return server.Shutdown(ctx) },
-		PreStop: time.Hour,
-		Budget:  2 * time.Hour,
+		Servers: server(func() error { return srv.Serve(listener) },
+			func(ctx context.Context) error { fmt.Println("stop"); return srv.Shutdown(ctx) }),
+		PreStop:     time.Hour,
+		StopTimeout: 2 * time.Hour,
 	})
 }
 
@@ -447,8 +462,7 @@ func TestProcess_PreStopServesWhileNotReady(t *testing.T) {
 	text, err := get(client, url+"/work")
 	require.NoError(t, err)
 	assert.Equal(t, "<nil>", text, "still serving, tasks as well")
-	c.signal(syscall.SIGTERM)
-	status, rest, stderr := c.end()
+	status, rest, stderr := c.signalUntilEnd(syscall.SIGTERM)
 	assert.Equal(t, 143, status)
 	assert.Empty(t, rest, "Stop was not called")
 	assert.Contains(t, stderr, "second signal")

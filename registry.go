@@ -31,9 +31,9 @@ type Config struct {
 	Limit int
 	// Timeout is that of tasks that set none, see [Timeout]. 0: none.
 	Timeout time.Duration
-	// Grace is how long before the deadline of Shutdown's context the tasks'
+	// CancelBefore is how long before the deadline of Shutdown's context the tasks'
 	// contexts are cancelled, but at most half of the time there is. 0: 5 s.
-	Grace time.Duration
+	CancelBefore time.Duration
 	// Retain is how many finished tasks Find and Finished still know, and
 	// RetainFor for how long. 0: 1024, and 1 hour; Retain below 0: none. As many
 	// again are known of those that failed or panicked, so that the others do not push
@@ -47,24 +47,15 @@ type Config struct {
 	Logger *slog.Logger
 	// Observer is told of every task. nil: nobody is.
 	Observer Observer
-	// Stuck is how long an attempt may run before the task is reported with the stack
+	// StuckAfter is how long an attempt may run before the task is reported with the stack
 	// of its goroutine: once, to the Logger, to a [StuckObserver], and in [Info]. The
-	// report comes at most a sixteenth of Stuck later, and a millisecond, unless so much
+	// report comes at most a sixteenth of StuckAfter later, and a millisecond, unless so much
 	// is stuck that to report it takes longer. The task runs on. For its stack all
 	// goroutines stop for some milliseconds; in a process of more than 2000 none does,
 	// and the stacks are those of all tasks of that name. 0: never.
-	Stuck time.Duration
+	StuckAfter time.Duration
 	// OnPanic says what a panic of a body or of a callback does.
 	OnPanic PanicPolicy
-	// Linger is how long the goroutine of an idle worker waits for another task, with
-	// the stack that it has grown, as far as the garbage collector leaves it: worth some
-	// microseconds to each task that needs a deep stack and finds nobody at work. Until
-	// Shutdown, at most 64 wait in each pool, and for the registry's own tasks 64 for
-	// each processor. 0: none does. Each ends then as soon as nothing is left to do, so
-	// that a program that ends without Shutdown, as a test may, leaves no goroutine
-	// behind, and a registry without Stuck may serve more than one bubble of
-	// testing/synctest.
-	Linger time.Duration
 }
 
 // PanicPolicy says what a panic of a body or of a callback does.
@@ -72,16 +63,17 @@ type PanicPolicy uint8
 
 const (
 	// Recover makes a body's panic the outcome of its task, and logs it with its stack.
-	Recover PanicPolicy = iota
+	PanicRecover PanicPolicy = iota
 	// Crash logs it and lets it end the process, before anybody who waits for the
 	// task is told.
-	Crash
+	PanicCrash
 )
 
 // Registry admits tasks and holds each until it has ended. It is made by [New];
 // all methods may be called by many goroutines at once.
 type Registry struct {
 	cfg       Config
+	logs      logs
 	birth     time.Time // before any task's: now is never 0
 	key       seal.Key
 	kinds     names.Cache[kind]
@@ -113,11 +105,14 @@ type kind struct {
 	labels context.Context // with the profiler labels of their goroutines
 }
 
-// New returns a registry. It starts no goroutine. Negative settings count as 0,
-// but for Retain.
+// New returns a registry. It starts no goroutine. It panics if cfg is invalid, which is
+// a programming error: if a setting other than Retain is negative.
 func New(cfg Config) *Registry {
-	if cfg.Grace <= 0 {
-		cfg.Grace = 5 * time.Second
+	if cfg.Limit < 0 || cfg.Timeout < 0 || cfg.CancelBefore < 0 || cfg.RetainFor < 0 || cfg.StuckAfter < 0 || cfg.OnPanic > PanicCrash {
+		panic(fmt.Sprintf("tether: New: negative or unknown setting in %+v", cfg))
+	}
+	if cfg.CancelBefore <= 0 {
+		cfg.CancelBefore = 5 * time.Second
 	}
 	if cfg.Retain == 0 {
 		cfg.Retain = 1024
@@ -125,14 +120,11 @@ func New(cfg Config) *Registry {
 	if cfg.RetainFor <= 0 {
 		cfg.RetainFor = time.Hour
 	}
-	cfg.Limit = max(cfg.Limit, 0)
-	cfg.Timeout = max(cfg.Timeout, 0)
-	cfg.Stuck = max(cfg.Stuck, 0)
 	r := &Registry{cfg: cfg, birth: time.Now().Add(-1), key: seal.NewKey(), seed: maphash.MakeSeed(), closed: make(chan struct{})}
 	close(r.closed)
 	r.unique = make(map[string]*uniqueTask)
 	r.cancelKey = cancelKey()
-	if all := Observers(cfg.Observer).(*observers); len(all.each) > 0 {
+	if all := JoinObservers(cfg.Observer).(*observers); len(all.each) > 0 {
 		all.reg = r
 		r.observers = all
 	}
@@ -172,9 +164,6 @@ const (
 
 func (r *Registry) initCrew(l *lane, workers int) {
 	l.crew.Init(l, workers)
-	if r.cfg.Linger > 0 {
-		l.crew.Linger(r.cfg.Linger, r.drain.stopping)
-	}
 }
 
 // add gives a lane its number.
@@ -195,13 +184,6 @@ func (r *Registry) all() []*lane { return *r.lanes.Load() }
 func (r *Registry) now() int64 { return int64(time.Since(r.birth)) }
 
 func (r *Registry) time(ns int64) time.Time { return r.birth.Add(time.Duration(ns)) }
-
-func (r *Registry) logger() *slog.Logger {
-	if r.cfg.Logger != nil {
-		return r.cfg.Logger
-	}
-	return slog.Default()
-}
 
 // Go submits a task that starts at once on a goroutine of its own, as if by the
 // go statement. The registry holds it until it has ended.
@@ -246,13 +228,7 @@ func (r *Registry) submit(ctx context.Context, p *Pool, name string, fn Func, bo
 		for _, o := range opts {
 			w.add(o)
 		}
-		switch {
-		case body == nil:
-		case w.typed == nil:
-			w.typed, w.own = body, true
-		default:
-			fn = body.run // somebody's Runner has wrapped a Submit in another, whose result counts
-		}
+		w.typed = body
 		var t *Task
 		if t, err = r.grant(ctx, p, k, fn, &w); err == nil {
 			return t, nil
@@ -275,8 +251,10 @@ func (r *Registry) grant(ctx context.Context, p *Pool, k *kind, fn Func, w *wish
 	if err != nil {
 		return nil, err
 	}
-	for _, is := range w.isNew {
-		*is = isNew
+	if !isNew {
+		for _, fn := range w.onDuplicate {
+			_ = r.contain("OnDuplicate", func() error { fn(t); return nil })
+		}
 	}
 	return t, nil
 }
@@ -661,7 +639,12 @@ func (r *Registry) conclude(t *Task, end State, err error) {
 	switch {
 	case again:
 		t.end, m.err = Queued, nil
-		m.opts.retry.wait, m.opts.retry.last = wait, err
+		m.mu.Lock()
+		m.opts.retry.wait, m.opts.retry.last, m.opts.retry.due = wait, err, t.ended+int64(wait)
+		m.mu.Unlock()
+		if r.observers != nil {
+			r.observers.TaskRetrying(t.observed(), t, err, wait)
+		}
 	case failure != nil:
 		r.decide(t, Panicked, fmt.Errorf("%w (after %w)", failure, err))
 	default:
@@ -696,7 +679,7 @@ func (r *Registry) logFailure(t *Task, end State, err error) {
 // warn logs something about a task.
 func (r *Registry) warn(t *Task, msg string, attrs ...slog.Attr) {
 	about := []slog.Attr{slog.String("task", t.Name()), slog.String("id", t.ID()), slog.String("pool", t.Pool())}
-	r.log(slog.LevelWarn, msg, append(about, attrs...)...)
+	r.log(context.Background(), slog.LevelWarn, msg, append(about, attrs...)...)
 }
 
 // is is errors.Is for the errors of others, whose methods may panic: those of a nil
@@ -717,8 +700,8 @@ func (r *Registry) panicked(what string, e *PanicError, pool string) {
 		slog.String("task", e.Task), slog.String("id", e.ID), slog.String("pool", pool),
 		slog.String("stack", string(e.Stack)),
 	}
-	r.log(slog.LevelError, "panic", attrs...)
-	if r.cfg.OnPanic != Crash {
+	r.log(context.Background(), slog.LevelError, "panic", attrs...)
+	if r.cfg.OnPanic != PanicCrash {
 		return
 	}
 	// On a goroutine of its own nothing can recover it, not even a server that runs

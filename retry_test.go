@@ -17,7 +17,7 @@ import (
 
 // every returns a policy of that many attempts with a fixed wait between them.
 func every(attempts int, wait time.Duration) tether.RetryPolicy {
-	return tether.RetryPolicy{Attempts: attempts, Backoff: func(int) time.Duration { return wait }}
+	return tether.RetryPolicy{Attempts: attempts, Backoff: func(int, error) time.Duration { return wait }}
 }
 
 func TestT11_OneTaskManyAttempts(t *testing.T) {
@@ -34,12 +34,12 @@ func TestT11_OneTaskManyAttempts(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				r := newRegistry(t, tether.Config{})
-				test(t, r, r.NewPool("pool", tether.PoolConfig{Workers: 1, Queue: 2, Overflow: tether.Reject}))
+				test(t, r, r.NewPool("pool", tether.PoolConfig{Workers: 1, Queue: 2, Overflow: tether.OverflowReject}))
 			})
 		})
 	}
 	bubble("only the last outcome is final", func(t *testing.T, r *tether.Registry, p *tether.Pool) {
-		for _, on := range []tether.Runner{r, p} {
+		for _, on := range []tether.Submitter{r, p} {
 			attempts := 0
 			began := time.Now()
 			task := start(t, on, "task", failing(2, &attempts), tether.Retry(every(5, time.Minute)))
@@ -59,7 +59,7 @@ func TestT11_OneTaskManyAttempts(t *testing.T) {
 	bubble("the last failure is the task's", func(t *testing.T, r *tether.Registry, p *tether.Pool) {
 		var waits []int
 		attempts := 0
-		task := start(t, r, "task", failing(10, &attempts), tether.Retry(tether.RetryPolicy{Attempts: 3, Backoff: func(attempt int) time.Duration {
+		task := start(t, r, "task", failing(10, &attempts), tether.Retry(tether.RetryPolicy{Attempts: 3, Backoff: func(attempt int, _ error) time.Duration {
 			waits = append(waits, attempt)
 			return time.Duration(attempt) * time.Second
 		}}))
@@ -90,7 +90,7 @@ func TestT11_OneTaskManyAttempts(t *testing.T) {
 	bubble("If decides", func(t *testing.T, r *tether.Registry, p *tether.Pool) {
 		other := errors.New("other")
 		policy := every(5, 0)
-		policy.If = func(err error) bool { return errors.Is(err, errTest) }
+		policy.ShouldRetry = func(err error) bool { return errors.Is(err, errTest) }
 		attempts := 0
 		task := start(t, r, "task", func(context.Context) error {
 			if attempts++; attempts < 3 {
@@ -110,7 +110,7 @@ func TestT11_OneTaskManyAttempts(t *testing.T) {
 	})
 	bubble("panics are retried if If says so", func(t *testing.T, r *tether.Registry, p *tether.Pool) {
 		policy := every(5, 0)
-		policy.If = func(err error) bool {
+		policy.ShouldRetry = func(err error) bool {
 			var e *tether.PanicError
 			return errors.As(err, &e)
 		}
@@ -162,7 +162,7 @@ func TestT11_OneTaskManyAttempts(t *testing.T) {
 		assert.Equal(t, tether.Succeeded, task.State())
 	})
 	bubble("cancelled between two attempts", func(t *testing.T, r *tether.Registry, p *tether.Pool) {
-		for _, on := range []tether.Runner{r, p} {
+		for _, on := range []tether.Submitter{r, p} {
 			attempts := 0
 			task := start(t, on, "task", failing(5, &attempts), tether.Retry(every(5, time.Hour)))
 			synctest.Wait()
@@ -269,7 +269,7 @@ func TestT11_OneTaskManyAttempts(t *testing.T) {
 		assert.Len(t, seen, 3)
 	})
 	bubble("by its submitter", func(t *testing.T, r *tether.Registry, _ *tether.Pool) {
-		p, free := fullPool(t, r, tether.CallerRuns)
+		p, free := fullPool(t, r, tether.OverflowCallerRuns)
 		defer free()
 		attempts := 0
 		began := time.Now()
@@ -280,7 +280,7 @@ func TestT11_OneTaskManyAttempts(t *testing.T) {
 		assert.Equal(t, 2*time.Minute, time.Since(began))
 	})
 	bubble("by its submitter, cancelled between two attempts", func(t *testing.T, r *tether.Registry, _ *tether.Pool) {
-		p, free := fullPool(t, r, tether.CallerRuns)
+		p, free := fullPool(t, r, tether.OverflowCallerRuns)
 		defer free()
 		began := time.Now()
 		task := start(t, p, "task", func(ctx context.Context) error {
@@ -297,7 +297,7 @@ func TestT11_OneTaskManyAttempts(t *testing.T) {
 func TestRetryWithoutAWaitYields(t *testing.T) {
 	// Two tasks on one worker, each of which fails until the other has run.
 	r := newRegistry(t, tether.Config{})
-	p := r.NewPool("pool", tether.PoolConfig{Workers: 1, Queue: 2})
+	p := r.NewPool("pool", tether.PoolConfig{Workers: 1, Queue: 2, Overflow: tether.OverflowBlock})
 	var ran [2]bool
 	tasks := make([]*tether.Task, 2)
 	for i := range tasks {
@@ -315,7 +315,7 @@ func TestRetryWithoutAWaitYields(t *testing.T) {
 	}
 }
 
-func TestExponential(t *testing.T) {
+func TestExponentialBackoff(t *testing.T) {
 	for _, c := range []struct {
 		first, most time.Duration
 		attempt     int
@@ -335,17 +335,17 @@ func TestExponential(t *testing.T) {
 		{time.Second, 0, 5, 0},
 		{time.Second, -time.Second, 5, 0},
 	} {
-		wait := tether.Exponential(c.first, c.most)
+		wait := tether.ExponentialBackoff(c.first, c.most)
 		highest := time.Duration(0)
 		assert.NotPanics(t, func() {
 			for range 200 {
-				w := wait(c.attempt)
-				assert.True(t, 0 <= w && w <= c.bound, "Exponential(%v, %v)(%d) = %v", c.first, c.most, c.attempt, w)
+				w := wait(c.attempt, nil)
+				assert.True(t, 0 <= w && w <= c.bound, "ExponentialBackoff(%v, %v)(%d) = %v", c.first, c.most, c.attempt, w)
 				highest = max(highest, w)
 			}
 			if c.bound > 0 {
-				assert.Greater(t, highest, c.bound/2, "Exponential(%v, %v)(%d): half of the waits are longer", c.first, c.most, c.attempt)
+				assert.Greater(t, highest, c.bound/2, "ExponentialBackoff(%v, %v)(%d): half of the waits are longer", c.first, c.most, c.attempt)
 			}
-		}, "Exponential(%v, %v)(%d)", c.first, c.most, c.attempt)
+		}, "ExponentialBackoff(%v, %v)(%d)", c.first, c.most, c.attempt)
 	}
 }

@@ -3,18 +3,14 @@ package tether
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
-	"os"
-	"os/signal"
 	"runtime/pprof"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -40,17 +36,16 @@ const (
 
 // drain is the state of a registry's shutdown.
 type drain struct {
-	stage      atomic.Uint32                   // written under mu; each lane has a copy under its lock
-	stopping   chan struct{}                   // closed when the stage is draining
+	stage      atomic.Uint32 // written under mu; each lane has a copy under its lock
+	stopping   chan struct{} // closed when the stop begins, by stopOnce
+	stopOnce   sync.Once
 	cancelling chan struct{}                   // closed when the stage is cancelling
-	notReady   atomic.Bool                     // Run is stopping
 	outside    atomic.Int64                    // tasks that goroutines other than workers run or end
 	handOver   atomic.Pointer[context.Context] // the limit of the hand-overs; written under mu
 
 	mu       sync.Mutex
-	callers  map[*Task]int // tasks that call Shutdown with their own context; guarded by mu
-	complete atomic.Bool   // a Shutdown has found nothing live, but for tasks that it spares; written under mu
-	report   *Report       // of the last Shutdown; guarded by mu
+	complete atomic.Bool // a Shutdown has found nothing live; written under mu
+	report   *Report     // of the last Shutdown; guarded by mu
 
 	pokeMu sync.Mutex
 	waits  map[chan struct{}]bool // Shutdowns to be woken; guarded by pokeMu
@@ -63,16 +58,15 @@ type drain struct {
 
 func (d *drain) init() {
 	d.stopping, d.cancelling = make(chan struct{}), make(chan struct{})
-	d.callers = make(map[*Task]int)
 	d.waits = make(map[chan struct{}]bool)
 }
 
 // Shutdown ends the registry's work in order:
 //
-//  1. No new task is admitted: [ErrClosed]. [Stopping] is closed.
+//  1. No new task is admitted: [ErrClosed]. [StoppingFrom] is closed.
 //  2. It waits for the tasks to end. What a running task submits with its own
 //     context is still admitted, so that the last step of a chain is not lost.
-//  3. [Config].Grace before ctx's deadline, or when ctx ends, contexts are
+//  3. [Config].CancelBefore before ctx's deadline, or when ctx ends, contexts are
 //     cancelled with the cause [ErrShutdown]; tasks that have not started are
 //     dropped, or handed over (see [HandOver]); nothing is admitted any more.
 //  4. It waits for what is left, until ctx ends.
@@ -82,8 +76,9 @@ func (d *drain) init() {
 // tasks that have not ended and shows where they hang. The process may exit then,
 // or Shutdown be called again to wait on.
 //
-// It may be called many times, by many at once: they share one drain. Called with
-// a task's own context it does not wait for that task, nor cancel it.
+// It may be called many times, and concurrently: the calls share one drain. Called with
+// a context of one of the registry's own tasks, for which it would wait, it returns an
+// [ErrInvalid] at once.
 //
 // Shutdown does not stop whoever submits tasks: stop the server first, as
 // [Registry.Run] does. Pools need no shutdown of their own.
@@ -91,60 +86,64 @@ func (r *Registry) Shutdown(ctx context.Context) error {
 	if ctx == nil {
 		return fmt.Errorf("%w: nil context", ErrInvalid)
 	}
-	d := &r.drain
-	self, ok := FromContext(ctx)
-	if ok && self.lane.reg != r {
-		self = nil
+	if t, ok := FromContext(ctx); ok && t.lane.reg == r {
+		return fmt.Errorf("%w: Shutdown was called with the context of task %q, for which it would wait", ErrInvalid, t.Name())
 	}
-	wake := d.enter(self)
-	defer d.exit(self, wake)
+	err := r.drainTasks(ctx)
+	r.flushStopLog(lastRecords)
+	return err
+}
+
+// drainTasks is Shutdown without the wait for the log handler.
+func (r *Registry) drainTasks(ctx context.Context) error {
+	d := &r.drain
+	wake := d.enter()
+	defer d.exit(wake)
 	if d.closeIntake(r) {
 		s := r.Stats()
-		r.log(slog.LevelInfo, "drain: intake closed", slog.Int("running", s.Running), slog.Int("queued", s.Queued), slog.Int("held", s.Held))
+		r.stopLog(slog.LevelInfo, "drain: intake closed", slog.Int("running", s.Running), slog.Int("queued", s.Queued), slog.Int("held", s.Held))
 	}
 	var grace <-chan time.Time
 	if deadline, ok := ctx.Deadline(); ok {
 		left := max(0, time.Until(deadline))
-		timer := time.NewTimer(left - min(r.cfg.Grace, left/2))
+		timer := time.NewTimer(left - min(r.cfg.CancelBefore, left/2))
 		defer timer.Stop()
 		grace = timer.C
 	}
-	for !d.drained(r, self) {
+	for !d.drained(r) {
 		select {
 		case <-wake:
 		case <-grace:
-			d.cancelAll(ctx, r, self)
+			d.cancelAll(ctx, r)
 		case <-ctx.Done():
-			d.cancelAll(ctx, r, self)
-			report := d.makeReport(r, self)
-			for report.left == 0 && !d.drained(r, self) {
+			d.cancelAll(ctx, r)
+			report := d.makeReport(r)
+			for report.left == 0 && !d.drained(r) {
 				<-wake // every task is in the tally: who is still at work lets go of one, and pokes
-				report = d.makeReport(r, self)
+				report = d.makeReport(r)
 			}
 			if report.left == 0 {
 				break
 			}
 			err := &DrainError{report, ctx}
-			r.log(slog.LevelError, "drain: tasks left", append(report.attrs(), slog.Any("error", err), slog.String("stacks", report.stacks()))...)
+			r.stopLog(slog.LevelError, "drain: tasks left", append(report.attrs(), slog.Any("error", err), slog.String("stacks", report.stacks()))...)
 			return err
 		}
 	}
-	if self == nil && !r.stopWatch(ctx) {
-		err := &DrainError{d.makeReport(r, self), ctx}
-		r.log(slog.LevelError, "drain: the report of a stuck task has not ended", slog.Any("error", err))
+	if !r.stopWatch(ctx) {
+		err := &DrainError{d.makeReport(r), ctx}
+		r.stopLog(slog.LevelError, "drain: the report of a stuck task has not ended", slog.Any("error", err))
 		return err
 	}
-	r.log(slog.LevelInfo, "drain: done", d.makeReport(r, self).attrs()...)
+	r.stopLog(slog.LevelInfo, "drain: done", d.makeReport(r).attrs()...)
 	return nil
 }
 
-func (r *Registry) log(level slog.Level, msg string, attrs ...slog.Attr) {
-	r.logger().LogAttrs(context.Background(), level, msg, attrs...)
-}
-
-// Stopping returns a channel that is closed when [Registry.Shutdown] begins: whatever
-// feeds the registry from outside, a queue's consumer say, had better stop now. The
-// function [Stopping] is for bodies.
+// Stopping returns a channel that is closed when the stop begins: at the first signal
+// that [Registry.Run] gets, before any server is stopped, or when [Registry.Shutdown]
+// is called. Streams, websockets and producers, such as a queue's consumer, should
+// stop when it is closed. Tasks are still admitted until the drain begins.
+// [StoppingFrom] is the same channel for the body of a task.
 func (r *Registry) Stopping() <-chan struct{} { return r.drain.stopping }
 
 // Report returns the report of the last Shutdown to return, nil if none has.
@@ -155,31 +154,18 @@ func (r *Registry) Report() *Report {
 }
 
 // enter has a Shutdown be woken when the last tasks end.
-func (d *drain) enter(self *Task) (wake chan struct{}) {
+func (d *drain) enter() (wake chan struct{}) {
 	wake = make(chan struct{}, 1)
 	d.pokeMu.Lock()
 	d.waits[wake] = true
 	d.pokeMu.Unlock()
-	if self != nil {
-		d.mu.Lock()
-		d.callers[self]++
-		d.mu.Unlock()
-		d.poke() // others that wait for this one may not have to any more
-	}
 	return wake
 }
 
-func (d *drain) exit(self *Task, wake chan struct{}) {
+func (d *drain) exit(wake chan struct{}) {
 	d.pokeMu.Lock()
 	delete(d.waits, wake)
 	d.pokeMu.Unlock()
-	if self != nil {
-		d.mu.Lock()
-		if d.callers[self]--; d.callers[self] == 0 {
-			delete(d.callers, self)
-		}
-		d.mu.Unlock()
-	}
 }
 
 // poke wakes the Shutdowns that wait.
@@ -204,10 +190,14 @@ func (d *drain) closeIntake(r *Registry) bool {
 	d.tallyMu.Lock()
 	d.began = time.Now()
 	d.tallyMu.Unlock()
+	d.beginStop()
 	d.setStage(r, draining)
-	close(d.stopping)
 	return true
 }
+
+// beginStop tells producers and streams that the process stops. Tasks are still
+// admitted, until closeIntake.
+func (d *drain) beginStop() { d.stopOnce.Do(func() { close(d.stopping) }) }
 
 // setStage tells the lanes. The caller holds mu.
 func (d *drain) setStage(r *Registry, s stage) {
@@ -249,22 +239,10 @@ func (d *drain) claimLate(from *Task, r *Registry, l *lane) (table.Slot[Task], b
 	return l.table.ClaimLate(), true
 }
 
-// drained tells whether nothing is live but those tasks that call Shutdown, if self
-// is one of them. From then on nothing is admitted.
-func (d *drain) drained(r *Registry, self *Task) bool {
+// drained tells whether nothing is live. From then on nothing is admitted.
+func (d *drain) drained(r *Registry) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	spared := 0
-	if self != nil {
-		for t := range d.callers {
-			if !t.has(released) {
-				spared++
-			}
-		}
-		if len(d.unsettled(r, func(t *Task) bool { return d.callers[t] > 0 })) > 0 {
-			return false
-		}
-	}
 	// In this order: a claim raises outside before it counts its task as over, and
 	// looks for a worker before it lowers it again.
 	live := 0
@@ -277,7 +255,7 @@ func (d *drain) drained(r *Registry, self *Task) bool {
 	for _, l := range r.all() {
 		busy += l.crew.Workers() // they may be releasing what has ended
 	}
-	if live > spared || busy > spared {
+	if live > 0 || busy > 0 {
 		return false
 	}
 	d.complete.Store(true)
@@ -293,9 +271,8 @@ func (d *drain) context() context.Context {
 	return nil
 }
 
-// cancelAll is the drain's third step. A later Shutdown repeats it for the tasks that
-// the first has spared, which is self in each.
-func (d *drain) cancelAll(ctx context.Context, r *Registry, self *Task) {
+// cancelAll is the drain's third step.
+func (d *drain) cancelAll(ctx context.Context, r *Registry) {
 	d.mu.Lock()
 	if lasts(ctx, d.context()) {
 		d.handOver.Store(&ctx)
@@ -308,7 +285,7 @@ func (d *drain) cancelAll(ctx context.Context, r *Registry, self *Task) {
 	d.mu.Unlock()
 	if first {
 		s := r.Stats()
-		r.log(slog.LevelWarn, "drain: canceling", slog.Int("running", s.Running), slog.Int("queued", s.Queued), slog.Int("held", s.Held))
+		r.stopLog(slog.LevelWarn, "drain: canceling", slog.Int("running", s.Running), slog.Int("queued", s.Queued), slog.Int("held", s.Held))
 	}
 	d.outside.Add(1)
 	go func() { // for it calls observers and hand-overs, which may take their time
@@ -320,7 +297,7 @@ func (d *drain) cancelAll(ctx context.Context, r *Registry, self *Task) {
 		for _, l := range r.all() {
 			for t := range l.table.All() {
 				switch {
-				case t == self || t.has(released):
+				case t.has(released):
 				case t.State() == Running:
 					t.interrupt(ErrShutdown)
 				case !first: // the first is at it
@@ -393,11 +370,11 @@ type Report struct {
 	left int // abandoned, listed or not
 }
 
-// unsettled returns the tasks that have not ended, but for the spared ones.
-func (d *drain) unsettled(r *Registry, spared func(*Task) bool) (tasks []*Task) {
+// unsettled returns the tasks that have not ended.
+func (d *drain) unsettled(r *Registry) (tasks []*Task) {
 	for _, l := range r.all() {
 		for t := range l.table.All() {
-			if !t.has(settled|released) && !spared(t) {
+			if !t.has(settled | released) {
 				tasks = append(tasks, t)
 			}
 		}
@@ -405,11 +382,11 @@ func (d *drain) unsettled(r *Registry, spared func(*Task) bool) (tasks []*Task) 
 	return tasks
 }
 
-// makeReport makes the report of a Shutdown, which does not tell of self.
-func (d *drain) makeReport(r *Registry, self *Task) *Report {
+// makeReport makes the report of a Shutdown.
+func (d *drain) makeReport(r *Registry) *Report {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	live := d.unsettled(r, func(t *Task) bool { return t == self })
+	live := d.unsettled(r)
 	report := &Report{Ended: time.Now()}
 	d.tallyMu.Lock()
 	if report.Began, report.Finished = d.began, d.finished; d.began.IsZero() {
@@ -508,164 +485,25 @@ func (i Info) line(now time.Time) string {
 // DrainError is what Shutdown returns when its ctx ends before the tasks do. It is
 // ctx.Err() too.
 type DrainError struct {
-	*Report
-	ctx context.Context
+	Report *Report
+	ctx    context.Context
 }
 
 func (e *DrainError) Error() string {
 	var b strings.Builder
-	if e.left == 0 {
+	if e.Report.left == 0 {
 		return fmt.Sprintf("tether: %v: the report of a stuck task, to the log or the observer, has not ended", e.ctx.Err())
 	}
-	fmt.Fprintf(&b, "tether: %v: %d tasks have not ended", e.ctx.Err(), e.left)
-	for i, info := range e.Abandoned {
+	fmt.Fprintf(&b, "tether: %v: %d tasks have not ended", e.ctx.Err(), e.Report.left)
+	for i, info := range e.Report.Abandoned {
 		if i == 10 {
 			fmt.Fprintf(&b, ", and others")
 			break
 		}
-		fmt.Fprintf(&b, "%c %s", ":,"[min(i, 1)], info.line(e.Ended))
+		fmt.Fprintf(&b, "%c %s", ":,"[min(i, 1)], info.line(e.Report.Ended))
 	}
 	return b.String()
 }
 
 // Unwrap returns the error of Shutdown's ctx, and its cause.
 func (e *DrainError) Unwrap() []error { return []error{e.ctx.Err(), context.Cause(e.ctx)} }
-
-// RunConfig says what [Registry.Run] serves and how it stops.
-type RunConfig struct {
-	// Serve serves until Stop is called, as http.Server.ListenAndServe does. nil:
-	// there is nothing to serve.
-	Serve func() error
-	// Stop has Serve return when the requests at hand are answered, as
-	// http.Server.Shutdown does. Its context ends early enough to leave the drain its
-	// Grace. nil: there is nothing to stop.
-	Stop func(context.Context) error
-	// PreStop is how long to go on serving after the signal, no longer Ready: time
-	// for a load balancer to notice; at most half of the Budget. 0: none.
-	PreStop time.Duration
-	// Budget is the time for everything after the signal. 0: 25 s, since Kubernetes
-	// kills after 30.
-	Budget time.Duration
-	// Closers are called in order when the tasks have ended: databases, brokers.
-	Closers []func(context.Context) error
-	// Signals begin the stop. nil: SIGTERM and SIGINT.
-	Signals []os.Signal
-}
-
-// Run serves until a signal comes, ctx ends or Serve returns, and then stops in
-// order: Ready turns false; PreStop passes; Stop; Shutdown; the Closers. It returns
-// what went wrong, joined: nil after a signal and a clean stop. What Serve returns
-// after Stop is not an error.
-//
-// A second signal ends the process at once (the first does not, whatever began the
-// stop), with the report so far on stderr and
-// exit status 128 plus the signal's number: 143 for SIGTERM, 130 for SIGINT.
-func (r *Registry) Run(ctx context.Context, cfg RunConfig) error {
-	if ctx == nil {
-		return fmt.Errorf("%w: nil context", ErrInvalid)
-	}
-	if cfg.Signals == nil {
-		cfg.Signals = []os.Signal{syscall.SIGTERM, syscall.SIGINT}
-	}
-	if cfg.Budget <= 0 {
-		cfg.Budget = 25 * time.Second
-	}
-	signals := make(chan os.Signal, 2)
-	if len(cfg.Signals) > 0 { // Notify takes none for all
-		signal.Notify(signals, cfg.Signals...)
-		defer signal.Stop(signals)
-	}
-	served := make(chan error, 1)
-	if cfg.Serve != nil {
-		go func() {
-			err := ErrGoexit // unless Serve returns
-			defer func() { served <- err }()
-			err = cfg.Serve()
-		}()
-	}
-
-	var errs []error
-	serving, signalled := cfg.Serve != nil, false
-	select {
-	case s := <-signals:
-		signalled = true
-		r.log(slog.LevelInfo, "stopping", slog.String("signal", s.String()))
-	case <-ctx.Done():
-		r.log(slog.LevelInfo, "stopping", slog.Any("cause", context.Cause(ctx)))
-	case err := <-served:
-		serving = false
-		errs = append(errs, err)
-		r.log(slog.LevelError, "stopping: the server has ended", slog.Any("error", err))
-	}
-	r.drain.notReady.Store(true)
-	ended := make(chan struct{})
-	defer close(ended)
-	go func() {
-		for {
-			select {
-			case s := <-signals:
-				if signalled {
-					r.exit(s)
-				}
-				signalled = true // it may be what has ended ctx; the next one is in a hurry
-				r.log(slog.LevelInfo, "stopping already", slog.String("signal", s.String()))
-			case <-ended:
-				return
-			}
-		}
-	}()
-
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cfg.Budget)
-	defer cancel()
-	if serving && cfg.PreStop > 0 {
-		timer := time.NewTimer(min(cfg.PreStop, cfg.Budget/2))
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-		case err := <-served:
-			serving = false
-			errs = append(errs, err)
-		}
-		timer.Stop()
-	}
-	if cfg.Stop != nil {
-		errs = append(errs, r.stop(ctx, cfg.Stop))
-	}
-	errs = append(errs, r.Shutdown(ctx))
-	for _, c := range cfg.Closers {
-		errs = append(errs, c(ctx))
-	}
-	if serving && cfg.Stop != nil {
-		select {
-		case <-served:
-		case <-ctx.Done():
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// stop calls Stop with a deadline that leaves the drain its grace: connections that
-// stay open must not use up the tasks' time.
-func (r *Registry) stop(ctx context.Context, stop func(context.Context) error) error {
-	deadline, _ := ctx.Deadline()
-	left := max(0, time.Until(deadline))
-	ctx, cancel := context.WithTimeout(ctx, left-min(r.cfg.Grace, left/2))
-	defer cancel()
-	return stop(ctx)
-}
-
-// exit ends the process: somebody is in a hurry.
-func (r *Registry) exit(s os.Signal) {
-	status := 1
-	if n, ok := s.(syscall.Signal); ok {
-		status = 128 + int(n)
-	}
-	fmt.Fprintf(os.Stderr, "tether: second signal (%v): exiting with tasks left\n%v\n", s, r.drain.makeReport(r, nil))
-	os.Exit(status)
-}
-
-// Ready reports whether the process wants new work: false from the first signal
-// that Run gets, or from Shutdown, on. It is for the readiness probe.
-func (r *Registry) Ready() bool {
-	return !r.drain.notReady.Load() && r.drain.stage.Load() == open
-}

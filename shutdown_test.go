@@ -45,12 +45,12 @@ func names(infos []tether.Info) (names []string) {
 }
 
 // again is a policy that tries again after an hour.
-var again = tether.RetryPolicy{Attempts: 5, Backoff: func(int) time.Duration { return time.Hour }}
+var again = tether.RetryPolicy{Attempts: 5, Backoff: func(int, error) time.Duration { return time.Hour }}
 
 func TestD1_NothingLiveReturnsAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRegistry(t, tether.Config{})
-		r.NewPool("pool", tether.PoolConfig{})
+		r.NewPool("pool", tether.PoolConfig{Overflow: tether.OverflowBlock})
 		assert.Nil(t, r.Report())
 		assert.NoError(t, wait(start(t, r, "before", succeed)))
 		synctest.Wait()
@@ -69,8 +69,8 @@ func TestD1_NothingLiveReturnsAtOnce(t *testing.T) {
 
 func TestD1_Order(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRegistry(t, tether.Config{Grace: 5 * time.Second})
-		p := r.NewPool("pool", tether.PoolConfig{Workers: 1, Queue: 10})
+		r := newRegistry(t, tether.Config{CancelBefore: 5 * time.Second})
+		p := r.NewPool("pool", tether.PoolConfig{Workers: 1, Queue: 10, Overflow: tether.OverflowBlock})
 		began := time.Now()
 		at := func() string { return time.Since(began).String() }
 		var seen diary
@@ -81,7 +81,7 @@ func TestD1_Order(t *testing.T) {
 		running := start(t, r, "running", func(ctx context.Context) error {
 			_, err := r.Go(ctx, "child", seen.entry("child before"))
 			assert.NoError(t, err)
-			<-tether.Stopping(ctx)
+			<-tether.StoppingFrom(ctx)
 			seen.add("stopping " + at())
 			assert.NoError(t, ctx.Err(), "not cancelled yet")
 			time.Sleep(time.Second)
@@ -139,7 +139,7 @@ func TestD1_Order(t *testing.T) {
 }
 
 // refused submits with a ctx of nobody's.
-func refused(to tether.Runner) error {
+func refused(to tether.Submitter) error {
 	_, err := to.Go(context.Background(), "outsider", succeed)
 	return err
 }
@@ -153,7 +153,7 @@ func TestD1_GraceIsAtMostHalfOfTheTime(t *testing.T) {
 		{time.Hour, 2 * time.Second, time.Second},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			r := newRegistry(t, tether.Config{Grace: test.grace})
+			r := newRegistry(t, tether.Config{CancelBefore: test.grace})
 			start(t, r, "task", untilCanceled)
 			began := time.Now()
 			assert.NoError(t, within(r, test.left))
@@ -207,7 +207,7 @@ func TestD1_OnlyRunningTasksHaveChildren(t *testing.T) {
 func TestD1_BlockedOutsiderIsRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRegistry(t, tether.Config{})
-		p := r.NewPool("pool", tether.PoolConfig{Workers: 1})
+		p := r.NewPool("pool", tether.PoolConfig{Workers: 1, Overflow: tether.OverflowBlock})
 		start(t, p, "running", untilCanceled)
 		var submitters sync.WaitGroup
 		began := time.Now()
@@ -233,7 +233,7 @@ func TestD1_BlockedChildIsAdmitted(t *testing.T) {
 		t.Run(when.String(), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				r := newRegistry(t, tether.Config{})
-				p := r.NewPool("pool", tether.PoolConfig{Workers: 1})
+				p := r.NewPool("pool", tether.PoolConfig{Workers: 1, Overflow: tether.OverflowBlock})
 				start(t, p, "running", func(context.Context) error {
 					time.Sleep(10 * time.Second)
 					return nil
@@ -256,12 +256,12 @@ func TestD1_BlockedChildIsAdmitted(t *testing.T) {
 
 func TestD1_BlockedChildIsRefusedWhenTasksAreCancelled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRegistry(t, tether.Config{Grace: 10 * time.Second})
-		p := r.NewPool("pool", tether.PoolConfig{Workers: 1})
+		r := newRegistry(t, tether.Config{CancelBefore: 10 * time.Second})
+		p := r.NewPool("pool", tether.PoolConfig{Workers: 1, Overflow: tether.OverflowBlock})
 		start(t, p, "running", untilCanceled)
 		var refusal error
 		start(t, r, "parent", func(ctx context.Context) error {
-			<-tether.Stopping(ctx)
+			<-tether.StoppingFrom(ctx)
 			_, refusal = p.Go(context.WithoutCancel(ctx), "child", succeed)
 			return nil
 		})
@@ -274,17 +274,17 @@ func TestD1_BlockedChildIsRefusedWhenTasksAreCancelled(t *testing.T) {
 
 func TestD1_PoolsMadeWhileDraining(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRegistry(t, tether.Config{Grace: 10 * time.Second})
+		r := newRegistry(t, tether.Config{CancelBefore: 10 * time.Second})
 		var child *tether.Task
 		start(t, r, "parent", func(ctx context.Context) error {
-			<-tether.Stopping(ctx)
-			p := r.NewPool("late", tether.PoolConfig{Workers: 1})
+			<-tether.StoppingFrom(ctx)
+			p := r.NewPool("late", tether.PoolConfig{Workers: 1, Overflow: tether.OverflowBlock})
 			assert.ErrorIs(t, refused(p), tether.ErrClosed)
 			var err error
 			child, err = p.Go(ctx, "child", succeed)
 			assert.NoError(t, err)
 			<-ctx.Done()
-			p = r.NewPool("too late", tether.PoolConfig{Workers: 1})
+			p = r.NewPool("too late", tether.PoolConfig{Workers: 1, Overflow: tether.OverflowBlock})
 			assert.ErrorIs(t, refused(p), tether.ErrClosed)
 			_, err = p.Go(ctx, "child", succeed)
 			assert.ErrorIs(t, err, tether.ErrClosed)
@@ -294,14 +294,14 @@ func TestD1_PoolsMadeWhileDraining(t *testing.T) {
 		assert.NoError(t, within(r, time.Minute))
 		assert.NoError(t, wait(child))
 		assert.Equal(t, 2, r.Report().Finished)
-		assert.ErrorIs(t, refused(r.NewPool("after", tether.PoolConfig{})), tether.ErrClosed)
+		assert.ErrorIs(t, refused(r.NewPool("after", tether.PoolConfig{Overflow: tether.OverflowBlock})), tether.ErrClosed)
 	})
 }
 
 func TestD1_PausedPool(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRegistry(t, tether.Config{})
-		p := r.NewPool("pool", tether.PoolConfig{Workers: 1, Queue: 5})
+		p := r.NewPool("pool", tether.PoolConfig{Workers: 1, Queue: 5, Overflow: tether.OverflowBlock})
 		p.Pause()
 		resumed := start(t, p, "queued", succeed)
 		time.AfterFunc(time.Second, p.Resume)
@@ -335,7 +335,7 @@ func TestD1_ContextWithoutDeadline(t *testing.T) {
 		require.ErrorAs(t, err, &drain)
 		assert.ErrorIs(t, err, context.Canceled)
 		assert.ErrorIs(t, err, why)
-		assert.Contains(t, names(drain.Abandoned), "stubborn")
+		assert.Contains(t, names(drain.Report.Abandoned), "stubborn")
 		synctest.Wait()
 		assert.ErrorIs(t, polite.Err(), tether.ErrShutdown, "it is cancelled now")
 		close(release)
@@ -376,8 +376,8 @@ func TestD1_ContextHasEndedAlready(t *testing.T) {
 func TestD2_NothingStartsAfterNil(t *testing.T) {
 	for round := range 30 {
 		r := newRegistry(t, tether.Config{})
-		p := r.NewPool("pool", tether.PoolConfig{Workers: 2, Queue: 4})
-		q := r.NewPool("caller", tether.PoolConfig{Workers: 1, Overflow: tether.CallerRuns})
+		p := r.NewPool("pool", tether.PoolConfig{Workers: 2, Queue: 4, Overflow: tether.OverflowBlock})
+		q := r.NewPool("caller", tether.PoolConfig{Workers: 1, Overflow: tether.OverflowCallerRuns})
 		var drained atomic.Bool
 		var bodies, admitted atomic.Int64
 		run := func() {
@@ -398,7 +398,7 @@ func TestD2_NothingStartsAfterNil(t *testing.T) {
 		for i := range 4 {
 			early.Add(1)
 			submitters.Go(func() {
-				to := []tether.Runner{r, p, q, r}[i]
+				to := []tether.Submitter{r, p, q, r}[i]
 				for n := 0; ; n++ {
 					if n == 10 {
 						early.Done()
@@ -452,11 +452,11 @@ func TestD2_ReportAddsUp(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			random := rand.New(rand.NewPCG(seed, 0))
 			r := newRegistry(t, tether.Config{})
-			var pools []tether.Runner
+			var pools []tether.Submitter
 			pools = append(pools, r,
 				r.NewPool("narrow", tether.PoolConfig{Workers: 1, Queue: tether.Unbounded}),
 				r.NewPool("wide", tether.PoolConfig{Workers: 5, Queue: tether.Unbounded, Capacity: 5}),
-				r.NewPool("caller", tether.PoolConfig{Workers: 1, Overflow: tether.CallerRuns}))
+				r.NewPool("caller", tether.PoolConfig{Workers: 1, Overflow: tether.OverflowCallerRuns}))
 			release := make(chan struct{})
 			letGo := sync.OnceFunc(func() { close(release) })
 			defer letGo()
@@ -595,14 +595,14 @@ func TestD2_ListsHoldTheOldest(t *testing.T) {
 		err := within(r, time.Minute)
 		var drain *tether.DrainError
 		require.ErrorAs(t, err, &drain)
-		for kind, list := range [][]tether.Info{drain.Abandoned, drain.Canceled, drain.NeverStarted, drain.HandedOver} {
+		for kind, list := range [][]tether.Info{drain.Report.Abandoned, drain.Report.Canceled, drain.Report.NeverStarted, drain.Report.HandedOver} {
 			var ids []string
 			for _, info := range list {
 				ids = append(ids, info.ID)
 			}
 			assert.True(t, slices.Equal(oldest[kind], ids), "list %d: %d tasks", kind, len(ids))
 		}
-		assert.Equal(t, 4*200, drain.Omitted)
+		assert.Equal(t, 4*200, drain.Report.Omitted)
 		assert.Equal(t, 4*each, total(drain.Report))
 		assert.Contains(t, err.Error(), "1200 tasks have not ended", "omitted tasks of other lists have ended")
 		close(release)
@@ -613,8 +613,8 @@ func TestD2_ListsHoldTheOldest(t *testing.T) {
 
 func TestD3_HandOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRegistry(t, tether.Config{Grace: 5 * time.Second})
-		p := r.NewPool("pool", tether.PoolConfig{Workers: 1, Queue: 10})
+		r := newRegistry(t, tether.Config{CancelBefore: 5 * time.Second})
+		p := r.NewPool("pool", tether.PoolConfig{Workers: 1, Queue: 10, Overflow: tether.OverflowBlock})
 		type key struct{}
 		began := time.Now()
 		ctx := context.WithValue(t.Context(), key{}, "value")
@@ -629,7 +629,7 @@ func TestD3_HandOver(t *testing.T) {
 			assert.Equal(t, map[string]string{"order": "5"}, info.Labels)
 			return nil
 		})
-		submit := func(to tether.Runner, name string, fn tether.Func, opts ...tether.Option) *tether.Task {
+		submit := func(to tether.Submitter, name string, fn tether.Func, opts ...tether.Option) *tether.Task {
 			task, err := to.Go(ctx, name, fn, append(opts, take, tether.Label("order", "5"))...)
 			require.NoError(t, err)
 			return task
@@ -696,7 +696,7 @@ func TestD3_FailedHandOverIsNeverStarted(t *testing.T) {
 
 func TestD3_SlowHandOverOutlivesTheDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRegistry(t, tether.Config{Grace: 5 * time.Second})
+		r := newRegistry(t, tether.Config{CancelBefore: 5 * time.Second})
 		began := time.Now()
 		why := errors.New("no more time")
 		slow := start(t, r, "slow", succeed, tether.Hold(), tether.HandOver(func(ctx context.Context, _ tether.Info) error {
@@ -712,7 +712,7 @@ func TestD3_SlowHandOverOutlivesTheDeadline(t *testing.T) {
 		assert.Equal(t, 30*time.Second, time.Since(began))
 		var drain *tether.DrainError
 		require.ErrorAs(t, err, &drain)
-		assert.Equal(t, []string{"slow"}, names(drain.Abandoned))
+		assert.Equal(t, []string{"slow"}, names(drain.Report.Abandoned))
 		assert.Equal(t, 1, total(drain.Report))
 		assert.False(t, slow.State().Final(), "not before somebody knows")
 		require.NoError(t, within(r, 2*time.Hour))
@@ -725,7 +725,7 @@ func TestD3_SlowHandOverOutlivesTheDeadline(t *testing.T) {
 // More of them than are called at once, and some never return: the others' turn comes.
 func TestD3_ManyHandOvers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRegistry(t, tether.Config{Grace: time.Minute})
+		r := newRegistry(t, tether.Config{CancelBefore: time.Minute})
 		var calls atomic.Int64
 		for range 500 {
 			start(t, r, "task", succeed, tether.Hold(), tether.HandOver(func(context.Context, tether.Info) error {
@@ -743,7 +743,7 @@ func TestD3_ManyHandOvers(t *testing.T) {
 // A task that its submitter was about to run is handed over as well if the drain is
 // faster.
 func TestD3_CallerRunsIsHandedOver(t *testing.T) {
-	for _, overflow := range []tether.Overflow{tether.Block, tether.CallerRuns} {
+	for _, overflow := range []tether.Overflow{tether.OverflowBlock, tether.OverflowCallerRuns} {
 		synctest.Test(t, func(t *testing.T) {
 			observer := new(slowObserver)
 			r := newRegistry(t, tether.Config{Observer: observer})
@@ -752,7 +752,7 @@ func TestD3_CallerRunsIsHandedOver(t *testing.T) {
 				time.Sleep(time.Second)
 				return nil
 			})
-			if overflow == tether.Block {
+			if overflow == tether.OverflowBlock {
 				require.NoError(t, wait(running))
 			}
 			observer.nap = time.Hour
@@ -790,7 +790,7 @@ func TestD4_DrainErrorNamesTheStragglers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		logger, log := newLogger()
 		r := newRegistry(t, tether.Config{Logger: logger})
-		p := r.NewPool("pool", tether.PoolConfig{Workers: 1, Overflow: tether.CallerRuns})
+		p := r.NewPool("pool", tether.PoolConfig{Workers: 1, Overflow: tether.OverflowCallerRuns})
 		release := make(chan struct{})
 		stuck := start(t, r, "stuck", func(context.Context) error {
 			hangInBody(release)
@@ -821,10 +821,10 @@ func TestD4_DrainErrorNamesTheStragglers(t *testing.T) {
 		assert.NotErrorIs(t, err, context.Canceled)
 		assert.Same(t, r.Report(), drain.Report)
 
-		assert.Equal(t, []string{"helped", "inline", "stuck"}, names(drain.Abandoned))
-		for _, info := range drain.Abandoned {
+		assert.Equal(t, []string{"helped", "inline", "stuck"}, names(drain.Report.Abandoned))
+		for _, info := range drain.Report.Abandoned {
 			assert.Equal(t, tether.Running, info.State)
-			assert.Equal(t, 90*time.Second, drain.Ended.Sub(info.Started))
+			assert.Equal(t, 90*time.Second, drain.Report.Ended.Sub(info.Started))
 		}
 		for _, task := range []*tether.Task{stuck, helped} {
 			for _, text := range []string{err.Error(), drain.Report.String()} {
@@ -836,11 +836,11 @@ func TestD4_DrainErrorNamesTheStragglers(t *testing.T) {
 		}
 		assert.Contains(t, err.Error(), "3 tasks have not ended")
 		assert.NotContains(t, err.Error(), "polite")
-		assert.Contains(t, string(drain.Stacks["stuck"]), "tether_test.hangInBody")
-		assert.Contains(t, string(drain.Stacks["inline"]), "tether_test.hangInBody")
-		assert.Contains(t, string(drain.Stacks["helped"]), "tether_test.hangInHelper", "a goroutine that the body has started")
-		assert.NotContains(t, string(drain.Stacks["stuck"]), "hangInHelper")
-		assert.NotContains(t, drain.Stacks, "polite")
+		assert.Contains(t, string(drain.Report.Stacks["stuck"]), "tether_test.hangInBody")
+		assert.Contains(t, string(drain.Report.Stacks["inline"]), "tether_test.hangInBody")
+		assert.Contains(t, string(drain.Report.Stacks["helped"]), "tether_test.hangInHelper", "a goroutine that the body has started")
+		assert.NotContains(t, string(drain.Report.Stacks["stuck"]), "hangInHelper")
+		assert.NotContains(t, drain.Report.Stacks, "polite")
 		assert.Contains(t, drain.Report.String(), "hangInHelper")
 		if records := log.about("tasks left"); assert.Len(t, records, 1) {
 			assert.Equal(t, "ERROR", records[0]["level"])
@@ -874,7 +874,7 @@ func TestD4_LongErrorsAreCut(t *testing.T) {
 func TestD5_ManyShutdownsShareOneDrain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		logger, log := newLogger()
-		r := newRegistry(t, tether.Config{Logger: logger, Grace: 5 * time.Second})
+		r := newRegistry(t, tether.Config{Logger: logger, CancelBefore: 5 * time.Second})
 		task := start(t, r, "task", untilCanceled)
 		began := time.Now()
 		var callers sync.WaitGroup
@@ -910,7 +910,7 @@ func TestD5_AgainAfterAFailure(t *testing.T) {
 			var drain *tether.DrainError
 			require.ErrorAs(t, err, &drain)
 			assert.Equal(t, 1, total(drain.Report))
-			assert.Equal(t, began, drain.Began)
+			assert.Equal(t, began, drain.Report.Began)
 		}
 		assert.Equal(t, 3*time.Minute, time.Since(began))
 		time.AfterFunc(30*time.Second, func() { close(release) })
@@ -921,145 +921,55 @@ func TestD5_AgainAfterAFailure(t *testing.T) {
 	})
 }
 
-func TestD5_FromATaskItself(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := newRegistry(t, tether.Config{})
-		p := r.NewPool("pool", tether.PoolConfig{Workers: 1, Overflow: tether.CallerRuns})
-		began := time.Now()
-		start(t, p, "other", func(context.Context) error {
-			time.Sleep(10 * time.Second)
-			return nil
+// Shutdown waits for all tasks, so a task cannot wait for it.
+func TestD5_WithATasksOwnContext(t *testing.T) {
+	for name, derive := range map[string]func(context.Context) (context.Context, context.CancelFunc){
+		"its own": func(ctx context.Context) (context.Context, context.CancelFunc) { return ctx, func() {} },
+		"one with a deadline": func(ctx context.Context) (context.Context, context.CancelFunc) {
+			return context.WithTimeout(ctx, time.Minute)
+		},
+		"one without cancellation": func(ctx context.Context) (context.Context, context.CancelFunc) {
+			return context.WithoutCancel(ctx), func() {}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRegistry(t, tether.Config{})
+				p := r.NewPool("pool", tether.PoolConfig{Workers: 1, Overflow: tether.OverflowCallerRuns})
+				release := make(chan struct{})
+				start(t, p, "running", until(release))
+				for _, to := range []tether.Submitter{r, p} { // the pool's runs inline
+					task := start(t, to, "self", func(ctx context.Context) error {
+						ctx, cancel := derive(ctx)
+						defer cancel()
+						return r.Shutdown(ctx)
+					})
+					err := wait(task)
+					assert.ErrorIs(t, err, tether.ErrInvalid)
+					assert.ErrorContains(t, err, `"self"`)
+				}
+				assert.True(t, r.Ready(), "the drain has not begun")
+				other := newRegistry(t, tether.Config{})
+				assert.NoError(t, wait(start(t, other, "another registry's", func(ctx context.Context) error {
+					close(release)
+					return r.Shutdown(context.WithoutCancel(ctx))
+				})))
+				assert.False(t, r.Ready())
+			})
 		})
-		self := start(t, r, "self", func(ctx context.Context) error {
-			err := r.Shutdown(ctx)
-			assert.Equal(t, 10*time.Second, time.Since(began), "it waits for the other one")
-			_, late := r.Go(ctx, "child", succeed)
-			assert.ErrorIs(t, late, tether.ErrClosed, "nothing starts after nil")
-			return err
-		})
-		assert.NoError(t, wait(self))
-		assert.Empty(t, r.Report().Abandoned)
-	})
-}
-
-func TestD5_TheCallerIsNotCancelled(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := newRegistry(t, tether.Config{})
-		polite := start(t, r, "polite", untilCanceled)
-		self := start(t, r, "self", func(ctx context.Context) error {
-			mine, cancel := context.WithTimeout(ctx, time.Minute)
-			defer cancel()
-			err := r.Shutdown(mine)
-			synctest.Wait()
-			assert.NoError(t, ctx.Err())
-			return err
-		})
-		assert.NoError(t, wait(self))
-		assert.ErrorIs(t, polite.Err(), tether.ErrShutdown)
-	})
-}
-
-func TestD5_FromATaskRunByItsSubmitter(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := newRegistry(t, tether.Config{})
-		p := r.NewPool("pool", tether.PoolConfig{Workers: 1, Overflow: tether.CallerRuns})
-		release := make(chan struct{})
-		start(t, p, "running", until(release))
-		time.AfterFunc(time.Second, func() { close(release) })
-		began := time.Now()
-		self := start(t, p, "self", func(ctx context.Context) error {
-			ctx, cancel := context.WithTimeout(ctx, time.Minute)
-			defer cancel()
-			return r.Shutdown(ctx)
-		})
-		assert.NoError(t, self.Err())
-		assert.Equal(t, time.Second, time.Since(began))
-	})
-}
-
-func TestD5_FromTwoTasksAndAnOutsider(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := newRegistry(t, tether.Config{})
-		p := r.NewPool("pool", tether.PoolConfig{Workers: 2})
-		began := time.Now()
-		start(t, p, "other", func(context.Context) error {
-			time.Sleep(10 * time.Second)
-			return nil
-		})
-		var tasks []*tether.Task
-		for _, to := range []tether.Runner{r, p} {
-			tasks = append(tasks, start(t, to, "caller", func(ctx context.Context) error {
-				ctx, cancel := context.WithTimeout(ctx, time.Minute)
-				defer cancel()
-				err := r.Shutdown(ctx)
-				assert.Equal(t, 10*time.Second, time.Since(began), "they do not wait for each other")
-				return err
-			}))
-		}
-		assert.NoError(t, within(r, time.Minute))
-		for _, task := range tasks {
-			assert.True(t, task.State().Final(), "an outsider waits for all of them")
-			assert.NoError(t, wait(task))
-		}
-		assert.Equal(t, 3, total(r.Report()))
-		assert.Equal(t, 3, r.Report().Finished)
-	})
-}
-
-// A task whose Shutdown has failed is a task like any other to the next Shutdown.
-func TestD5_ACallerIsCancelledByTheNextShutdown(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := newRegistry(t, tether.Config{Grace: 10 * time.Second})
-		release := make(chan struct{})
-		time.AfterFunc(10*time.Second, func() { close(release) })
-		start(t, r, "slow", until(release))
-		caller := start(t, r, "caller", func(ctx context.Context) error {
-			mine, cancel := context.WithTimeout(ctx, time.Second)
-			defer cancel()
-			assert.Error(t, r.Shutdown(mine))
-			<-ctx.Done()
-			return context.Cause(ctx)
-		})
-		time.Sleep(5 * time.Second)
-		began := time.Now()
-		assert.NoError(t, within(r, time.Minute))
-		assert.Equal(t, 50*time.Second, time.Since(began), "when its Grace begins")
-		assert.Equal(t, tether.Canceled, caller.State())
-		caller.Cancel(nil)
-	})
-}
-
-// What a task that calls Shutdown need not wait for, an outsider has to hear of.
-func TestD5_AnOutsidersReportNamesTheCallers(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := newRegistry(t, tether.Config{})
-		release := make(chan struct{})
-		start(t, r, "stuck", until(release))
-		start(t, r, "caller", func(ctx context.Context) error {
-			return r.Shutdown(context.WithoutCancel(ctx))
-		})
-		synctest.Wait()
-		err := within(r, time.Minute)
-		var drain *tether.DrainError
-		require.ErrorAs(t, err, &drain)
-		assert.Equal(t, []string{"caller", "stuck"}, names(drain.Abandoned))
-		assert.Equal(t, 2, total(drain.Report))
-		close(release)
-		assert.NoError(t, within(r, time.Minute))
-		assert.Equal(t, 2, total(r.Report()))
-	})
+	}
 }
 
 func TestD6_NothingOfOursIsLeft(t *testing.T) {
 	before := goleak.IgnoreCurrent()
 	r := newRegistry(t, tether.Config{})
-	pools := []tether.Runner{
+	pools := []tether.Submitter{
 		r,
-		r.NewPool("pool", tether.PoolConfig{Workers: 3, Queue: 1000}),
-		r.NewPool("paused", tether.PoolConfig{Workers: 3, Queue: 1000}),
+		r.NewPool("pool", tether.PoolConfig{Workers: 3, Queue: 1000, Overflow: tether.OverflowBlock}),
+		r.NewPool("paused", tether.PoolConfig{Workers: 3, Queue: 1000, Overflow: tether.OverflowBlock}),
 	}
 	pools[2].(*tether.Pool).Pause()
-	hour := func(int) time.Duration { return time.Hour }
+	hour := func(int, error) time.Duration { return time.Hour }
 	for i := range 100 {
 		for _, to := range pools {
 			start(t, to, "fine", succeed)
@@ -1089,17 +999,17 @@ func TestD6_NothingOfOursIsLeft(t *testing.T) {
 
 func TestStopping(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		assert.Nil(t, tether.Stopping(t.Context()))
+		assert.Nil(t, tether.StoppingFrom(t.Context()))
 		r := newRegistry(t, tether.Config{})
 		task := start(t, r, "task", func(ctx context.Context) error {
 			select {
-			case <-tether.Stopping(ctx):
+			case <-tether.StoppingFrom(ctx):
 				t.Error("closed before the drain")
 			default:
 			}
 			derived, cancel := context.WithCancel(ctx)
 			defer cancel()
-			<-tether.Stopping(derived)
+			<-tether.StoppingFrom(derived)
 			return ctx.Err()
 		})
 		synctest.Wait()
@@ -1157,7 +1067,7 @@ func TestD7_Order(t *testing.T) {
 			}
 		}
 		start(t, r, "task", func(ctx context.Context) error {
-			<-tether.Stopping(ctx)
+			<-tether.StoppingFrom(ctx)
 			say("stopping")
 			assert.False(t, r.Ready())
 			time.Sleep(5 * time.Second)
@@ -1174,27 +1084,26 @@ func TestD7_Order(t *testing.T) {
 			say("request")
 		})
 		err := r.Run(ctx, tether.RunConfig{
-			Serve: func() error {
+			Servers: server(func() error {
 				say("serve")
 				<-stopped
 				return errTest
-			},
-			Stop: func(ctx context.Context) error {
+			}, func(ctx context.Context) error {
 				deadline, ok := ctx.Deadline()
 				assert.True(t, ok)
-				assert.Equal(t, began.Add(30*time.Second), deadline, "10 s + 25 s, less the Grace")
+				assert.Equal(t, began.Add(27500*time.Millisecond), deadline, "10 s + 25 s, less CloseTimeout and CancelBefore")
 				say("stop")
 				close(stopped)
 				time.Sleep(time.Second)
 				return nil
-			},
+			}),
 			PreStop: 3 * time.Second,
-			Closers: []func(context.Context) error{closer("database", nil), closer("broker", nil)},
+			Closers: closers(closer("database", nil), closer("broker", nil)),
 			Signals: noSignals,
 		})
 		assert.NoError(t, err, "what Serve returns after Stop is not an error")
 		assert.Equal(t, []string{
-			"serve 0s", "request 12s", "stop 13s", "stopping 14s", "task 19s", "database 19s", "broker 19s",
+			"serve 0s", "stopping 10s", "request 12s", "stop 13s", "task 15s", "database 15s", "broker 15s",
 		}, seen.read())
 	})
 }
@@ -1208,13 +1117,10 @@ func TestD7_ErrorsAreJoined(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		err := r.Run(ctx, tether.RunConfig{
-			Stop: func(context.Context) error { return errs[0] },
-			Closers: []func(context.Context) error{
-				func(context.Context) error { return errs[1] },
-				func(context.Context) error { return errs[2] },
-			},
-			Budget:  10 * time.Second,
-			Signals: noSignals,
+			Servers:     server(nil, func(context.Context) error { return errs[0] }),
+			Closers:     closers(func(context.Context) error { return errs[1] }, func(context.Context) error { return errs[2] }),
+			StopTimeout: 10 * time.Second,
+			Signals:     noSignals,
 		})
 		for _, want := range errs {
 			assert.ErrorIs(t, err, want)
@@ -1237,14 +1143,14 @@ func TestD7_ServeFails(t *testing.T) {
 			})
 			began := time.Now()
 			err := r.Run(t.Context(), tether.RunConfig{
-				Serve:   func() error { time.Sleep(time.Second); return failure },
-				Stop:    func(context.Context) error { seen.add("stop"); return nil },
-				PreStop: time.Hour,
-				Closers: []func(context.Context) error{func(context.Context) error {
+				Servers: server(func() error { time.Sleep(time.Second); return failure },
+					func(context.Context) error { seen.add("stop"); return nil }),
+				PreStop: 12 * time.Second,
+				Closers: closers(func(context.Context) error {
 					seen.add("closer")
 					assert.True(t, task.State().Final())
 					return nil
-				}},
+				}),
 				Signals: noSignals,
 			})
 			if failure == nil {
@@ -1266,7 +1172,7 @@ func TestD7_ServeFailsDuringPreStop(t *testing.T) {
 		cancel()
 		began := time.Now()
 		err := r.Run(ctx, tether.RunConfig{
-			Serve:   func() error { time.Sleep(time.Second); return errTest },
+			Servers: server(func() error { time.Sleep(time.Second); return errTest }, func(context.Context) error { return nil }),
 			PreStop: 10 * time.Second,
 			Signals: noSignals,
 		})
@@ -1277,17 +1183,17 @@ func TestD7_ServeFailsDuringPreStop(t *testing.T) {
 
 func TestD7_HangingStopLeavesTheDrainItsTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRegistry(t, tether.Config{Grace: 5 * time.Second})
+		r := newRegistry(t, tether.Config{CancelBefore: 5 * time.Second})
 		task := start(t, r, "task", untilCanceled)
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		began := time.Now()
 		err := r.Run(ctx, tether.RunConfig{
-			Stop: func(ctx context.Context) error {
+			Servers: server(nil, func(ctx context.Context) error {
 				<-ctx.Done()
-				assert.Equal(t, 20*time.Second, time.Since(began))
+				assert.Equal(t, 17500*time.Millisecond, time.Since(began))
 				return ctx.Err()
-			},
+			}),
 			Signals: noSignals,
 		})
 		assert.ErrorIs(t, err, context.DeadlineExceeded, "Stop's")
@@ -1306,13 +1212,13 @@ func TestD7_PreStopIsPartOfTheBudget(t *testing.T) {
 		cancel()
 		began := time.Now()
 		assert.NoError(t, r.Run(ctx, tether.RunConfig{
-			Serve:   func() error { <-stopped; return nil },
-			Stop:    func(context.Context) error { close(stopped); return nil },
-			PreStop: time.Hour,
-			Budget:  10 * time.Second,
-			Signals: noSignals,
+			Servers:     server(func() error { <-stopped; return nil }, func(context.Context) error { close(stopped); return nil }),
+			PreStop:     5 * time.Second,
+			StopTimeout: 10 * time.Second,
+			Signals:     noSignals,
 		}))
 		assert.Equal(t, 5*time.Second, time.Since(began), "half of it is left for the rest")
+		assert.ErrorIs(t, r.Run(ctx, tether.RunConfig{PreStop: 13 * time.Second}), tether.ErrInvalid, "more than half")
 		var none context.Context
 		assert.ErrorIs(t, r.Run(none, tether.RunConfig{}), tether.ErrInvalid)
 	})

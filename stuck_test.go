@@ -53,7 +53,7 @@ func TestStuck(t *testing.T) {
 	newStuck := func(t *testing.T) (*tether.Registry, *stuckJournal, *bytes.Buffer) {
 		var logged bytes.Buffer
 		d := new(stuckJournal)
-		return newRegistry(t, tether.Config{Stuck: limit, Observer: d, Logger: slog.New(slog.NewTextHandler(&logged, nil))}), d, &logged
+		return newRegistry(t, tether.Config{StuckAfter: limit, Observer: d, Logger: slog.New(slog.NewTextHandler(&logged, nil))}), d, &logged
 	}
 	bubble := func(name string, f func(t *testing.T)) {
 		t.Run(name, func(t *testing.T) { settle(); synctest.Test(t, f) })
@@ -148,7 +148,7 @@ func TestStuck(t *testing.T) {
 	bubble("in the callback of an option", func(t *testing.T) {
 		r, d, _ := newStuck(t)
 		end := make(chan struct{})
-		task := start(t, r, "retried", fail, tether.Retry(tether.RetryPolicy{Attempts: 2, If: func(error) bool {
+		task := start(t, r, "retried", fail, tether.Retry(tether.RetryPolicy{Attempts: 2, ShouldRetry: func(error) bool {
 			hangThere(end)
 			return false
 		}}))
@@ -169,7 +169,7 @@ func TestStuck(t *testing.T) {
 				time.Sleep(2 * limit)
 			}
 			return errTest
-		}, tether.Retry(tether.RetryPolicy{Attempts: 4, Backoff: func(int) time.Duration { return limit / 3 }}))
+		}, tether.Retry(tether.RetryPolicy{Attempts: 4, Backoff: func(int, error) time.Duration { return limit / 3 }}))
 		time.Sleep(4 * limit)
 		synctest.Wait()
 		assert.Equal(t, 4, attempts)
@@ -181,7 +181,7 @@ func TestStuck(t *testing.T) {
 	})
 	bubble("in a pool, and run by its submitter", func(t *testing.T) {
 		r, d, _ := newStuck(t)
-		p := r.NewPool("p", tether.PoolConfig{Workers: 1, Overflow: tether.CallerRuns})
+		p := r.NewPool("p", tether.PoolConfig{Workers: 1, Overflow: tether.OverflowCallerRuns})
 		end := make(chan struct{})
 		first := start(t, p, "sync", func(context.Context) error { hangHere(end); return nil })
 		var inline *tether.Task
@@ -234,7 +234,7 @@ func TestStuck(t *testing.T) {
 	bubble("a panic in the observer is logged, and others are told", func(t *testing.T) {
 		var logged bytes.Buffer
 		d := new(stuckJournal)
-		r := newRegistry(t, tether.Config{Stuck: limit, Observer: tether.Observers(panickyObserver{}, d),
+		r := newRegistry(t, tether.Config{StuckAfter: limit, Observer: tether.JoinObservers(panickyObserver{}, d),
 			Logger: slog.New(slog.NewTextHandler(&logged, nil))})
 		end := make(chan struct{})
 		one, two := start(t, r, "one", until(end)), start(t, r, "two", until(end))
@@ -249,7 +249,7 @@ func TestStuck(t *testing.T) {
 	})
 	bubble("never without the setting", func(t *testing.T) {
 		d := new(stuckJournal)
-		r := newRegistry(t, tether.Config{Observer: d, Stuck: -1})
+		r := newRegistry(t, tether.Config{Observer: d, StuckAfter: 0})
 		end := make(chan struct{})
 		task := start(t, r, "sync", until(end))
 		time.Sleep(1000 * time.Hour)
@@ -293,7 +293,7 @@ func TestObservers(t *testing.T) {
 	t.Run("each is told in order, of its own context", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			var calls []string
-			r := newRegistry(t, tether.Config{Stuck: time.Minute, Observer: tether.Observers(
+			r := newRegistry(t, tether.Config{StuckAfter: time.Minute, Observer: tether.JoinObservers(
 				twinObserver{name: "a", calls: &calls}, nil, twinObserver{name: "b", calls: &calls})})
 			_, err := r.Go(t.Context(), "", succeed)
 			require.Error(t, err)
@@ -322,7 +322,7 @@ func TestObservers(t *testing.T) {
 	t.Run("one that panics does not keep the others from being told", func(t *testing.T) {
 		var calls []string
 		var logged bytes.Buffer
-		r := newRegistry(t, tether.Config{Logger: slog.New(slog.NewTextHandler(&logged, nil)), Observer: tether.Observers(
+		r := newRegistry(t, tether.Config{Logger: slog.New(slog.NewTextHandler(&logged, nil)), Observer: tether.JoinObservers(
 			twinObserver{name: "a", calls: &calls, fails: true}, twinObserver{name: "b", calls: &calls})})
 		task := start(t, r, "task", succeed)
 		wait(task)
@@ -334,7 +334,7 @@ func TestObservers(t *testing.T) {
 		assert.Equal(t, 3, strings.Count(logged.String(), "panic=broken"))
 	})
 	t.Run("none", func(t *testing.T) {
-		r := newRegistry(t, tether.Config{Observer: tether.Observers()})
+		r := newRegistry(t, tether.Config{Observer: tether.JoinObservers()})
 		wait(start(t, r, "task", succeed))
 	})
 }
@@ -386,7 +386,7 @@ func TestStuck_Hostile(t *testing.T) {
 		var logged bytes.Buffer
 		release := make(chan struct{})
 		seen := 0
-		r := newRegistry(t, tether.Config{Stuck: time.Minute, Logger: slog.New(slog.NewTextHandler(&logged, nil)),
+		r := newRegistry(t, tether.Config{StuckAfter: time.Minute, Logger: slog.New(slog.NewTextHandler(&logged, nil)),
 			Observer: stuckFunc(func(context.Context, *tether.Task) {
 				if seen++; seen == 1 {
 					<-release
@@ -402,7 +402,7 @@ func TestStuck_Hostile(t *testing.T) {
 				}
 				<-end2
 				return nil
-			}, tether.Retry(tether.RetryPolicy{Attempts: 2, Backoff: func(int) time.Duration { return 0 }}))
+			}, tether.Retry(tether.RetryPolicy{Attempts: 2, Backoff: func(int, error) time.Duration { return 0 }}))
 		}
 		time.Sleep(time.Minute + 4*time.Second) // the first report hangs
 		synctest.Wait()
@@ -416,7 +416,7 @@ func TestStuck_Hostile(t *testing.T) {
 	})
 	bubble("an observer that ends its goroutine does not end the round", func(t *testing.T) {
 		seen := 0
-		r := newRegistry(t, tether.Config{Stuck: time.Minute, Observer: stuckFunc(func(context.Context, *tether.Task) {
+		r := newRegistry(t, tether.Config{StuckAfter: time.Minute, Observer: stuckFunc(func(context.Context, *tether.Task) {
 			seen++
 			runtime.Goexit()
 		})})
@@ -437,7 +437,7 @@ func TestStuck_Hostile(t *testing.T) {
 		end := make(chan struct{})
 		var task *tether.Task
 		var span any
-		r := newRegistry(t, tether.Config{Stuck: time.Minute,
+		r := newRegistry(t, tether.Config{StuckAfter: time.Minute,
 			Observer: stuckFunc(func(ctx context.Context, _ *tether.Task) { span = ctx.Value(spanKey("s")) }),
 			Logger: slog.New(hookHandler{hook: func(record slog.Record) {
 				if record.Message == "task stuck" {
@@ -453,9 +453,9 @@ func TestStuck_Hostile(t *testing.T) {
 	})
 	bubble("whose goroutine cannot be found is reported too", func(t *testing.T) {
 		d := new(stuckJournal)
-		r := newRegistry(t, tether.Config{Stuck: time.Minute, Observer: d})
+		r := newRegistry(t, tether.Config{StuckAfter: time.Minute, Observer: d})
 		end := make(chan struct{})
-		p := r.NewPool("p", tether.PoolConfig{Workers: 1, Overflow: tether.CallerRuns})
+		p := r.NewPool("p", tether.PoolConfig{Workers: 1, Overflow: tether.OverflowCallerRuns})
 		start(t, p, "busy", until(end))
 		var inline *tether.Task
 		go frames(60, func() {
@@ -474,12 +474,12 @@ func TestStuck_Hostile(t *testing.T) {
 	})
 	bubble("whose labels are lost, in a process of many goroutines", func(t *testing.T) {
 		d := new(stuckJournal)
-		r := newRegistry(t, tether.Config{Stuck: time.Minute, Observer: d})
+		r := newRegistry(t, tether.Config{StuckAfter: time.Minute, Observer: d})
 		end := make(chan struct{})
 		for range 3000 {
 			go func() { <-end }()
 		}
-		p := r.NewPool("p", tether.PoolConfig{Workers: 1, Overflow: tether.CallerRuns})
+		p := r.NewPool("p", tether.PoolConfig{Workers: 1, Overflow: tether.OverflowCallerRuns})
 		start(t, p, "busy", until(end))
 		task := start(t, r, "task", func(context.Context) error {
 			_, err := p.Go(context.Background(), "inline", succeed) // leaves the goroutine with the labels of that context
@@ -493,7 +493,7 @@ func TestStuck_Hostile(t *testing.T) {
 	})
 	bubble("one round at a time, however long it takes", func(t *testing.T) {
 		var inside, most, reports int
-		r := newRegistry(t, tether.Config{Stuck: time.Minute, Observer: stuckFunc(func(context.Context, *tether.Task) {
+		r := newRegistry(t, tether.Config{StuckAfter: time.Minute, Observer: stuckFunc(func(context.Context, *tether.Task) {
 			inside++
 			most = max(most, inside)
 			reports++
@@ -516,7 +516,7 @@ func TestStuck_Hostile(t *testing.T) {
 	})
 	bubble("D6: Shutdown waits for a report that is under way", func(t *testing.T) {
 		release, ended := make(chan struct{}), false
-		r := newRegistry(t, tether.Config{Stuck: time.Minute, Observer: stuckFunc(func(context.Context, *tether.Task) {
+		r := newRegistry(t, tether.Config{StuckAfter: time.Minute, Observer: stuckFunc(func(context.Context, *tether.Task) {
 			<-release
 			ended = true
 		})})
@@ -540,7 +540,7 @@ func TestStuck_Hostile(t *testing.T) {
 	bubble("a slow report does not put the next round off", func(t *testing.T) {
 		at := make(map[string]time.Duration)
 		began := time.Now()
-		r := newRegistry(t, tether.Config{Stuck: time.Second, Observer: stuckFunc(func(_ context.Context, task *tether.Task) {
+		r := newRegistry(t, tether.Config{StuckAfter: time.Second, Observer: stuckFunc(func(_ context.Context, task *tether.Task) {
 			at[task.Name()] = time.Since(began)
 			time.Sleep(time.Minute)
 		})})
@@ -553,33 +553,20 @@ func TestStuck_Hostile(t *testing.T) {
 		assert.Less(t, at["b"], 63*time.Second)
 		close(end)
 	})
-	bubble("D5: Shutdown with the context of a report does not wait for that", func(t *testing.T) {
+	bubble("D5: Shutdown with the context of a report", func(t *testing.T) {
 		var r *tether.Registry
 		var err error
-		r = newRegistry(t, tether.Config{Stuck: time.Minute, Observer: stuckFunc(func(ctx context.Context, _ *tether.Task) {
+		r = newRegistry(t, tether.Config{StuckAfter: time.Minute, Observer: stuckFunc(func(ctx context.Context, _ *tether.Task) {
 			err = r.Shutdown(ctx)
 		})})
-		task := start(t, r, "task", func(ctx context.Context) error {
-			<-tether.Stopping(ctx)
-			return nil
-		})
-		require.NoError(t, wait(task))
-		synctest.Wait()
-		assert.NoError(t, err)
-	})
-	bubble("a task that has called Shutdown itself", func(t *testing.T) {
-		d := new(stuckJournal)
-		r := newRegistry(t, tether.Config{Stuck: time.Minute, Observer: d})
-		task := start(t, r, "task", func(ctx context.Context) error {
-			err := r.Shutdown(ctx)
+		require.NoError(t, wait(start(t, r, "task", func(context.Context) error {
 			time.Sleep(time.Hour)
-			return err
-		})
-		require.NoError(t, wait(task))
-		assert.Len(t, d.of(task), 1)
+			return nil
+		})))
+		assert.ErrorIs(t, err, tether.ErrInvalid)
 	})
 	t.Run("D5: many Shutdowns at once, with a context that has ended", func(t *testing.T) {
-		r := newRegistry(t, tether.Config{Stuck: time.Minute})
+		r := newRegistry(t, tether.Config{StuckAfter: time.Minute})
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		var calls sync.WaitGroup
@@ -597,7 +584,7 @@ func TestStuck_Hostile(t *testing.T) {
 	})
 	t.Run("first in a bubble of synctest, then outside", func(t *testing.T) {
 		d := new(stuckJournal)
-		r := tether.New(tether.Config{Stuck: time.Millisecond, Retain: -1, Observer: d, Logger: slog.New(slog.DiscardHandler)})
+		r := tether.New(tether.Config{StuckAfter: time.Millisecond, Retain: -1, Observer: d, Logger: slog.New(slog.DiscardHandler)})
 		synctest.Test(t, func(t *testing.T) {
 			require.NoError(t, wait(start(t, r, "inside", func(context.Context) error { time.Sleep(time.Hour); return nil })))
 			time.Sleep(time.Hour) // the watch has nothing to do any more
@@ -616,7 +603,7 @@ func TestStuck_Hostile(t *testing.T) {
 	t.Run("a registry that is drained is kept alive by no timer", func(t *testing.T) {
 		var gone atomic.Bool
 		func() {
-			r := tether.New(tether.Config{Stuck: time.Hour, Logger: slog.New(slog.DiscardHandler)})
+			r := tether.New(tether.Config{StuckAfter: time.Hour, Logger: slog.New(slog.DiscardHandler)})
 			require.NoError(t, wait(start(t, r, "task", succeed)))
 			drain(t, r)
 			runtime.AddCleanup(r, func(int) { gone.Store(true) }, 0)
@@ -628,7 +615,7 @@ func TestStuck_Hostile(t *testing.T) {
 func TestT6_EachObserversPanicIsLogged(t *testing.T) {
 	var logged bytes.Buffer
 	var calls []string
-	r := newRegistry(t, tether.Config{Logger: slog.New(slog.NewTextHandler(&logged, nil)), Observer: tether.Observers(
+	r := newRegistry(t, tether.Config{Logger: slog.New(slog.NewTextHandler(&logged, nil)), Observer: tether.JoinObservers(
 		twinObserver{name: "a", calls: &calls, fails: true}, twinObserver{name: "b", calls: &calls, fails: true})})
 	require.NoError(t, wait(start(t, r, "task", succeed)))
 	_, err := r.Go(t.Context(), "", succeed)
@@ -653,9 +640,9 @@ func (s sampler) TaskStarted(ctx context.Context, t *tether.Task) context.Contex
 func TestObservers_WithinOthers(t *testing.T) {
 	t.Run("groups do not take each other's contexts", func(t *testing.T) {
 		var calls []string
-		r := newRegistry(t, tether.Config{Observer: tether.Observers(
-			sampler{tether.Observers(twinObserver{name: "a", calls: &calls}, tether.NopObserver{}), true},
-			sampler{tether.Observers(twinObserver{name: "b", calls: &calls}, tether.NopObserver{}, twinObserver{name: "c", calls: &calls}), false},
+		r := newRegistry(t, tether.Config{Observer: tether.JoinObservers(
+			sampler{tether.JoinObservers(twinObserver{name: "a", calls: &calls}, tether.NopObserver{}), true},
+			sampler{tether.JoinObservers(twinObserver{name: "b", calls: &calls}, tether.NopObserver{}, twinObserver{name: "c", calls: &calls}), false},
 		)})
 		require.NoError(t, wait(start(t, r, "task", succeed)))
 		assert.Equal(t, []string{"a ended task <nil>", "b ended task <nil>", "c ended task <nil>"}, calls[len(calls)-3:])
@@ -664,7 +651,7 @@ func TestObservers_WithinOthers(t *testing.T) {
 	t.Run("a panic in a group within another observer", func(t *testing.T) {
 		var calls []string
 		var logged bytes.Buffer
-		r := newRegistry(t, tether.Config{Logger: slog.New(slog.NewTextHandler(&logged, nil)), Observer: sampler{tether.Observers(
+		r := newRegistry(t, tether.Config{Logger: slog.New(slog.NewTextHandler(&logged, nil)), Observer: sampler{tether.JoinObservers(
 			twinObserver{name: "a", calls: &calls}, twinObserver{name: "x", calls: &calls, fails: true}, twinObserver{name: "b", calls: &calls}), true}})
 		require.NoError(t, wait(start(t, r, "task", succeed)))
 		assert.Equal(t, []string{"a ended task <nil>", "x ended task <nil>", "b ended task task"}, calls[len(calls)-3:])
@@ -672,7 +659,7 @@ func TestObservers_WithinOthers(t *testing.T) {
 	})
 	t.Run("one that ends the goroutine at the start", func(t *testing.T) {
 		var calls []string
-		r := newRegistry(t, tether.Config{Observer: tether.Observers(
+		r := newRegistry(t, tether.Config{Observer: tether.JoinObservers(
 			twinObserver{name: "a", calls: &calls}, exitsAtStart{}, twinObserver{name: "b", calls: &calls})})
 		assert.ErrorIs(t, wait(start(t, r, "task", succeed)), tether.ErrGoexit)
 		assert.Equal(t, []string{"a ended task <nil>", "b ended task task"}, calls[len(calls)-2:])
@@ -684,18 +671,4 @@ type exitsAtStart struct{ tether.NopObserver }
 func (exitsAtStart) TaskStarted(context.Context, *tether.Task) context.Context {
 	runtime.Goexit()
 	return nil
-}
-
-func TestD2_ATaskThatHasCalledShutdownMakesNoFurtherAttempt(t *testing.T) {
-	r := newRegistry(t, tether.Config{})
-	attempts := 0
-	task := start(t, r, "task", func(ctx context.Context) error {
-		attempts++
-		if err := r.Shutdown(ctx); err != nil {
-			return err
-		}
-		return errTest
-	}, tether.Retry(tether.RetryPolicy{Attempts: 3, Backoff: func(int) time.Duration { return 0 }}))
-	assert.ErrorIs(t, wait(task), tether.ErrShutdown)
-	assert.Equal(t, 1, attempts)
 }

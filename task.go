@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"log/slog"
 	"math"
 	"reflect"
 	"runtime"
@@ -186,6 +187,9 @@ func (t *Task) ID() string { return t.lane.id(t.slot.Number()) }
 
 // Name returns the name that the task was submitted with.
 func (t *Task) Name() string { return t.kind.name }
+
+// Registry returns the registry that the task was submitted to.
+func (t *Task) Registry() *Registry { return t.lane.reg }
 
 // Pool returns the name of the pool that the task is on, "" if it is on the registry
 // itself.
@@ -425,10 +429,10 @@ func (t *Task) Cancel(cause error) bool {
 // says. It reports whether the task was held.
 func (t *Task) Release() bool { return t.lane.unhold(t) }
 
-// Result returns what the body of a [Submit] returned, for whoever has found the
+// Value returns what the body of a [Submit] returned, for whoever has found the
 // task by its ID. It is nil until the task has succeeded, and for the tasks of
 // [Registry.Go] and [Pool.Go].
-func (t *Task) Result() any {
+func (t *Task) Value() any {
 	if !t.has(released) || t.State() != Succeeded {
 		return nil
 	}
@@ -451,7 +455,11 @@ type Info struct {
 	// has not happened. A task that starts at once has one instant for the first two.
 	Submitted, Started, Finished time.Time
 
-	Attempt    int // 1 in the first; 0 before
+	Attempt     int       // 1 in the first; 0 before
+	MaxAttempts int       // of Retry; 1 without it
+	LastErr     error     // of the last failed attempt, until State is final; nil if none has failed
+	NextAttempt time.Time // when the next attempt is due, while the task waits for it; else zero
+
 	Progress   Progress
 	Unique     string // the key, if it was submitted with one
 	Labels     map[string]string
@@ -483,7 +491,7 @@ func (t *Task) Info() Info {
 	info.State = State(s & stateMask)
 	info.Waited = t.attended()
 	info.Submitted, info.Started, info.Finished = t.times(s)
-	info.Attempt = t.attempt(s)
+	info.Attempt, info.MaxAttempts = t.attempt(s), 1
 	if m == nil {
 		return info
 	}
@@ -498,6 +506,15 @@ func (t *Task) Info() Info {
 	}
 	if o := m.opts; o != nil {
 		info.Unique, info.Labels = o.unique, o.copyLabels()
+		if o.retry != nil {
+			info.MaxAttempts = o.retry.attempts
+			if !info.State.Final() {
+				info.LastErr = o.retry.last
+			}
+			if info.State == Queued && s&begun != 0 {
+				info.NextAttempt = t.lane.reg.time(o.retry.due)
+			}
+		}
 	}
 	return info
 }
@@ -681,7 +698,7 @@ func (t *Task) came() int64 {
 // It is called while the panic's stack is still there, and does not return if panics
 // are to end the process.
 func (t *Task) panicked(what string, v any) *PanicError {
-	e := &PanicError{Value: v, Stack: debug.Stack(), Task: t.kind.name, ID: t.ID()}
+	e := &PanicError{Value: v, Stack: debug.Stack(), In: what, Task: t.kind.name, ID: t.ID()}
 	t.lane.reg.panicked(what, e, t.lane.poolName())
 	return e
 }
@@ -700,7 +717,7 @@ func (t *Task) guard(what string, callback func() error) (err error) {
 // what wait.
 func (t *Task) retry(end State, err error) (again bool, wait time.Duration, failure error) {
 	retry := t.options().retry
-	if retry == nil || end == Succeeded || end == Canceled || retry.attempt() >= retry.policy.Attempts {
+	if retry == nil || end == Succeeded || end == Canceled || retry.attempt() >= retry.attempts {
 		return false, 0, nil
 	}
 	if err == ErrGoexit && t.has(inlined) {
@@ -711,11 +728,11 @@ func (t *Task) retry(end State, err error) (again bool, wait time.Duration, fail
 	}
 	failure = t.guard("retry policy", func() error {
 		again = end != Panicked
-		if retry.policy.If != nil {
-			again = retry.policy.If(err)
+		if retry.policy.ShouldRetry != nil {
+			again = retry.policy.ShouldRetry(err)
 		}
 		if again {
-			wait = max(0, retry.policy.Backoff(retry.attempt()))
+			wait = max(0, retry.policy.Backoff(retry.attempt(), err))
 		}
 		return nil
 	})
@@ -742,11 +759,19 @@ func (t *Task) deadline() (time.Time, bool) {
 type PanicError struct {
 	Value    any    // what it panicked with
 	Stack    []byte // of the goroutine, as debug.Stack gives it
-	Task, ID string
+	In       string // what panicked: "body", "observer", `closing "database"`, …
+	Task, ID string // empty if it belongs to no task
 }
 
 func (e *PanicError) Error() string {
+	if e.Task == "" {
+		return fmt.Sprintf("tether: panic in %s: %v", e.In, e.Value)
+	}
 	return fmt.Sprintf("tether: task %q panicked: %v", e.Task, e.Value)
+}
+
+func (e *PanicError) attrs() []slog.Attr {
+	return []slog.Attr{slog.String("in", e.In), slog.Any("panic", e.Value), slog.String("stack", string(e.Stack))}
 }
 
 // Unwrap returns Value if that is an error.
@@ -1014,51 +1039,37 @@ func ReportProgress(ctx context.Context, p Progress) {
 	t.changed()
 }
 
-// Stopping returns a channel that is closed when [Registry.Shutdown] begins: a
+// StoppingFrom returns a channel that is closed when [Registry.Shutdown] begins: a
 // long body had better finish soon now, or save its place. It is not cancelled
 // yet. Without a task the channel is nil.
-func Stopping(ctx context.Context) <-chan struct{} {
+func StoppingFrom(ctx context.Context) <-chan struct{} {
 	if t, ok := FromContext(ctx); ok {
 		return t.lane.reg.drain.stopping
 	}
 	return nil
 }
 
-// Runner is what takes tasks: a *[Registry] or a *[Pool].
-type Runner interface {
+// A Submitter takes tasks: it is a *[Registry] or a *[Pool].
+type Submitter interface {
 	Go(ctx context.Context, name string, fn Func, opts ...Option) (*Task, error)
+
+	submitter() (*Registry, *Pool) // the pool is nil for a registry
 }
+
+func (r *Registry) submitter() (*Registry, *Pool) { return r, nil }
+func (p *Pool) submitter() (*Registry, *Pool)     { return p.reg, p }
 
 // Result is the handle of a task that returns a T.
 type Result[T any] struct{ *Task }
 
-// Submit is Go for a body that returns a value. A Runner that is neither a *Registry
-// nor a *Pool is given a body that keeps the value for the Result; it may wrap that,
-// but has to hand opts on, and to call it with the context of the task that it returns.
-func Submit[T any](ctx context.Context, r Runner, name string, fn func(context.Context) (T, error), opts ...Option) (*Result[T], error) {
-	s := &submission[T]{fn: fn}
-	var t *Task
-	var err error
-	switch r := r.(type) {
-	case *Registry:
-		t, err = r.submit(ctx, nil, name, nil, s, opts)
-	case *Pool:
-		t, err = r.reg.submit(ctx, r, name, nil, s, opts)
-	case nil:
-		err = fmt.Errorf("%w: nil Runner", ErrInvalid)
-	default:
-		if fn == nil {
-			return nil, fmt.Errorf("%w: nil body", ErrInvalid) // before anybody wraps it
-		}
-		body := func(ctx context.Context) error {
-			v, err := fn(ctx)
-			if err == nil {
-				keepValue(ctx, v)
-			}
-			return err
-		}
-		t, err = r.Go(ctx, name, body, append(opts[:len(opts):len(opts)], Option{wish: wishTyped, value: typed(s)})...)
+// Submit is Go for a body that returns a value.
+func Submit[T any](ctx context.Context, to Submitter, name string, fn func(context.Context) (T, error), opts ...Option) (*Result[T], error) {
+	if to == nil {
+		return nil, fmt.Errorf("%w: nil Submitter", ErrInvalid)
 	}
+	s := &submission[T]{fn: fn}
+	r, p := to.submitter()
+	t, err := r.submit(ctx, p, name, nil, s, opts)
 	switch {
 	case err != nil:
 		return nil, err
@@ -1067,24 +1078,6 @@ func Submit[T any](ctx context.Context, r Runner, name string, fn func(context.C
 	}
 	s.handle.Task = t
 	return &s.handle, nil
-}
-
-// keepValue keeps what the body of a task has returned that somebody else's Runner has
-// submitted. The Runner may call the body late, or twice at once.
-func keepValue[T any](ctx context.Context, v T) {
-	t, ok := FromContext(ctx)
-	if !ok {
-		return
-	}
-	if m := t.more.Load(); m != nil {
-		if s, ok := m.typed.(*submission[T]); ok {
-			m.mu.Lock()
-			defer m.mu.Unlock()
-			if !t.has(released) {
-				s.v, s.has = v, true
-			}
-		}
-	}
 }
 
 // Value waits as Wait does and returns what the body returned. With [Unique] the
@@ -1100,17 +1093,16 @@ func (r *Result[T]) Value(ctx context.Context) (T, error) {
 			if s.has {
 				return s.v, nil
 			}
-			return zero, fmt.Errorf("tether: task %q kept no value: its Runner has not called the body with the task's context", r.Name())
+			return zero, fmt.Errorf("tether: task %q has no value", r.Name())
 		}
 	}
-	return zero, fmt.Errorf("tether: task %q returned %T, not %T", r.Name(), r.Result(), zero)
+	return zero, fmt.Errorf("tether: task %q returned %T, not %T", r.Name(), r.Task.Value(), zero)
 }
 
 // typed is a *submission[T].
 type typed interface {
 	room() (*Task, *more)
-	another() typed // for a task whose body somebody else has wrapped
-	pc() uintptr    // of the body; 0 if that is nil
+	pc() uintptr // of the body; 0 if that is nil
 	run(ctx context.Context) error
 	value() any
 	letGo()
@@ -1128,7 +1120,6 @@ type submission[T any] struct {
 }
 
 func (s *submission[T]) room() (*Task, *more) { return &s.task, &s.more }
-func (s *submission[T]) another() typed       { return new(submission[T]) }
 func (s *submission[T]) pc() uintptr          { return reflect.ValueOf(s.fn).Pointer() }
 func (s *submission[T]) letGo()               { s.fn = nil }
 
@@ -1149,11 +1140,11 @@ func (s *submission[T]) run(ctx context.Context) error {
 
 // Errors to compare with errors.Is.
 var (
-	ErrClosed   = errors.New("tether: shutting down, no new tasks")
+	ErrClosed   = errors.New("tether: shutting down: no new tasks, except those that a running task submits with its own context")
 	ErrFull     = errors.New("tether: full")
 	ErrInvalid  = errors.New("tether: invalid task")
 	ErrShutdown = errors.New("tether: canceled by the shutdown")
-	ErrGoexit   = errors.New("tether: the body ended its goroutine (runtime.Goexit)")
+	ErrGoexit   = errors.New("tether: the function ended its goroutine (runtime.Goexit)")
 	ErrNotFound = errors.New("tether: no such task")
 	ErrExpired  = errors.New("tether: the task has ended and is forgotten")
 

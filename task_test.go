@@ -58,11 +58,11 @@ func assertAddsUp(t *testing.T, s tether.Stats) bool {
 }
 
 func TestT1_EverySubmissionGetsAHandleOrATypedError(t *testing.T) {
-	submit := map[string]func(ctx context.Context, r tether.Runner, name string, fn tether.Func, opts ...tether.Option) (*tether.Task, error){
-		"go": func(ctx context.Context, r tether.Runner, name string, fn tether.Func, opts ...tether.Option) (*tether.Task, error) {
+	submit := map[string]func(ctx context.Context, r tether.Submitter, name string, fn tether.Func, opts ...tether.Option) (*tether.Task, error){
+		"go": func(ctx context.Context, r tether.Submitter, name string, fn tether.Func, opts ...tether.Option) (*tether.Task, error) {
 			return r.Go(ctx, name, fn, opts...)
 		},
-		"submit": func(ctx context.Context, r tether.Runner, name string, fn tether.Func, opts ...tether.Option) (*tether.Task, error) {
+		"submit": func(ctx context.Context, r tether.Submitter, name string, fn tether.Func, opts ...tether.Option) (*tether.Task, error) {
 			var typed func(context.Context) (int, error)
 			if fn != nil {
 				typed = func(ctx context.Context) (int, error) { return 1, fn(ctx) }
@@ -94,14 +94,14 @@ func TestT1_EverySubmissionGetsAHandleOrATypedError(t *testing.T) {
 			{"an empty serial key", "Serial", bg, "task", succeed, tether.Serial("")},
 			{"a negative weight", "weight -1", bg, "task", succeed, tether.Weight(-1)},
 			{"no attempts", "0 attempts", bg, "task", succeed, tether.Retry(tether.RetryPolicy{})},
-			{"a nil IsNew", "IsNew", bg, "task", succeed, tether.IsNew(nil)},
+			{"a nil OnDuplicate", "OnDuplicate", bg, "task", succeed, tether.OnDuplicate(nil)},
 			{"a nil hand-over", "HandOver", bg, "task", succeed, tether.HandOver(nil)},
 		}
 		for _, c := range invalid {
 			t.Run(how+" refuses "+c.what, func(t *testing.T) {
 				r := newRegistry(t, tether.Config{})
-				p := r.NewPool("pool", tether.PoolConfig{})
-				for _, on := range []tether.Runner{r, p} {
+				p := r.NewPool("pool", tether.PoolConfig{Overflow: tether.OverflowBlock})
+				for _, on := range []tether.Submitter{r, p} {
 					task, err := submit(c.ctx, on, c.name, c.fn, c.opt)
 					assert.Nil(t, task)
 					require.ErrorIs(t, err, tether.ErrInvalid)
@@ -126,11 +126,11 @@ func TestT1_EverySubmissionGetsAHandleOrATypedError(t *testing.T) {
 		})
 		t.Run(how+" is refused by a registry at its limit", func(t *testing.T) {
 			r := newRegistry(t, tether.Config{Limit: 1})
-			p := r.NewPool("pool", tether.PoolConfig{Workers: 2})
+			p := r.NewPool("pool", tether.PoolConfig{Workers: 2, Overflow: tether.OverflowBlock})
 			gate := make(chan struct{})
 			first, err := submit(bg, r, "task", until(gate))
 			require.NoError(t, err)
-			for _, on := range []tether.Runner{r, p} {
+			for _, on := range []tether.Submitter{r, p} {
 				task, err := submit(bg, on, "task", succeed)
 				assert.Nil(t, task)
 				var full *tether.FullError
@@ -148,9 +148,9 @@ func TestT1_EverySubmissionGetsAHandleOrATypedError(t *testing.T) {
 		})
 		t.Run(how+" is refused once the drain has begun", func(t *testing.T) {
 			r := newRegistry(t, tether.Config{})
-			p := r.NewPool("pool", tether.PoolConfig{})
+			p := r.NewPool("pool", tether.PoolConfig{Overflow: tether.OverflowBlock})
 			require.NoError(t, r.Shutdown(bg))
-			for _, on := range []tether.Runner{r, p} {
+			for _, on := range []tether.Submitter{r, p} {
 				task, err := submit(bg, on, "task", succeed)
 				assert.Nil(t, task)
 				assert.ErrorIs(t, err, tether.ErrClosed)
@@ -159,7 +159,7 @@ func TestT1_EverySubmissionGetsAHandleOrATypedError(t *testing.T) {
 		t.Run(how+" waits for room only while its context lives", func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				r := newRegistry(t, tether.Config{})
-				p, free := fullPool(t, r, tether.Block)
+				p, free := fullPool(t, r, tether.OverflowBlock)
 				defer free()
 				ctx, cancel := context.WithTimeoutCause(bg, time.Minute, errTest)
 				defer cancel()
@@ -174,7 +174,7 @@ func TestT1_EverySubmissionGetsAHandleOrATypedError(t *testing.T) {
 		t.Run(how+" waits for the first of its key only while its context lives", func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				r := newRegistry(t, tether.Config{})
-				p, free := fullPool(t, r, tether.Block)
+				p, free := fullPool(t, r, tether.OverflowBlock)
 				first := make(chan error)
 				go func() {
 					task, err := submit(bg, p, "first", succeed, tether.Unique("key"))
@@ -223,13 +223,13 @@ func (e *endings) TaskEnded(_ context.Context, t *tether.Task) {
 // traffic submits tasks of all sorts from several goroutines, and cancels,
 // releases, pauses and resizes meanwhile. It returns the tasks that were admitted.
 func traffic(r *tether.Registry, perProducer int) []*tether.Task {
-	pools := []tether.Runner{
+	pools := []tether.Submitter{
 		r,
-		r.NewPool("block", tether.PoolConfig{Workers: 3, Queue: 5}),
-		r.NewPool("reject", tether.PoolConfig{Workers: 2, Queue: 20, Overflow: tether.Reject}),
-		r.NewPool("oldest", tether.PoolConfig{Workers: 2, Queue: 5, Overflow: tether.DropOldest}),
-		r.NewPool("caller", tether.PoolConfig{Workers: 1, Queue: 1, Overflow: tether.CallerRuns}),
-		r.NewPool("weighed", tether.PoolConfig{Workers: 4, Queue: 50, Capacity: 10, Overflow: tether.Reject}),
+		r.NewPool("block", tether.PoolConfig{Workers: 3, Queue: 5, Overflow: tether.OverflowBlock}),
+		r.NewPool("reject", tether.PoolConfig{Workers: 2, Queue: 20, Overflow: tether.OverflowReject}),
+		r.NewPool("oldest", tether.PoolConfig{Workers: 2, Queue: 5, Overflow: tether.OverflowDropOldest}),
+		r.NewPool("caller", tether.PoolConfig{Workers: 1, Queue: 1, Overflow: tether.OverflowCallerRuns}),
+		r.NewPool("weighed", tether.PoolConfig{Workers: 4, Queue: 50, Capacity: 10, Overflow: tether.OverflowReject}),
 	}
 	bodies := []tether.Func{
 		succeed, succeed, fail,
@@ -267,7 +267,7 @@ func traffic(r *tether.Registry, perProducer int) []*tether.Task {
 				}
 				if rand.IntN(4) == 0 {
 					opts = append(opts, tether.Retry(tether.RetryPolicy{Attempts: 3,
-						Backoff: func(int) time.Duration { return time.Duration(rand.IntN(2)) * time.Microsecond }}))
+						Backoff: func(int, error) time.Duration { return time.Duration(rand.IntN(2)) * time.Microsecond }}))
 				}
 				if rand.IntN(8) == 0 {
 					opts = append(opts, tether.Delay(time.Duration(rand.IntN(20))*time.Microsecond))
@@ -340,8 +340,8 @@ func TestT2_OneFinalStateOnce(t *testing.T) {
 	t.Run("a task that ends between its attempt and its cancellation", func(t *testing.T) {
 		r := newRegistry(t, tether.Config{})
 		p := r.NewPool("pool", tether.PoolConfig{Workers: 2, Queue: tether.Unbounded})
-		again := tether.Retry(tether.RetryPolicy{Attempts: math.MaxInt32, Backoff: func(int) time.Duration { return 0 }})
-		for _, on := range []tether.Runner{r, p} {
+		again := tether.Retry(tether.RetryPolicy{Attempts: math.MaxInt32, Backoff: func(int, error) time.Duration { return 0 }})
+		for _, on := range []tether.Submitter{r, p} {
 			for range 1000 {
 				attempts := make(chan struct{}, 1)
 				task := start(t, on, "task", func(context.Context) error {
@@ -367,8 +367,8 @@ func TestT2_OneFinalStateOnce(t *testing.T) {
 	})
 	t.Run("an inline task that ends between its attempt and its cancellation", func(t *testing.T) {
 		r := newRegistry(t, tether.Config{})
-		p, free := fullPool(t, r, tether.CallerRuns)
-		again := tether.Retry(tether.RetryPolicy{Attempts: math.MaxInt32, Backoff: func(int) time.Duration { return 0 }})
+		p, free := fullPool(t, r, tether.OverflowCallerRuns)
+		again := tether.Retry(tether.RetryPolicy{Attempts: math.MaxInt32, Backoff: func(int, error) time.Duration { return 0 }})
 		for range 1000 {
 			var canceler sync.WaitGroup
 			var once sync.Once
@@ -757,7 +757,7 @@ func TestT5_CauseTellsWhy(t *testing.T) {
 	t.Run("the timeout runs from the start, not from the submission", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			r := newRegistry(t, tether.Config{Timeout: time.Minute})
-			p := r.NewPool("pool", tether.PoolConfig{Workers: 1, Queue: 1})
+			p := r.NewPool("pool", tether.PoolConfig{Workers: 1, Queue: 1, Overflow: tether.OverflowBlock})
 			first := start(t, p, "first", func(context.Context) error { time.Sleep(time.Hour); return nil })
 			var left time.Duration
 			second := start(t, p, "second", func(ctx context.Context) error {
@@ -806,7 +806,7 @@ func TestT8_UnwaitedFailuresAreLoggedOnce(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				logger, book := newLogger()
 				r := newRegistry(t, tether.Config{Logger: logger})
-				p := r.NewPool("the pool", tether.PoolConfig{Workers: 1})
+				p := r.NewPool("the pool", tether.PoolConfig{Workers: 1, Overflow: tether.OverflowBlock})
 				task := start(t, p, "the task", func(ctx context.Context) error {
 					time.Sleep(time.Millisecond) // so that the waiter comes first
 					return c.body(ctx)
@@ -851,7 +851,7 @@ func TestT8_UnwaitedFailuresAreLoggedOnce(t *testing.T) {
 	t.Run("a task that a full pool dropped", func(t *testing.T) {
 		logger, book := newLogger()
 		r := newRegistry(t, tether.Config{Logger: logger})
-		p, free := fullPool(t, r, tether.DropOldest)
+		p, free := fullPool(t, r, tether.OverflowDropOldest)
 		start(t, p, "newer", succeed)
 		free()
 		records := book.about("waiting")
@@ -879,7 +879,7 @@ func TestT9_CancellingAWaitingTaskDropsItAtOnce(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				r := newRegistry(t, tether.Config{})
-				p := r.NewPool("pool", tether.PoolConfig{Workers: 1, Queue: 1, Overflow: tether.Reject, Capacity: 10})
+				p := r.NewPool("pool", tether.PoolConfig{Workers: 1, Queue: 1, Overflow: tether.OverflowReject, Capacity: 10})
 				gate := make(chan struct{})
 				defer close(gate)
 				start(t, p, "running", until(gate), tether.Serial("key"))
@@ -908,7 +908,7 @@ func TestT9_CancellingAWaitingTaskDropsItAtOnce(t *testing.T) {
 	t.Run("one that waits for room at a full pool comes in", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			r := newRegistry(t, tether.Config{})
-			p := r.NewPool("pool", tether.PoolConfig{Workers: 1, Queue: 1})
+			p := r.NewPool("pool", tether.PoolConfig{Workers: 1, Queue: 1, Overflow: tether.OverflowBlock})
 			gate := make(chan struct{})
 			start(t, p, "running", until(gate))
 			waiting := start(t, p, "waiting", succeed)
@@ -952,9 +952,9 @@ func TestT9_CancellingAWaitingTaskDropsItAtOnce(t *testing.T) {
 func TestT10_UniqueRunsOneBodyAtATime(t *testing.T) {
 	t.Run("thousands of submissions at once, many generations", func(t *testing.T) {
 		r := newRegistry(t, tether.Config{})
-		runners := []tether.Runner{r,
+		runners := []tether.Submitter{r,
 			r.NewPool("a", tether.PoolConfig{Workers: 4, Queue: tether.Unbounded}),
-			r.NewPool("b", tether.PoolConfig{Workers: 1, Queue: 2}),
+			r.NewPool("b", tether.PoolConfig{Workers: 1, Queue: 2, Overflow: tether.OverflowBlock}),
 		}
 		const keys, producers, each = 3, 16, 1000
 		var inside [keys]atomic.Int32
@@ -966,14 +966,14 @@ func TestT10_UniqueRunsOneBodyAtATime(t *testing.T) {
 				var last [keys]*tether.Task
 				for i := range each {
 					k := (n + i) % keys
-					isNew := i%2 == 0
+					isNew := true
 					task, err := runners[i%len(runners)].Go(context.Background(), "task", func(context.Context) error {
 						assert.EqualValues(t, 1, inside[k].Add(1), "bodies of one key at once")
 						runtime.Gosched()
 						inside[k].Add(-1)
 						bodies[k].Add(1)
 						return nil
-					}, tether.Unique(fmt.Sprint(k)), tether.IsNew(&isNew))
+					}, tether.Unique(fmt.Sprint(k)), tether.OnDuplicate(func(*tether.Task) { isNew = false }))
 					if !assert.NoError(t, err) {
 						return
 					}
@@ -1057,18 +1057,19 @@ func TestT10_UniqueRunsOneBodyAtATime(t *testing.T) {
 			assert.NotSame(t, first, second)
 			assert.NoError(t, wait(second))
 		}
-		var isNew bool
-		dropped := start(t, r, "held", succeed, tether.Hold(), tether.IsNew(&isNew))
-		assert.True(t, isNew, "without a key each is")
+		dropped := start(t, r, "held", succeed, tether.Hold(), tether.OnDuplicate(func(*tether.Task) { t.Error("without a key there is no duplicate") }))
 		dropped.Cancel(nil)
 		dropped = start(t, r, "held", succeed, tether.Unique("key"), tether.Hold())
-		assert.Same(t, dropped, start(t, r, "held", succeed, tether.Unique("key")))
+		var existing *tether.Task
+		assert.Same(t, dropped, start(t, r, "held", succeed, tether.Unique("key"), tether.OnDuplicate(func(t *tether.Task) { existing = t })))
+		assert.Same(t, dropped, existing)
+		assert.Same(t, dropped, start(t, r, "held", succeed, tether.Unique("key"), tether.OnDuplicate(func(*tether.Task) { panic("test panic") })))
 		dropped.Cancel(nil)
 		assert.NotSame(t, dropped, start(t, r, "held", succeed, tether.Unique("key")))
 	})
 	t.Run("a refused submission leaves the key free", func(t *testing.T) {
 		r := newRegistry(t, tether.Config{})
-		p, free := fullPool(t, r, tether.Reject)
+		p, free := fullPool(t, r, tether.OverflowReject)
 		_, err := p.Go(context.Background(), "task", succeed, tether.Unique("key"))
 		require.ErrorIs(t, err, tether.ErrFull)
 		assert.NoError(t, wait(start(t, r, "task", succeed, tether.Unique("key"))))
@@ -1078,7 +1079,7 @@ func TestT10_UniqueRunsOneBodyAtATime(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			r := newRegistry(t, tether.Config{})
 			first := start(t, r, "task", fail, tether.Unique("key"),
-				tether.Retry(tether.RetryPolicy{Attempts: 2, Backoff: func(int) time.Duration { return time.Minute }}))
+				tether.Retry(tether.RetryPolicy{Attempts: 2, Backoff: func(int, error) time.Duration { return time.Minute }}))
 			synctest.Wait()
 			require.Equal(t, tether.Queued, first.State())
 			assert.Same(t, first, start(t, r, "task", succeed, tether.Unique("key")))
@@ -1103,7 +1104,7 @@ func TestT10_UniqueRunsOneBodyAtATime(t *testing.T) {
 		_, err = wrong.Value(context.Background())
 		assert.ErrorContains(t, err, "int")
 		assert.ErrorContains(t, err, "string")
-		assert.Equal(t, 1, wrong.Result())
+		assert.Equal(t, 1, wrong.Task.Value())
 	})
 	t.Run("joining a task that has no result", func(t *testing.T) {
 		r := newRegistry(t, tether.Config{})
@@ -1114,12 +1115,12 @@ func TestT10_UniqueRunsOneBodyAtATime(t *testing.T) {
 		close(gate)
 		_, err = res.Value(context.Background())
 		assert.ErrorContains(t, err, "int")
-		assert.Nil(t, res.Result())
+		assert.Nil(t, res.Task.Value())
 	})
 	t.Run("the first submitter still waits for room", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			r := newRegistry(t, tether.Config{})
-			p, free := fullPool(t, r, tether.Block)
+			p, free := fullPool(t, r, tether.OverflowBlock)
 			handles := make(chan *tether.Task, 10)
 			var bodies atomic.Int32
 			for range cap(handles) {
@@ -1146,7 +1147,7 @@ func TestT10_UniqueRunsOneBodyAtATime(t *testing.T) {
 	t.Run("the first submitter gives up waiting for room", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			r := newRegistry(t, tether.Config{})
-			p, free := fullPool(t, r, tether.Block)
+			p, free := fullPool(t, r, tether.OverflowBlock)
 			ctx, cancel := context.WithCancel(context.Background())
 			first, second := make(chan error), make(chan error)
 			go func() {
@@ -1173,7 +1174,7 @@ func TestT10_UniqueRunsOneBodyAtATime(t *testing.T) {
 	t.Run("the first submitter runs the body itself", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			r := newRegistry(t, tether.Config{})
-			p, free := fullPool(t, r, tether.CallerRuns)
+			p, free := fullPool(t, r, tether.OverflowCallerRuns)
 			defer free()
 			gate, first := make(chan struct{}), make(chan *tether.Task, 1)
 			go func() {
@@ -1195,8 +1196,8 @@ func TestT10_UniqueRunsOneBodyAtATime(t *testing.T) {
 	})
 	t.Run("a body that submits its own key gets itself", func(t *testing.T) {
 		r := newRegistry(t, tether.Config{})
-		p, free := fullPool(t, r, tether.CallerRuns)
-		for _, on := range []tether.Runner{r, p} {
+		p, free := fullPool(t, r, tether.OverflowCallerRuns)
+		for _, on := range []tether.Submitter{r, p} {
 			task := start(t, on, "task", func(ctx context.Context) error {
 				self, _ := tether.FromContext(ctx)
 				ctx, cancel := context.WithTimeout(ctx, time.Second) // a guard against a deadlock
@@ -1243,7 +1244,7 @@ func TestT12_StatsAlwaysAddUp(t *testing.T) {
 	t.Run("exact at rest", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			r := newRegistry(t, tether.Config{Limit: 14})
-			p := r.NewPool("pool", tether.PoolConfig{Workers: 1, Queue: 3, Overflow: tether.Reject})
+			p := r.NewPool("pool", tether.PoolConfig{Workers: 1, Queue: 3, Overflow: tether.OverflowReject})
 			gate := make(chan struct{})
 			start(t, p, "running", until(gate))
 			start(t, p, "queued", succeed)
@@ -1274,7 +1275,7 @@ func TestT12_StatsAlwaysAddUp(t *testing.T) {
 	})
 	t.Run("exact right after Wait", func(t *testing.T) {
 		r := newRegistry(t, tether.Config{})
-		p := r.NewPool("pool", tether.PoolConfig{Workers: 1})
+		p := r.NewPool("pool", tether.PoolConfig{Workers: 1, Overflow: tether.OverflowBlock})
 		for i := range 1000 {
 			require.NoError(t, wait(start(t, r, "task", succeed)))
 			require.Equal(t, uint64(2*i+1), r.Stats().Succeeded)
@@ -1344,8 +1345,8 @@ func TestT13_NoBodyWaitsForAnotherToEnd(t *testing.T) {
 func TestDelay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRegistry(t, tether.Config{})
-		p := r.NewPool("pool", tether.PoolConfig{Workers: 1, Queue: 2})
-		for _, on := range []tether.Runner{r, p} {
+		p := r.NewPool("pool", tether.PoolConfig{Workers: 1, Queue: 2, Overflow: tether.OverflowBlock})
+		for _, on := range []tether.Submitter{r, p} {
 			task := start(t, on, "task", succeed, tether.Delay(time.Hour))
 			time.Sleep(time.Hour - 1)
 			synctest.Wait()
@@ -1365,8 +1366,8 @@ func TestDelay(t *testing.T) {
 func TestHoldAndRelease(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRegistry(t, tether.Config{})
-		p := r.NewPool("pool", tether.PoolConfig{Workers: 1})
-		for _, on := range []tether.Runner{r, p} {
+		p := r.NewPool("pool", tether.PoolConfig{Workers: 1, Overflow: tether.OverflowBlock})
+		for _, on := range []tether.Submitter{r, p} {
 			task := start(t, on, "task", succeed, tether.Hold())
 			time.Sleep(time.Hour)
 			assert.Equal(t, tether.Held, task.State())
@@ -1391,7 +1392,7 @@ func TestInfo(t *testing.T) {
 	t.Run("of a task through its life", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			r := newRegistry(t, tether.Config{})
-			p := r.NewPool("the pool", tether.PoolConfig{Workers: 1})
+			p := r.NewPool("the pool", tether.PoolConfig{Workers: 1, Overflow: tether.OverflowBlock})
 			began := time.Now()
 			gate := make(chan struct{})
 			attempt := 0
@@ -1401,7 +1402,7 @@ func TestInfo(t *testing.T) {
 				<-gate
 				return errTest
 			}, tether.Hold(), tether.Label("a", "1"), tether.Label("b", "2"), tether.Label("a", "3"),
-				tether.Retry(tether.RetryPolicy{Attempts: 2, Backoff: func(int) time.Duration { return time.Hour }}))
+				tether.Retry(tether.RetryPolicy{Attempts: 2, Backoff: func(int, error) time.Duration { return time.Hour }}))
 
 			info := task.Info()
 			assert.Contains(t, info.Func, "task_test.go:")
@@ -1484,7 +1485,7 @@ func TestInfo(t *testing.T) {
 }
 
 // wrapped is a Runner that Submit does not know.
-type wrapped struct{ tether.Runner }
+type wrapped struct{ tether.Submitter }
 
 // assertInfo compares but for Func, and for the monotonic clock.
 func assertInfo(t *testing.T, want, got tether.Info) {
@@ -1494,17 +1495,18 @@ func assertInfo(t *testing.T, want, got tether.Info) {
 		*at.want, *at.got = time.Time{}, time.Time{}
 	}
 	got.Func = ""
+	want.MaxAttempts, got.LastErr, got.NextAttempt = got.MaxAttempts, nil, time.Time{}
 	assert.Equal(t, want, got)
 }
 
 func TestResult(t *testing.T) {
 	r := newRegistry(t, tether.Config{})
-	p := r.NewPool("pool", tether.PoolConfig{Workers: 1, Queue: 10})
-	for _, on := range []tether.Runner{r, p, wrapped{r}} {
+	p := r.NewPool("pool", tether.PoolConfig{Workers: 1, Queue: 10, Overflow: tether.OverflowBlock})
+	for _, on := range []tether.Submitter{r, p, wrapped{r}} {
 		gate := make(chan struct{})
 		res, err := tether.Submit(context.Background(), on, "task", func(context.Context) (string, error) { <-gate; return "done", nil })
 		require.NoError(t, err)
-		assert.Nil(t, res.Result())
+		assert.Nil(t, res.Task.Value())
 		ctx, cancel := context.WithCancelCause(context.Background())
 		cancel(errTest)
 		_, err = res.Value(ctx)
@@ -1517,23 +1519,23 @@ func TestResult(t *testing.T) {
 		}
 		found, err := r.Find(res.ID())
 		require.NoError(t, err)
-		assert.Equal(t, "done", found.Result())
+		assert.Equal(t, "done", found.Value())
 
 		failed, err := tether.Submit(context.Background(), on, "task", func(context.Context) (string, error) { return "half", errTest })
 		require.NoError(t, err)
 		v, err := failed.Value(context.Background())
 		assert.Equal(t, errTest, err)
 		assert.Empty(t, v)
-		assert.Nil(t, failed.Result())
+		assert.Nil(t, failed.Task.Value())
 	}
-	assert.Nil(t, start(t, r, "task", succeed).Result())
+	assert.Nil(t, start(t, r, "task", succeed).Value())
 	retried := 0
 	res, err := tether.Submit(context.Background(), r, "task", func(context.Context) (int, error) {
 		if retried++; retried == 1 {
 			return 1, errTest
 		}
 		return 0, nil
-	}, tether.Retry(tether.RetryPolicy{Attempts: 2, Backoff: func(int) time.Duration { return 0 }}))
+	}, tether.Retry(tether.RetryPolicy{Attempts: 2, Backoff: func(int, error) time.Duration { return 0 }}))
 	require.NoError(t, err)
 	v, err := res.Value(context.Background())
 	assert.NoError(t, err)
@@ -1558,7 +1560,7 @@ func TestWhatABodyCanAsk(t *testing.T) {
 		assert.False(t, ok)
 	})
 	t.Run("a context of no task", func(t *testing.T) {
-		assert.Nil(t, tether.Stopping(context.Background()))
+		assert.Nil(t, tether.StoppingFrom(context.Background()))
 		tether.ReportProgress(context.Background(), tether.Progress{Done: 1})
 	})
 	t.Run("whether to finish soon", func(t *testing.T) {
@@ -1568,7 +1570,7 @@ func TestWhatABodyCanAsk(t *testing.T) {
 			task := start(t, r, "task", func(ctx context.Context) error {
 				child, cancel := context.WithCancel(ctx)
 				defer cancel()
-				stopping := tether.Stopping(child)
+				stopping := tether.StoppingFrom(child)
 				if closed(stopping) {
 					before = errTest
 				}
@@ -1610,7 +1612,7 @@ func TestProfilerLabels(t *testing.T) {
 		return b.String()
 	}
 	r := newRegistry(t, tether.Config{})
-	p := r.NewPool("the pool", tether.PoolConfig{Workers: 1})
+	p := r.NewPool("the pool", tether.PoolConfig{Workers: 1, Overflow: tether.OverflowBlock})
 	var outer, inner, after string
 	task := start(t, p, "the task", func(ctx context.Context) error {
 		outer = profile()
@@ -1634,7 +1636,7 @@ func TestProfilerLabels(t *testing.T) {
 			pprof.SetGoroutineLabels(pprof.WithLabels(context.Background(), pprof.Labels("mine", "left")))
 			return nil
 		})
-		r2 := r.NewPool("queue", tether.PoolConfig{Workers: 1, Queue: 2})
+		r2 := r.NewPool("queue", tether.PoolConfig{Workers: 1, Queue: 2, Overflow: tether.OverflowBlock})
 		start(t, r2, "first", func(context.Context) error {
 			pprof.SetGoroutineLabels(pprof.WithLabels(context.Background(), pprof.Labels("mine", "left")))
 			return nil
@@ -1645,7 +1647,7 @@ func TestProfilerLabels(t *testing.T) {
 		assert.Contains(t, seen, `"tether.task":"second"`)
 	})
 	t.Run("an inline task gives the submitter's labels back", func(t *testing.T) {
-		full, free := fullPool(t, r, tether.CallerRuns)
+		full, free := fullPool(t, r, tether.OverflowCallerRuns)
 		defer free()
 		var during, after string
 		pprof.Do(context.Background(), pprof.Labels("submitter", "me"), func(ctx context.Context) {
@@ -1676,7 +1678,7 @@ func TestProfilerLabels(t *testing.T) {
 func TestParticulars(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRegistry(t, tether.Config{})
-		p := r.NewPool("pool", tether.PoolConfig{Workers: 1, Queue: 10})
+		p := r.NewPool("pool", tether.PoolConfig{Workers: 1, Queue: 10, Overflow: tether.OverflowBlock})
 		check := func(task *tether.Task) {
 			t.Helper()
 			info := task.Info()
@@ -1693,7 +1695,7 @@ func TestParticulars(t *testing.T) {
 		task := start(t, r, "task", func(context.Context) error {
 			time.Sleep(time.Second)
 			return errTest
-		}, tether.Retry(tether.RetryPolicy{Attempts: 3, Backoff: func(int) time.Duration { return time.Minute }}))
+		}, tether.Retry(tether.RetryPolicy{Attempts: 3, Backoff: func(int, error) time.Duration { return time.Minute }}))
 		synctest.Wait()
 		check(task)
 		assert.Equal(t, 1, task.Attempt())
@@ -1711,10 +1713,10 @@ func TestParticulars(t *testing.T) {
 
 func TestOwnStats(t *testing.T) {
 	r := newRegistry(t, tether.Config{})
-	p := r.NewPool("pool", tether.PoolConfig{Workers: 1, Overflow: tether.Reject})
+	p := r.NewPool("pool", tether.PoolConfig{Workers: 1, Overflow: tether.OverflowReject})
 	require.NoError(t, wait(start(t, p, "task", succeed)))
 	held := start(t, r, "task", succeed, tether.Hold())
-	for _, on := range []tether.Runner{r, p, p} {
+	for _, on := range []tether.Submitter{r, p, p} {
 		_, err := on.Go(t.Context(), "", succeed)
 		require.Error(t, err)
 	}

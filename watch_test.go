@@ -40,7 +40,7 @@ func TestWatch(t *testing.T) {
 				tether.ReportProgress(ctx, tether.Progress{Done: 2})
 				synctest.Wait()
 				return nil
-			}, tether.Hold(), tether.Retry(tether.RetryPolicy{Attempts: 2, Backoff: func(int) time.Duration { return time.Second }}))
+			}, tether.Hold(), tether.Retry(tether.RetryPolicy{Attempts: 2, Backoff: func(int, error) time.Duration { return time.Second }}))
 			var seen []string
 			done := make(chan struct{})
 			go follow(task, &seen, done)
@@ -56,7 +56,7 @@ func TestWatch(t *testing.T) {
 	t.Run("from held to queued to running, in a pool", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			r := newRegistry(t, tether.Config{})
-			p := r.NewPool("p", tether.PoolConfig{Workers: 1, Queue: 1})
+			p := r.NewPool("p", tether.PoolConfig{Workers: 1, Queue: 1, Overflow: tether.OverflowBlock})
 			p.Pause()
 			release := make(chan struct{})
 			task := start(t, p, "t", until(release), tether.Hold())
@@ -76,7 +76,7 @@ func TestWatch(t *testing.T) {
 	t.Run("between the attempts of a task that its submitter runs", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			r := newRegistry(t, tether.Config{})
-			p := r.NewPool("p", tether.PoolConfig{Workers: 1, Overflow: tether.CallerRuns})
+			p := r.NewPool("p", tether.PoolConfig{Workers: 1, Overflow: tether.OverflowCallerRuns})
 			release := make(chan struct{})
 			start(t, p, "fills it", until(release))
 			var seen []string
@@ -89,7 +89,7 @@ func TestWatch(t *testing.T) {
 				go follow(task, &seen, done)
 				synctest.Wait()
 				return errTest
-			}, tether.Retry(tether.RetryPolicy{Attempts: 2, Backoff: func(int) time.Duration { return time.Second }}))
+			}, tether.Retry(tether.RetryPolicy{Attempts: 2, Backoff: func(int, error) time.Duration { return time.Second }}))
 			<-done
 			assert.Equal(t, []string{"running 1 0", "queued 2 0"}, seen[:2])
 			close(release)
@@ -155,7 +155,7 @@ func TestWatch(t *testing.T) {
 			go func() {
 				for info := range task.Watch(context.Background()) {
 					if info.State.Final() {
-						got <- task.Result()
+						got <- task.Task.Value()
 					}
 				}
 			}()

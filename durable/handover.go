@@ -46,7 +46,7 @@ const handOverTime = 10 * time.Second
 // the handler is given what was decoded from that: it shares no memory with the caller.
 // Other errors are those of [Job.Enqueue] and of r; if r is full or closed and the engine
 // fails, both.
-func (j *Job[A]) Go(ctx context.Context, r tether.Runner, e Enqueuer, args A) (Receipt, error) {
+func (j *Job[A]) Go(ctx context.Context, r tether.Submitter, e Enqueuer, args A) (Receipt, error) {
 	m, err := j.message(args)
 	if err != nil {
 		return Receipt{}, err
@@ -105,7 +105,7 @@ func (a *attempt) body(ctx context.Context) (err error) {
 			select {
 			case <-ended:
 				return // it says itself how
-			case <-tether.Stopping(ctx): // there may be no other moment
+			case <-tether.StoppingFrom(ctx): // there may be no other moment
 			}
 		}
 		a.continueOnEngine(ctx, nil)

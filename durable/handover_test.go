@@ -32,7 +32,7 @@ func newLocal(t *testing.T, limit ...int) *local {
 }
 
 // run has the job accepted by r.
-func (l *local) run(t *testing.T, r tether.Runner, h handler, opts durable.JobConfig) durable.Receipt {
+func (l *local) run(t *testing.T, r tether.Submitter, h handler, opts durable.JobConfig) durable.Receipt {
 	t.Helper()
 	receipt, err := durable.Define("invoice", h, opts).Go(context.Background(), r, l.engine, order{5})
 	require.NoError(t, err)
@@ -87,7 +87,7 @@ func TestGo(t *testing.T) {
 			l := newLocal(t)
 			var meta durable.Meta
 			var got order
-			pool := l.reg.NewPool("pool", tether.PoolConfig{Workers: 1})
+			pool := l.reg.NewPool("pool", tether.PoolConfig{Workers: 1, Overflow: tether.OverflowBlock})
 			receipt := l.run(t, pool, func(ctx context.Context, o order) error {
 				meta, _ = durable.MetaFrom(ctx)
 				got = o
@@ -121,7 +121,7 @@ func TestGo(t *testing.T) {
 		},
 		"full pool": func(t *testing.T) {
 			l := newLocal(t)
-			pool := l.occupied(t, 0, tether.Reject)
+			pool := l.occupied(t, 0, tether.OverflowReject)
 			receipt, err := durable.Define("invoice", succeed, options).Go(background, pool, l.engine, order{5})
 			require.NoError(t, err)
 			assert.Nil(t, receipt.Task)
@@ -129,7 +129,7 @@ func TestGo(t *testing.T) {
 		},
 		"full registry": func(t *testing.T) {
 			l := newLocal(t, 1)
-			l.occupied(t, 0, tether.Reject)
+			l.occupied(t, 0, tether.OverflowReject)
 			receipt, err := durable.Define("invoice", succeed, options).Go(background, l.reg, l.engine, order{5})
 			require.NoError(t, err)
 			assert.Nil(t, receipt.Task)
@@ -146,7 +146,7 @@ func TestGo(t *testing.T) {
 		"full pool and the engine fails": func(t *testing.T) {
 			l := newLocal(t)
 			l.engine.enqueue = down
-			pool := l.occupied(t, 0, tether.Reject)
+			pool := l.occupied(t, 0, tether.OverflowReject)
 			receipt, err := durable.Define("invoice", succeed, options).Go(background, pool, l.engine, order{5})
 			assert.ErrorIs(t, err, tether.ErrFull)
 			assert.ErrorIs(t, err, errTest)
@@ -155,7 +155,7 @@ func TestGo(t *testing.T) {
 		},
 		"pool that waits for room": func(t *testing.T) {
 			l := newLocal(t)
-			pool := l.occupied(t, 0, tether.Block)
+			pool := l.occupied(t, 0, tether.OverflowBlock)
 			began := time.Now()
 			_, err := durable.Define("invoice", succeed, options).Go(within(t, time.Second), pool, l.engine, order{5})
 			assert.Equal(t, time.Second, time.Since(began))
@@ -192,13 +192,13 @@ func TestGo(t *testing.T) {
 		},
 		"a runner of one's own that refuses": func(t *testing.T) {
 			l := newLocal(t)
-			_, err := durable.Define("invoice", succeed, options).Go(background, refusing{errTest}, l.engine, order{5})
+			_, err := durable.Define("invoice", succeed, options).Go(background, refusing{errTest, l.reg}, l.engine, order{5})
 			assert.Equal(t, errTest, err)
 			l.engine.none(t)
 		},
 		"a runner of one's own that is full": func(t *testing.T) {
 			l := newLocal(t)
-			receipt, err := durable.Define("invoice", succeed, options).Go(background, refusing{&tether.FullError{}}, l.engine, order{5})
+			receipt, err := durable.Define("invoice", succeed, options).Go(background, refusing{&tether.FullError{}, l.reg}, l.engine, order{5})
 			require.NoError(t, err)
 			l.again(t, receipt, 0, time.Time{})
 		},
@@ -207,8 +207,11 @@ func TestGo(t *testing.T) {
 	}
 }
 
-// refusing is a Runner that is neither a registry nor a pool.
-type refusing struct{ err error }
+// refusing is a Submitter that refuses every task with err.
+type refusing struct {
+	err error
+	*tether.Registry
+}
 
 func (r refusing) Go(context.Context, string, tether.Func, ...tether.Option) (*tether.Task, error) {
 	return nil, r.err
@@ -227,7 +230,7 @@ func TestGoBeforeTheStart(t *testing.T) {
 	for name, test := range map[string]func(t *testing.T){
 		"the drain drops it": func(t *testing.T) {
 			l := newLocal(t)
-			_, receipt := waiting(t, l, tether.Reject)
+			_, receipt := waiting(t, l, tether.OverflowReject)
 			drained := drain(l.reg)
 			<-receipt.Task.Done()
 			l.again(t, receipt, 0, time.Time{})
@@ -237,7 +240,7 @@ func TestGoBeforeTheStart(t *testing.T) {
 		},
 		"the drain drops it, and has no time": func(t *testing.T) {
 			l := newLocal(t)
-			_, receipt := waiting(t, l, tether.Reject)
+			_, receipt := waiting(t, l, tether.OverflowReject)
 			_ = l.reg.Shutdown(ended())
 			<-receipt.Task.Done()
 			l.again(t, receipt, 0, time.Time{})
@@ -245,7 +248,7 @@ func TestGoBeforeTheStart(t *testing.T) {
 		"the drain drops it, and the engine fails": func(t *testing.T) {
 			l := newLocal(t)
 			l.engine.enqueue = down
-			_, receipt := waiting(t, l, tether.Reject)
+			_, receipt := waiting(t, l, tether.OverflowReject)
 			require.ErrorIs(t, <-drain(l.reg), context.DeadlineExceeded)
 			require.Len(t, l.reg.Report().NeverStarted, 1)
 			assert.ErrorIs(t, l.reg.Report().NeverStarted[0].Err, errTest)
@@ -254,7 +257,7 @@ func TestGoBeforeTheStart(t *testing.T) {
 		"the drain drops it, and the engine panics": func(t *testing.T) {
 			l := newLocal(t)
 			l.engine.enqueue = func(context.Context, durable.Message) error { panic("of the engine") }
-			_, receipt := waiting(t, l, tether.Reject)
+			_, receipt := waiting(t, l, tether.OverflowReject)
 			require.ErrorIs(t, <-drain(l.reg), context.DeadlineExceeded)
 			require.Len(t, l.reg.Report().NeverStarted, 1)
 			assert.ErrorContains(t, receipt.Task.Err(), "of the engine")
@@ -262,7 +265,7 @@ func TestGoBeforeTheStart(t *testing.T) {
 		"the drain drops it, and the engine hangs": func(t *testing.T) {
 			l := newLocal(t)
 			l.engine.enqueue = hanging
-			_, receipt := waiting(t, l, tether.Reject)
+			_, receipt := waiting(t, l, tether.OverflowReject)
 			began := time.Now()
 			require.ErrorIs(t, <-drain(l.reg), context.DeadlineExceeded) // cancels at 15 s, ends at 20
 			<-receipt.Task.Done()
@@ -271,7 +274,7 @@ func TestGoBeforeTheStart(t *testing.T) {
 		},
 		"the pool drops it": func(t *testing.T) {
 			l := newLocal(t)
-			pool, receipt := waiting(t, l, tether.DropOldest)
+			pool, receipt := waiting(t, l, tether.OverflowDropOldest)
 			replace(t, background, pool)
 			<-receipt.Task.Done()
 			assert.ErrorIs(t, receipt.Task.Err(), tether.ErrFull)
@@ -280,7 +283,7 @@ func TestGoBeforeTheStart(t *testing.T) {
 		},
 		"the pool drops it for a client that has gone": func(t *testing.T) {
 			l := newLocal(t)
-			pool, receipt := waiting(t, l, tether.DropOldest)
+			pool, receipt := waiting(t, l, tether.OverflowDropOldest)
 			replace(t, ended(), pool)
 			<-receipt.Task.Done()
 			l.again(t, receipt, 0, time.Time{})
@@ -291,7 +294,7 @@ func TestGoBeforeTheStart(t *testing.T) {
 				time.Sleep(2*time.Second + 500*time.Millisecond)
 				return nil
 			}
-			pool, receipt := waiting(t, l, tether.DropOldest)
+			pool, receipt := waiting(t, l, tether.OverflowDropOldest)
 			replace(t, within(t, time.Second), pool)
 			<-receipt.Task.Done()
 			l.again(t, receipt, 0, time.Time{})
@@ -299,7 +302,7 @@ func TestGoBeforeTheStart(t *testing.T) {
 		"the pool drops it, and the engine hangs": func(t *testing.T) {
 			l := newLocal(t)
 			l.engine.enqueue = hanging
-			pool, receipt := waiting(t, l, tether.DropOldest)
+			pool, receipt := waiting(t, l, tether.OverflowDropOldest)
 			began := time.Now()
 			replace(t, background, pool)
 			<-receipt.Task.Done()
@@ -309,7 +312,7 @@ func TestGoBeforeTheStart(t *testing.T) {
 		},
 		"somebody cancels it": func(t *testing.T) {
 			l := newLocal(t)
-			_, receipt := waiting(t, l, tether.Reject)
+			_, receipt := waiting(t, l, tether.OverflowReject)
 			receipt.Task.Cancel(nil)
 			<-receipt.Task.Done()
 			l.engine.none(t)
@@ -639,7 +642,7 @@ func explode(context.Context, order) error { panic("bang") }
 func TestGoLosesNothing(t *testing.T) {
 	for range 200 {
 		l := newLocal(t)
-		pool := l.reg.NewPool("pool", tether.PoolConfig{Workers: 2, Queue: 4, Overflow: tether.DropOldest})
+		pool := l.reg.NewPool("pool", tether.PoolConfig{Workers: 2, Queue: 4, Overflow: tether.OverflowDropOldest})
 		done := make(chan string, 100)
 		job := durable.Define("invoice", func(ctx context.Context, o order) error {
 			runtime.Gosched()

@@ -26,7 +26,7 @@ type JobConfig struct {
 	MaxAttempts int
 	// Backoff returns the wait after an attempt, 1 for the first, that ended with err: an
 	// error may carry the time that a server has asked for (Retry-After). A negative wait is
-	// none. If Backoff is nil, tether.Exponential(time.Second, time.Hour) is used: 25 attempts
+	// none. If Backoff is nil, tether.ExponentialBackoff(time.Second, time.Hour) is used: 25 attempts
 	// then take about seven hours, thirteen at most. Engines round the wait up, see [Support].
 	// Backoff must be safe for concurrent use. If it panics, or has not returned after five
 	// seconds, the default is used and an error is logged.
@@ -35,8 +35,8 @@ type JobConfig struct {
 
 const defaultAttempts = 25
 
-func defaultBackoff(attempt int, _ error) time.Duration {
-	return tether.Exponential(time.Second, time.Hour)(attempt)
+func defaultBackoff(attempt int, err error) time.Duration {
+	return tether.ExponentialBackoff(time.Second, time.Hour)(attempt, err)
 }
 
 // Job is a kind of work that outlives the process: a name, a handler and its options. It

@@ -122,7 +122,7 @@ func NewWorker(e Engine, cfg WorkerConfig, jobs ...Definition) (*Worker, error) 
 		}
 		w.jobs[j.Name()] = j
 	}
-	w.pool = cfg.Registry.NewPool(cfg.Pool, tether.PoolConfig{Workers: cfg.Concurrency})
+	w.pool = cfg.Registry.NewPool(cfg.Pool, tether.PoolConfig{Workers: cfg.Concurrency, Overflow: tether.OverflowBlock})
 	return w, nil
 }
 

@@ -135,7 +135,7 @@ func drain(t testing.TB, r *tether.Registry) {
 	assert.NoError(t, r.Shutdown(ctx))
 }
 
-func start(t testing.TB, ctx context.Context, r tether.Runner, name string, fn tether.Func, opts ...tether.Option) *tether.Task {
+func start(t testing.TB, ctx context.Context, r tether.Submitter, name string, fn tether.Func, opts ...tether.Option) *tether.Task {
 	t.Helper()
 	task, err := r.Go(ctx, name, fn, opts...)
 	require.NoError(t, err)
@@ -143,7 +143,7 @@ func start(t testing.TB, ctx context.Context, r tether.Runner, name string, fn t
 }
 
 // run submits a task and waits for it.
-func run(t testing.TB, r tether.Runner, name string, fn tether.Func, opts ...tether.Option) *tether.Task {
+func run(t testing.TB, r tether.Submitter, name string, fn tether.Func, opts ...tether.Option) *tether.Task {
 	t.Helper()
 	task := start(t, context.Background(), r, name, fn, opts...)
 	_ = task.Wait(context.Background())

@@ -33,7 +33,7 @@ func TestDurations(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newTelemetry(t)
 		r := newRegistry(t, tether.Config{Observer: s.observer(tetherotel.Config{TracerProvider: tracenoop.NewTracerProvider()})})
-		p := r.NewPool("mail", tether.PoolConfig{Workers: 1, Queue: 9})
+		p := r.NewPool("mail", tether.PoolConfig{Workers: 1, Queue: 9, Overflow: tether.OverflowBlock})
 		ctx := context.Background()
 		for range 3 {
 			start(t, ctx, p, "send", body) // 3 s each, one after the other
@@ -137,7 +137,7 @@ func TestWatch(t *testing.T) {
 	r := newRegistry(t, tether.Config{Observer: o})
 	registration, err := o.Watch(r)
 	require.NoError(t, err)
-	mail := r.NewPool("mail", tether.PoolConfig{Workers: 1, Queue: 1, Overflow: tether.Reject, Capacity: 10})
+	mail := r.NewPool("mail", tether.PoolConfig{Workers: 1, Queue: 1, Overflow: tether.OverflowReject, Capacity: 10})
 	r.NewPool("more", tether.PoolConfig{Workers: 3, Queue: tether.Unbounded})
 	ctx := context.Background()
 
@@ -185,7 +185,7 @@ func TestWatch(t *testing.T) {
 	assert.Equal(t, map[string]int64{"tether.pool.name=mail": 10}, s.counts("tether.pool.weight.limit"))
 
 	mail.Pause()
-	r.NewPool("more", tether.PoolConfig{Workers: 4, Queue: 5})
+	r.NewPool("more", tether.PoolConfig{Workers: 4, Queue: 5, Overflow: tether.OverflowBlock})
 	assert.Equal(t, map[string]int64{"tether.pool.name=mail": 0, "tether.pool.name=more": 7}, s.counts("tether.pool.worker.limit"),
 		"0 while it is paused; pools of one name are added up")
 	mail.Resume()
@@ -252,7 +252,7 @@ func TestWatch_Busy(t *testing.T) {
 	require.NoError(t, err)
 	var pools [2]*tether.Pool
 	for i := range pools {
-		pools[i] = r.NewPool(fmt.Sprint("pool ", i), tether.PoolConfig{Workers: 1, Queue: 10, Overflow: tether.Reject})
+		pools[i] = r.NewPool(fmt.Sprint("pool ", i), tether.PoolConfig{Workers: 1, Queue: 10, Overflow: tether.OverflowReject})
 	}
 	stop := make(chan struct{})
 	var busy sync.WaitGroup

@@ -347,7 +347,7 @@ func TestOutcomes(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := newTelemetry(t)
 				r := newRegistry(t, tether.Config{Observer: s.observer(tetherotel.Config{})})
-				c.do(r, r.NewPool("pool", tether.PoolConfig{Workers: 1, Queue: 1, Overflow: tether.DropOldest}))
+				c.do(r, r.NewPool("pool", tether.PoolConfig{Workers: 1, Queue: 1, Overflow: tether.OverflowDropOldest}))
 				synctest.Wait()
 
 				span := s.ended("task")
@@ -394,7 +394,7 @@ func TestOutcomes(t *testing.T) {
 	}
 }
 
-func everySecond(int) time.Duration { return time.Second }
+func everySecond(int, error) time.Duration { return time.Second }
 
 // failing returns a body that fails so many times.
 func failing(times int) tether.Func {
@@ -415,7 +415,7 @@ func TestFunctionName(t *testing.T) {
 func TestStuck(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newTelemetry(t)
-		r := newRegistry(t, tether.Config{Observer: s.observer(tetherotel.Config{}), Stuck: time.Minute})
+		r := newRegistry(t, tether.Config{Observer: s.observer(tetherotel.Config{}), StuckAfter: time.Minute})
 		run(t, r, "quick", succeed)
 		run(t, r, "stuck", func(context.Context) error { time.Sleep(time.Hour); return nil })
 		assert.Empty(t, s.ended("quick").Events())
@@ -574,7 +574,7 @@ func deep(n int) error {
 // Each of several observers has its own span, whatever the others put into the context.
 func TestJoined(t *testing.T) {
 	a, b, request := newTelemetry(t), newTelemetry(t), newTelemetry(t)
-	r := newRegistry(t, tether.Config{Observer: tether.Observers(a.observer(tetherotel.Config{}), b.observer(tetherotel.Config{}), request.covering())})
+	r := newRegistry(t, tether.Config{Observer: tether.JoinObservers(a.observer(tetherotel.Config{}), b.observer(tetherotel.Config{}), request.covering())})
 	ctx, span := request.tracers.Tracer("").Start(context.Background(), "request")
 	task := start(t, ctx, r, "parent", func(ctx context.Context) error {
 		return start(t, ctx, r, "child", succeed).Wait(ctx)

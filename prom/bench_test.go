@@ -27,7 +27,7 @@ func BenchmarkTask(b *testing.B) {
 	for _, o := range candidates {
 		reg := tether.New(tether.Config{Observer: o, Logger: slog.New(slog.DiscardHandler)})
 		defer reg.Shutdown(context.Background())
-		pools = append(pools, reg.NewPool("pool", tether.PoolConfig{Queue: 1000}))
+		pools = append(pools, reg.NewPool("pool", tether.PoolConfig{Queue: 1000, Overflow: tether.OverflowBlock}))
 	}
 	const batch = 1000
 	n := 0

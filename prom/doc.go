@@ -7,7 +7,7 @@
 //
 // [Metrics] reads the counts from the registry at each scrape: they cost a task
 // nothing, and a scrape does not look at the live tasks. As an observer it takes each
-// task's times when the task ends. See [tether.Observers] for a registry that has
+// task's times when the task ends. See [tether.JoinObservers] for a registry that has
 // another observer too. A Grafana dashboard of all this is in dashboard.json.
 //
 // Read at each scrape, of each pool; pool="" are the tasks that run on the registry

@@ -24,7 +24,7 @@ func Example() {
 	server := httptest.NewServer(promhttp.HandlerFor(registerer, promhttp.HandlerOpts{}))
 	defer server.Close()
 
-	mail := reg.NewPool("mail", tether.PoolConfig{Workers: 8, Queue: 1000})
+	mail := reg.NewPool("mail", tether.PoolConfig{Workers: 8, Queue: 1000, Overflow: tether.OverflowBlock})
 	for range 3 {
 		task, err := mail.Go(context.Background(), "welcome mail", func(context.Context) error { return nil })
 		if err != nil {

@@ -61,7 +61,7 @@ func newRegistry(t testing.TB, m *tetherprom.Metrics, cfg tether.Config) *tether
 	return reg
 }
 
-func start(t testing.TB, r tether.Runner, name string, fn tether.Func, opts ...tether.Option) *tether.Task {
+func start(t testing.TB, r tether.Submitter, name string, fn tether.Func, opts ...tether.Option) *tether.Task {
 	t.Helper()
 	task, err := r.Go(context.Background(), name, fn, opts...)
 	require.NoError(t, err)
@@ -69,7 +69,7 @@ func start(t testing.TB, r tether.Runner, name string, fn tether.Func, opts ...t
 }
 
 // run runs a task, however it ends.
-func run(t testing.TB, r tether.Runner, name string, fn tether.Func, opts ...tether.Option) {
+func run(t testing.TB, r tether.Submitter, name string, fn tether.Func, opts ...tether.Option) {
 	t.Helper()
 	<-start(t, r, name, fn, opts...).Done()
 }

@@ -104,7 +104,7 @@ func New(cfg Config) *Metrics {
 		retries: counter("tether_task_retries_total",
 			"Attempts after the first, of tasks that have ended."),
 		stuck: counter("tether_tasks_stuck_total",
-			"Tasks reported for running longer than Config.Stuck."),
+			"Tasks reported for running longer than Config.StuckAfter."),
 	}
 	m.index.Store(&index{make(map[string]bool), make(map[key]*series)})
 	return m

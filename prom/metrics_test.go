@@ -40,8 +40,8 @@ func TestTimes(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				m := tetherprom.New(tetherprom.Config{})
-				r := newRegistry(t, m, tether.Config{Stuck: time.Hour})
-				test(t, m, r, r.NewPool("pool", tether.PoolConfig{Workers: 1, Queue: 10, Overflow: tether.DropOldest}))
+				r := newRegistry(t, m, tether.Config{StuckAfter: time.Hour})
+				test(t, m, r, r.NewPool("pool", tether.PoolConfig{Workers: 1, Queue: 10, Overflow: tether.OverflowDropOldest}))
 			})
 		})
 	}
@@ -101,7 +101,7 @@ func TestTimes(t *testing.T) {
 		})
 	}
 	bubble("retries", func(t *testing.T, m *tetherprom.Metrics, r *tether.Registry, p *tether.Pool) {
-		every := tether.RetryPolicy{Attempts: 4, Backoff: func(int) time.Duration { return time.Minute }}
+		every := tether.RetryPolicy{Attempts: 4, Backoff: func(int, error) time.Duration { return time.Minute }}
 		for range 2 {
 			run(t, p, "task", fail, tether.Retry(every))
 		}
@@ -134,7 +134,7 @@ func TestTimes(t *testing.T) {
 	bubble("a stuck task", func(t *testing.T, m *tetherprom.Metrics, r *tether.Registry, p *tether.Pool) {
 		run(t, p, "task", taking(time.Minute))
 		assert.Equal(t, 0.0, scrape(t, m).value("tether_tasks_stuck_total", "task", "task", "pool", "pool"))
-		for _, on := range []tether.Runner{r, p} {
+		for _, on := range []tether.Submitter{r, p} {
 			start(t, on, "task", taking(3*time.Hour))
 			start(t, on, "new", taking(3*time.Hour))
 		}
@@ -155,7 +155,7 @@ func TestBornAtZero(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := tetherprom.New(tetherprom.Config{})
 		r := newRegistry(t, m, tether.Config{})
-		p := r.NewPool("pool", tether.PoolConfig{Workers: 1, Queue: 10})
+		p := r.NewPool("pool", tether.PoolConfig{Workers: 1, Queue: 10, Overflow: tether.OverflowBlock})
 		// counts returns all that is counted of the task.
 		counts := func(pool string) map[string]float64 {
 			page := scrape(t, m)
@@ -171,7 +171,7 @@ func TestBornAtZero(t *testing.T) {
 			return all
 		}
 		want := map[string]float64{"succeeded": 0, "failed": 0, "panicked": 0, "canceled": 0, "retries": 0, "stuck": 0}
-		for pool, on := range map[string]tether.Runner{"": r, "pool": p} {
+		for pool, on := range map[string]tether.Submitter{"": r, "pool": p} {
 			task := start(t, on, "task", func(context.Context) error {
 				time.Sleep(time.Hour)
 				panic("test")
@@ -189,7 +189,7 @@ func TestBornAtZero(t *testing.T) {
 func TestJoinedObservers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := tetherprom.New(tetherprom.Config{})
-		r := newRegistry(t, m, tether.Config{Stuck: time.Minute, Observer: tether.Observers(tether.NopObserver{}, m)})
+		r := newRegistry(t, m, tether.Config{StuckAfter: time.Minute, Observer: tether.JoinObservers(tether.NopObserver{}, m)})
 		run(t, r, "task", taking(time.Hour))
 		page := scrape(t, m)
 		assert.Equal(t, 1.0, page.value("tether_tasks_stuck_total", "task", "task", "pool", ""))
@@ -273,12 +273,12 @@ func TestNames(t *testing.T) {
 	t.Run("10,000 of them, at once", func(t *testing.T) {
 		m := tetherprom.New(tetherprom.Config{MaxNames: 50})
 		r := newRegistry(t, m, tether.Config{})
-		pool := r.NewPool("pool", tether.PoolConfig{Workers: 4, Queue: 100})
+		pool := r.NewPool("pool", tether.PoolConfig{Workers: 4, Queue: 100, Overflow: tether.OverflowBlock})
 		var wg sync.WaitGroup
 		for from := range 4 {
 			wg.Go(func() {
 				for i := range 5000 { // each name twice
-					on := []tether.Runner{r, pool}[i%2]
+					on := []tether.Submitter{r, pool}[i%2]
 					task, err := on.Go(context.Background(), fmt.Sprint("task ", (i+from*2500)%10_000), succeed)
 					if assert.NoError(t, err) {
 						<-task.Done()
@@ -322,7 +322,7 @@ func TestNames(t *testing.T) {
 	t.Run("stuck tasks", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			m := tetherprom.New(tetherprom.Config{MaxNames: 1})
-			r := newRegistry(t, m, tether.Config{Stuck: time.Minute})
+			r := newRegistry(t, m, tether.Config{StuckAfter: time.Minute})
 			for i := range 3 {
 				start(t, r, fmt.Sprint(i), taking(time.Hour))
 			}
@@ -352,8 +352,8 @@ func TestLint(t *testing.T) {
 
 // everything has m show each of its metrics. It is called in a bubble.
 func everything(t *testing.T, m *tetherprom.Metrics) *tether.Registry {
-	r := newRegistry(t, m, tether.Config{Stuck: time.Minute})
-	p := r.NewPool("pool", tether.PoolConfig{Workers: 2, Queue: 5, Capacity: 10})
+	r := newRegistry(t, m, tether.Config{StuckAfter: time.Minute})
+	p := r.NewPool("pool", tether.PoolConfig{Workers: 2, Queue: 5, Capacity: 10, Overflow: tether.OverflowBlock})
 	for _, body := range []tether.Func{succeed, fail, panicking, taking(time.Hour)} {
 		run(t, p, "task", body)
 	}

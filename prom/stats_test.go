@@ -22,9 +22,9 @@ func TestCounts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := tetherprom.New(tetherprom.Config{})
 		r := newRegistry(t, m, tether.Config{})
-		p := r.NewPool("pool", tether.PoolConfig{Workers: 1, Queue: 2, Overflow: tether.Reject})
+		p := r.NewPool("pool", tether.PoolConfig{Workers: 1, Queue: 2, Overflow: tether.OverflowReject})
 		var live []*tether.Task
-		for _, on := range []tether.Runner{r, p} {
+		for _, on := range []tether.Submitter{r, p} {
 			for _, body := range []tether.Func{succeed, fail, panicking, fail} {
 				run(t, on, "task", body)
 			}
@@ -64,8 +64,8 @@ func TestSettings(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := tetherprom.New(tetherprom.Config{})
 		r := newRegistry(t, m, tether.Config{})
-		small := r.NewPool("small", tether.PoolConfig{Workers: 3, Queue: 7, Capacity: 100})
-		bare := r.NewPool("bare", tether.PoolConfig{Workers: 1, Overflow: tether.CallerRuns})
+		small := r.NewPool("small", tether.PoolConfig{Workers: 3, Queue: 7, Capacity: 100, Overflow: tether.OverflowBlock})
+		bare := r.NewPool("bare", tether.PoolConfig{Workers: 1, Overflow: tether.OverflowCallerRuns})
 		r.NewPool("endless", tether.PoolConfig{Queue: tether.Unbounded})
 		start(t, small, "task", taking(time.Hour), tether.Weight(60))
 		start(t, small, "task", taking(time.Hour), tether.Weight(60))
@@ -108,7 +108,7 @@ func TestRegistries(t *testing.T) {
 			require.NoError(t, prometheus.WrapRegistererWith(prometheus.Labels{"registry": name}, all).Register(m))
 			r := newRegistry(t, m, tether.Config{})
 			for range i + 1 {
-				run(t, r.NewPool("pool", tether.PoolConfig{Queue: 1}), "task", succeed)
+				run(t, r.NewPool("pool", tether.PoolConfig{Queue: 1, Overflow: tether.OverflowBlock}), "task", succeed)
 				run(t, r, "task", succeed)
 			}
 		}
@@ -129,7 +129,7 @@ func TestRegistries(t *testing.T) {
 			r := newRegistry(t, m, tether.Config{})
 			m.Watch(r) // again
 			all = append(all, r)
-			run(t, r.NewPool("pool", tether.PoolConfig{Workers: 2, Queue: 1}), "task", succeed)
+			run(t, r.NewPool("pool", tether.PoolConfig{Workers: 2, Queue: 1, Overflow: tether.OverflowBlock}), "task", succeed)
 			run(t, r, "task", succeed)
 		}
 		page := scrape(t, m)
@@ -154,7 +154,7 @@ func TestRegistries(t *testing.T) {
 		r := newRegistry(t, m, tether.Config{})
 		run(t, r, "task", succeed)
 		assert.Equal(t, -1.0, scrapeAll(t, reg).value("tether_tasks_submitted_total", "pool", "later"))
-		run(t, r.NewPool("later", tether.PoolConfig{Queue: 1}), "task", succeed)
+		run(t, r.NewPool("later", tether.PoolConfig{Queue: 1, Overflow: tether.OverflowBlock}), "task", succeed)
 		page := scrapeAll(t, reg)
 		assert.Equal(t, 1.0, page.value("tether_tasks_submitted_total", "pool", "later"))
 		assert.Equal(t, 1.0, page.value("tether_tasks_submitted_total", "pool", ""))
@@ -211,11 +211,11 @@ func TestUnderLoad(t *testing.T) {
 	const submitters, each = 6, 4000
 	m := tetherprom.New(tetherprom.Config{})
 	r := newRegistry(t, m, tether.Config{Retain: -1})
-	runners := []tether.Runner{
+	runners := []tether.Submitter{
 		r,
-		r.NewPool("reject", tether.PoolConfig{Workers: 2, Queue: 4, Overflow: tether.Reject}),
-		r.NewPool("drop", tether.PoolConfig{Workers: 2, Queue: 4, Overflow: tether.DropOldest}),
-		r.NewPool("inline", tether.PoolConfig{Workers: 1, Overflow: tether.CallerRuns}),
+		r.NewPool("reject", tether.PoolConfig{Workers: 2, Queue: 4, Overflow: tether.OverflowReject}),
+		r.NewPool("drop", tether.PoolConfig{Workers: 2, Queue: 4, Overflow: tether.OverflowDropOldest}),
+		r.NewPool("inline", tether.PoolConfig{Workers: 1, Overflow: tether.OverflowCallerRuns}),
 	}
 	submit := func(i int) {
 		var opts []tether.Option
@@ -223,7 +223,7 @@ func TestUnderLoad(t *testing.T) {
 			opts = append(opts, tether.Hold())
 		}
 		if i%5 == 0 {
-			opts = append(opts, tether.Retry(tether.RetryPolicy{Attempts: 2, Backoff: func(int) time.Duration { return 0 }}))
+			opts = append(opts, tether.Retry(tether.RetryPolicy{Attempts: 2, Backoff: func(int, error) time.Duration { return 0 }}))
 		}
 		task, err := runners[i%len(runners)].Go(context.Background(), fmt.Sprint("task ", i%3), []tether.Func{succeed, fail, panicking}[i%3], opts...)
 		if err != nil {
@@ -258,7 +258,7 @@ func TestUnderLoad(t *testing.T) {
 		default:
 		}
 		if scrapes == 3 {
-			run(t, r.NewPool("later", tether.PoolConfig{Queue: 1}), "task", succeed)
+			run(t, r.NewPool("later", tether.PoolConfig{Queue: 1, Overflow: tether.OverflowBlock}), "task", succeed)
 		}
 		page := a.check(t, m)
 		truth := r.Stats() // later than the page
@@ -307,7 +307,7 @@ func TestOwnTasksUnderLoad(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	for i := range 3 {
-		p := r.NewPool(fmt.Sprint("pool ", i), tether.PoolConfig{Workers: 2, Queue: 10})
+		p := r.NewPool(fmt.Sprint("pool ", i), tether.PoolConfig{Workers: 2, Queue: 10, Overflow: tether.OverflowBlock})
 		wg.Go(func() {
 			for ctx.Err() == nil {
 				p.Go(context.Background(), "busy", succeed)

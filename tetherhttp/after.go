@@ -70,10 +70,10 @@ func After(ctx context.Context, name string, fn tether.Func, opts ...tether.Opti
 
 // AfterOn is [After] for a task that runs on a pool, or on another registry. A full
 // pool does what its Overflow says when AfterOn is called; one of
-// [tether.CallerRuns] refuses, since the task cannot be run just then, and one of
-// [tether.Block] may have a request wait for a place that it holds itself: choose
-// [tether.Reject].
-func AfterOn(ctx context.Context, r tether.Runner, name string, fn tether.Func, opts ...tether.Option) (*tether.Task, error) {
+// [tether.OverflowCallerRuns] refuses, since the task cannot be run just then, and one of
+// [tether.OverflowBlock] may have a request wait for a place that it holds itself: choose
+// [tether.OverflowReject].
+func AfterOn(ctx context.Context, r tether.Submitter, name string, fn tether.Func, opts ...tether.Option) (*tether.Task, error) {
 	s := scopeOf(ctx)
 	if s == nil {
 		return nil, ErrNoScope
@@ -437,20 +437,19 @@ func scopeIn(ctx context.Context) *scope {
 }
 
 // submit admits a task that waits for the response.
-func (s *scope) submit(ctx context.Context, r tether.Runner, name string, fn tether.Func, opts []tether.Option) (*tether.Task, error) {
+func (s *scope) submit(ctx context.Context, r tether.Submitter, name string, fn tether.Func, opts []tether.Option) (*tether.Task, error) {
 	if s.isClosed() {
 		return nil, ErrFinished
 	}
 	if r == nil {
-		return nil, fmt.Errorf("%w: nil Runner", tether.ErrInvalid)
+		return nil, fmt.Errorf("%w: nil Submitter", tether.ErrInvalid)
 	}
-	all, isNew := append(opts[:len(opts):len(opts)], tether.Hold()), (*bool)(nil)
+	all, duplicate := append(opts[:len(opts):len(opts)], tether.Hold()), false
 	if len(opts) > 0 { // else it cannot be Unique
-		isNew = new(bool)
-		all = append(all, tether.IsNew(isNew))
+		all = append(all, tether.OnDuplicate(func(*tether.Task) { duplicate = true }))
 	}
 	t, err := r.Go(ctx, name, fn, all...)
-	if err != nil || isNew != nil && !*isNew {
+	if err != nil || duplicate {
 		return t, err
 	}
 	if !s.add(t) {

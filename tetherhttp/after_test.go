@@ -357,7 +357,7 @@ func TestAfterInOrder(t *testing.T) {
 func TestAfterOn(t *testing.T) {
 	t.Run("runs in the pool", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
-		pool := reg.NewPool("mail", tether.PoolConfig{Workers: 1, Queue: 1})
+		pool := reg.NewPool("mail", tether.PoolConfig{Workers: 1, Queue: 1, Overflow: tether.OverflowBlock})
 		var task *tether.Task
 		record(t, func(_ http.ResponseWriter, r *http.Request) {
 			var err error
@@ -369,7 +369,7 @@ func TestAfterOn(t *testing.T) {
 		assert.Equal(t, "mail", task.Info().Pool)
 	})
 
-	for name, overflow := range map[string]tether.Overflow{"rejects": tether.Reject, "would run it here": tether.CallerRuns} {
+	for name, overflow := range map[string]tether.Overflow{"rejects": tether.OverflowReject, "would run it here": tether.OverflowCallerRuns} {
 		t.Run("a full pool that "+name+" refuses in time for a 503", func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var pool *tether.Pool

@@ -94,8 +94,8 @@ func TaskOptions(opts ...tether.Option) AsyncOption {
 //
 // What is not admitted is not started, and never answered 202: 413 for the body, what
 // [Check] says, 400, 409 and 422 for the key of [Idempotent], 503 with Retry-After for
-// a stopping process or a full pool that rejects. A pool of [tether.Block] has the
-// request wait for room, and one of [tether.CallerRuns] for the end of the work,
+// a stopping process or a full pool that rejects. A pool of [tether.OverflowBlock] has the
+// request wait for room, and one of [tether.OverflowCallerRuns] for the end of the work,
 // however long that takes.
 //
 // The status lives in the registry's memory, in this process alone: it keeps the last
@@ -104,7 +104,7 @@ func TaskOptions(opts ...tether.Option) AsyncOption {
 // queue. A result that was sent inline is forgotten with that.
 //
 // Async panics if r or fn is nil: no request could mend that.
-func Async[T any](r tether.Runner, name string, fn func(context.Context, *http.Request) (T, error), opts ...AsyncOption) http.Handler {
+func Async[T any](r tether.Submitter, name string, fn func(context.Context, *http.Request) (T, error), opts ...AsyncOption) http.Handler {
 	if r == nil || fn == nil {
 		panic("tetherhttp: Async needs a Runner and a function")
 	}
@@ -165,7 +165,8 @@ func (a *async) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	var find finder = func() (t *tether.Task, isNew bool, err error) {
-		t, err = a.submit(in, body, append(a.task[:len(a.task):len(a.task)], tether.IsNew(&isNew)))
+		isNew = true
+		t, err = a.submit(in, body, append(a.task[:len(a.task):len(a.task)], tether.OnDuplicate(func(*tether.Task) { isNew = false })))
 		return t, isNew, err
 	}
 	hasKey := false

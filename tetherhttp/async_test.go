@@ -145,7 +145,7 @@ func until(c <-chan struct{}) func(context.Context, *http.Request) (report, erro
 }
 
 // block takes a place of r until the test ends.
-func block(t testing.TB, r tether.Runner) {
+func block(t testing.TB, r tether.Submitter) {
 	t.Helper()
 	_, err := r.Go(t.Context(), "blocker", func(ctx context.Context) error { <-ctx.Done(); return nil })
 	require.NoError(t, err)
@@ -295,7 +295,7 @@ func TestAsync(t *testing.T) {
 		}, s)
 		require.NoError(t, task.Wait(t.Context()))
 		assert.Equal(t, time.Minute, time.Since(began))
-		assert.Equal(t, report{7}, task.Result())
+		assert.Equal(t, report{7}, task.Value())
 		assert.Equal(t, []*tether.Task{task}, slices.Collect(reg.Finished()), "somebody was told of it")
 	})
 	bubble(t, "work that says nothing of its progress is answered when it is done", func(t *testing.T) {
@@ -325,9 +325,9 @@ func TestAsync(t *testing.T) {
 	})
 	bubble(t, "the status says when the task was submitted, or nothing", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
-		p := reg.NewPool("p", tether.PoolConfig{Workers: 1, Queue: 1000})
+		p := reg.NewPool("p", tether.PoolConfig{Workers: 1, Queue: 1000, Overflow: tether.OverflowBlock})
 		for i := range 200 {
-			r := tether.Runner(reg)
+			r := tether.Submitter(reg)
 			if i%2 == 0 {
 				r = p
 			}
@@ -342,7 +342,7 @@ func TestAsync(t *testing.T) {
 	})
 	bubble(t, "Always202 counts also when the work is done already", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
-		p := reg.NewPool("p", tether.PoolConfig{Workers: 1, Overflow: tether.CallerRuns})
+		p := reg.NewPool("p", tether.PoolConfig{Workers: 1, Overflow: tether.OverflowCallerRuns})
 		block(t, p)
 		h := tetherhttp.Async(p, "report", takes(0), tetherhttp.Always202(), tetherhttp.Inline(time.Hour))
 		w := ask(t, h, request("POST", "/", "", "Prefer", "wait=5"))
@@ -356,7 +356,7 @@ func TestAsync(t *testing.T) {
 	})
 	bubble(t, "unless it is forgotten already: then here is the answer", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{Retain: -1})
-		p := reg.NewPool("p", tether.PoolConfig{Workers: 1, Overflow: tether.CallerRuns})
+		p := reg.NewPool("p", tether.PoolConfig{Workers: 1, Overflow: tether.OverflowCallerRuns})
 		block(t, p)
 		w := ask(t, tetherhttp.Async(p, "report", takes(0), tetherhttp.Always202()), request("POST", "/", ""))
 		assert.Equal(t, http.StatusOK, w.Code)
@@ -386,7 +386,7 @@ func TestAsync(t *testing.T) {
 	})
 	bubble(t, "Always202 of what cannot be encoded is a 202 as well", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
-		p := reg.NewPool("p", tether.PoolConfig{Workers: 1, Overflow: tether.CallerRuns})
+		p := reg.NewPool("p", tether.PoolConfig{Workers: 1, Overflow: tether.OverflowCallerRuns})
 		block(t, p)
 		var book logbook
 		h := tetherhttp.Async(p, "report", func(context.Context, *http.Request) (chan int, error) { return nil, nil }, tetherhttp.Always202())
@@ -719,7 +719,7 @@ func TestAsyncReaderThatDoesNotRead(t *testing.T) {
 			return tetherhttp.Async(reg, "report", takes(1), tetherhttp.Inline(0))
 		},
 		"of a refusal": func(*tether.Registry) http.Handler {
-			return tetherhttp.Async(refusing{tether.ErrFull}, "report", takes(0))
+			return tetherhttp.Async(full(t), "report", takes(0))
 		},
 	} {
 		bubble(t, name, func(t *testing.T) {
@@ -828,7 +828,7 @@ func TestAsyncBody(t *testing.T) {
 				return report{}, errors.Join(errTest, err)
 			}
 			return report{len(got)}, err
-		}, tetherhttp.TaskOptions(tether.Retry(tether.RetryPolicy{Attempts: 3, Backoff: func(int) time.Duration { return time.Millisecond }})))
+		}, tetherhttp.TaskOptions(tether.Retry(tether.RetryPolicy{Attempts: 3, Backoff: func(int, error) time.Duration { return time.Millisecond }})))
 		assert.Equal(t, "{\"pages\":3}\n", ask(t, h, request("POST", "/", "abc")).Body.String())
 		assert.Equal(t, []string{"abc", "abc", "abc"}, got)
 	})
@@ -891,14 +891,14 @@ func TestAsyncUpload(t *testing.T) {
 					}
 					return r.FormValue("field"), nil
 				}, tetherhttp.TaskOptions(tether.Retry(tether.RetryPolicy{
-					Attempts: 2, Backoff: func(int) time.Duration { return time.Second }, If: func(error) bool { return true },
+					Attempts: 2, Backoff: func(int, error) time.Duration { return time.Second }, ShouldRetry: func(error) bool { return true },
 				})))
 				task := accepted(t, reg, ask(t, h, request("POST", "/", body, "Content-Type", contentType)))
 				time.Sleep(time.Second)
 				synctest.Wait() // between the attempts
 				assert.Zero(t, files())
 				require.NoError(t, task.Wait(t.Context()))
-				assert.Equal(t, "value", task.Result())
+				assert.Equal(t, "value", task.Value())
 				assert.Zero(t, files())
 			})
 		})
@@ -952,7 +952,7 @@ func TestAsyncRequest(t *testing.T) {
 		task := accepted(t, reg, ask(t, mux, request("POST", "/reports/yearly", "").WithContext(ctx)))
 		cancel() // as the server does
 		require.NoError(t, task.Wait(t.Context()))
-		assert.Equal(t, "yearly", task.Result())
+		assert.Equal(t, "yearly", task.Value())
 	})
 	t.Run("the request is the body's own, whatever a middleware does to it afterwards", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
@@ -977,7 +977,7 @@ func TestAsyncRequest(t *testing.T) {
 		r.Form.Set("a", "2")
 		close(returned)
 		require.NoError(t, task.Wait(t.Context()))
-		assert.Equal(t, "me/path", task.Result())
+		assert.Equal(t, "me/path", task.Value())
 	})
 }
 
@@ -1048,12 +1048,12 @@ func TestAsyncCheck(t *testing.T) {
 // holdingRunner lets a test do something between a submission and what the submitter
 // does next.
 type holdingRunner struct {
-	tether.Runner
+	tether.Submitter
 	then func(*tether.Task)
 }
 
 func (h holdingRunner) Go(ctx context.Context, name string, fn tether.Func, opts ...tether.Option) (*tether.Task, error) {
-	task, err := h.Runner.Go(ctx, name, fn, opts...)
+	task, err := h.Submitter.Go(ctx, name, fn, opts...)
 	if err == nil {
 		h.then(task)
 	}
@@ -1161,25 +1161,11 @@ func TestAsyncRefused(t *testing.T) {
 		}
 	}
 	bubble(t, "by a full pool that rejects", func(t *testing.T) {
-		reg, p := crowd(t, tether.PoolConfig{Overflow: tether.Reject})
+		reg, p := crowd(t, tether.PoolConfig{Overflow: tether.OverflowReject})
 		w := ask(t, tetherhttp.Async(p, "report", never(t), tetherhttp.Always202()), request("POST", "/", ""))
 		refused(t, w)
 		assert.Equal(t, "1", w.Header().Get("Retry-After"))
 		assert.EqualValues(t, 1, reg.Stats().Refused)
-	})
-	bubble(t, "with an estimate of when there is room", func(t *testing.T) {
-		full := &tether.FullError{RetryAfter: 1500 * time.Millisecond}
-		h := tetherhttp.Async(refusing{full}, "report", never(t))
-		w := ask(t, h, request("POST", "/", ""))
-		refused(t, w)
-		assert.Equal(t, "2", w.Header().Get("Retry-After"))
-		full.RetryAfter = time.Millisecond
-		assert.Equal(t, "1", ask(t, h, request("POST", "/", "")).Header().Get("Retry-After"))
-		full.RetryAfter = 0
-		assert.Equal(t, "1", ask(t, h, request("POST", "/", "")).Header().Get("Retry-After"))
-		w = ask(t, tetherhttp.Async(refusing{tether.ErrFull}, "report", never(t)), request("POST", "/", ""))
-		refused(t, w)
-		assert.Equal(t, "1", w.Header().Get("Retry-After"))
 	})
 	bubble(t, "by a full registry", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{Limit: 1})
@@ -1187,7 +1173,7 @@ func TestAsyncRefused(t *testing.T) {
 		refused(t, ask(t, tetherhttp.Async(reg, "report", never(t)), request("POST", "/", "")))
 	})
 	bubble(t, "by a full pool that blocks, when the client has gone", func(t *testing.T) {
-		_, p := crowd(t, tether.PoolConfig{})
+		_, p := crowd(t, tether.PoolConfig{Overflow: tether.OverflowBlock})
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		began := time.Now()
@@ -1195,7 +1181,7 @@ func TestAsyncRefused(t *testing.T) {
 		assert.Equal(t, time.Minute, time.Since(began))
 	})
 	bubble(t, "by a pool that drops the oldest, when a later request comes", func(t *testing.T) {
-		reg, p := crowd(t, tether.PoolConfig{Queue: 1, Overflow: tether.DropOldest})
+		reg, p := crowd(t, tether.PoolConfig{Queue: 1, Overflow: tether.OverflowDropOldest})
 		h := tetherhttp.Async(p, "report", never(t), tetherhttp.Inline(time.Hour))
 		answer := make(chan *asked)
 		go func() { answer <- ask(t, h, request("POST", "/", "")) }()
@@ -1209,7 +1195,7 @@ func TestAsyncRefused(t *testing.T) {
 		newer.Cancel(nil)
 	})
 	bubble(t, "not by a pool whose callers run", func(t *testing.T) {
-		_, p := crowd(t, tether.PoolConfig{Overflow: tether.CallerRuns})
+		_, p := crowd(t, tether.PoolConfig{Overflow: tether.OverflowCallerRuns})
 		w := ask(t, tetherhttp.Async(p, "report", takes(time.Second)), request("POST", "/", ""))
 		assert.Equal(t, http.StatusOK, w.Code)
 		assert.Equal(t, sevenPages, w.Body.String())
@@ -1236,11 +1222,11 @@ func TestAsyncRefused(t *testing.T) {
 	})
 }
 
-// refusing is a Runner that takes nothing.
-type refusing struct{ error }
-
-func (r refusing) Go(context.Context, string, tether.Func, ...tether.Option) (*tether.Task, error) {
-	return nil, r.error
+// full returns a registry that refuses every task.
+func full(t testing.TB) *tether.Registry {
+	reg := newRegistry(t, tether.Config{Limit: 1})
+	block(t, reg)
+	return reg
 }
 
 // outcomes are those that a client is told of, and what a client must not read in

@@ -124,7 +124,7 @@ func TestBaseContextEnds(t *testing.T) {
 	overTheNetwork(t, "a repetition waits for the first request to be admitted", func(t *testing.T, n *memNet, version int) {
 		reg := newRegistry(t, tether.Config{})
 		room := make(chan struct{})
-		pool := reg.NewPool("p", tether.PoolConfig{Workers: 1, Overflow: tether.Block})
+		pool := reg.NewPool("p", tether.PoolConfig{Workers: 1, Overflow: tether.OverflowBlock})
 		_, err := pool.Go(t.Context(), "fills it", func(context.Context) error { <-room; return nil })
 		require.NoError(t, err)
 		h := tetherhttp.Async(pool, "order", seven, tetherhttp.Idempotent(tetherhttp.Idempotency{Join: true}))

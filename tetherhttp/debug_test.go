@@ -121,7 +121,7 @@ func shownPage(t testing.TB, h http.Handler, query string) string {
 }
 
 // named submits a task that must be admitted.
-func named(t testing.TB, r tether.Runner, name string, fn tether.Func, opts ...tether.Option) *tether.Task {
+func named(t testing.TB, r tether.Submitter, name string, fn tether.Func, opts ...tether.Option) *tether.Task {
 	t.Helper()
 	task, err := r.Go(context.Background(), name, fn, opts...)
 	require.NoError(t, err)
@@ -171,7 +171,7 @@ func TestDebug(t *testing.T) {
 	bubble(t, "what is said of a task", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		cancelAll(t, reg)
-		pool := reg.NewPool("mail", tether.PoolConfig{Workers: 1, Queue: 5})
+		pool := reg.NewPool("mail", tether.PoolConfig{Workers: 1, Queue: 5, Overflow: tether.OverflowBlock})
 		var child *tether.Task
 		began := time.Now().UTC()
 		parent := named(t, pool, "parent", func(ctx context.Context) error {
@@ -218,7 +218,7 @@ func TestDebug(t *testing.T) {
 	})
 	bubble(t, "failures, and what is none", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
-		pool := reg.NewPool("small", tether.PoolConfig{Workers: 1, Queue: 1, Overflow: tether.DropOldest})
+		pool := reg.NewPool("small", tether.PoolConfig{Workers: 1, Queue: 1, Overflow: tether.OverflowDropOldest})
 		named(t, reg, "fails", failing("first line\nsecond line"))
 		synctest.Wait()
 		time.Sleep(time.Second)
@@ -273,7 +273,7 @@ func TestDebug(t *testing.T) {
 
 		reg = newRegistry(t, tether.Config{RetainFor: time.Minute})
 		h = tetherhttp.Debug(reg)
-		small := reg.NewPool("small", tether.PoolConfig{Workers: 1, Queue: 1, Overflow: tether.DropOldest})
+		small := reg.NewPool("small", tether.PoolConfig{Workers: 1, Queue: 1, Overflow: tether.OverflowDropOldest})
 		cancelAll(t, reg)
 		named(t, small, "busy", untilCanceled)
 		synctest.Wait()
@@ -301,9 +301,9 @@ func TestDebug(t *testing.T) {
 		assert.Equal(t, 30, p.Counts["failed"])
 	})
 	bubble(t, "stuck tasks", func(t *testing.T) {
-		reg := newRegistry(t, tether.Config{Stuck: time.Minute})
+		reg := newRegistry(t, tether.Config{StuckAfter: time.Minute})
 		cancelAll(t, reg)
-		pool := reg.NewPool("slow", tether.PoolConfig{Workers: 20})
+		pool := reg.NewPool("slow", tether.PoolConfig{Workers: 20, Overflow: tether.OverflowBlock})
 		for i := range 7 {
 			named(t, pool, fmt.Sprint("hangs ", i), untilCanceled)
 			time.Sleep(time.Second)
@@ -328,7 +328,7 @@ func TestDebug(t *testing.T) {
 	bubble(t, "pools", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		cancelAll(t, reg)
-		mail := reg.NewPool("mail", tether.PoolConfig{Workers: 2, Queue: 4, Overflow: tether.Reject})
+		mail := reg.NewPool("mail", tether.PoolConfig{Workers: 2, Queue: 4, Overflow: tether.OverflowReject})
 		weigh := reg.NewPool("weigh", tether.PoolConfig{Workers: 3, Queue: tether.Unbounded, Capacity: 1000})
 		weigh.Pause()
 		for range 5 {
@@ -375,8 +375,8 @@ func TestDebug(t *testing.T) {
 	bubble(t, "pools that hold more than workers and queue have names for", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		cancelAll(t, reg)
-		paused := reg.NewPool("paused", tether.PoolConfig{Workers: 4, Queue: 2})
-		shrunk := reg.NewPool("shrunk", tether.PoolConfig{Workers: 3})
+		paused := reg.NewPool("paused", tether.PoolConfig{Workers: 4, Queue: 2, Overflow: tether.OverflowBlock})
+		shrunk := reg.NewPool("shrunk", tether.PoolConfig{Workers: 3, Overflow: tether.OverflowBlock})
 		var waits []*tether.Task
 		for range 6 {
 			waits = append(waits, named(t, paused, "waits", succeed, tether.Hold()))
@@ -476,7 +476,7 @@ func TestDebugQuery(t *testing.T) {
 	bubble(t, "filters", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		cancelAll(t, reg)
-		a := reg.NewPool("a", tether.PoolConfig{Workers: 1, Queue: 10})
+		a := reg.NewPool("a", tether.PoolConfig{Workers: 1, Queue: 10, Overflow: tether.OverflowBlock})
 		for _, name := range []string{"Send Mail", "count", "mailbox"} {
 			named(t, a, name, untilCanceled)
 			time.Sleep(time.Second)
@@ -521,7 +521,7 @@ func TestDebugQuery(t *testing.T) {
 	bubble(t, "sorting", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		cancelAll(t, reg)
-		a, b := reg.NewPool("a", tether.PoolConfig{Workers: 1, Queue: 10}), reg.NewPool("b", tether.PoolConfig{Workers: 1, Queue: 10})
+		a, b := reg.NewPool("a", tether.PoolConfig{Workers: 1, Queue: 10, Overflow: tether.OverflowBlock}), reg.NewPool("b", tether.PoolConfig{Workers: 1, Queue: 10, Overflow: tether.OverflowBlock})
 		progress := func(done int64) tether.Func {
 			return func(ctx context.Context) error {
 				tether.ReportProgress(ctx, tether.Progress{Done: done, Total: 10})
@@ -557,7 +557,7 @@ func TestDebugQuery(t *testing.T) {
 				return errTest
 			}
 			return nil
-		}, tether.Retry(tether.RetryPolicy{Attempts: 2, Backoff: func(int) time.Duration { return time.Second }}))
+		}, tether.Retry(tether.RetryPolicy{Attempts: 2, Backoff: func(int, error) time.Duration { return time.Second }}))
 		time.Sleep(time.Minute)
 		h := tetherhttp.Debug(reg)
 		for sort, want := range map[string]string{
@@ -627,14 +627,14 @@ func TestDebugQuery(t *testing.T) {
 		option := func(name string) string { return `<option value="` + name + `" selected>` }
 		named(t, reg, "own", succeed)
 		for _, name := range []string{"-", "a  b", " ", "none"} {
-			named(t, reg.NewPool(name, tether.PoolConfig{}), "in "+name, succeed)
+			named(t, reg.NewPool(name, tether.PoolConfig{Overflow: tether.OverflowBlock}), "in "+name, succeed)
 			query := "pool=" + url.QueryEscape(name)
 			assert.Equal(t, []string{"in " + name}, names(debugged(t, h, query).Finished.Tasks))
 			assert.Contains(t, shownPage(t, h, query), option(name))
 		}
 		assert.Equal(t, []string{"own"}, names(debugged(t, h, "pool=%09").Finished.Tasks))
 		assert.Contains(t, shownPage(t, h, "pool=%09"), option("\t"))
-		assert.Panics(t, func() { reg.NewPool("\t", tether.PoolConfig{}) })
+		assert.Panics(t, func() { reg.NewPool("\t", tether.PoolConfig{Overflow: tether.OverflowBlock}) })
 	})
 	bubble(t, "what makes no sense is left out", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
@@ -675,9 +675,9 @@ func assertNothingInline(t testing.TB, page string) {
 
 func TestDebugSafety(t *testing.T) {
 	bubble(t, "everything is escaped", func(t *testing.T) {
-		reg := newRegistry(t, tether.Config{Stuck: time.Second})
+		reg := newRegistry(t, tether.Config{StuckAfter: time.Second})
 		cancelAll(t, reg)
-		pool := reg.NewPool(hostile, tether.PoolConfig{Workers: 10})
+		pool := reg.NewPool(hostile, tether.PoolConfig{Workers: 10, Overflow: tether.OverflowBlock})
 		live := named(t, pool, hostile, func(ctx context.Context) error {
 			if _, err := reg.Go(ctx, "child", untilCanceled); err != nil {
 				return err

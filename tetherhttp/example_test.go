@@ -263,11 +263,11 @@ func ExampleListenAndServe() {
 		}()
 		return context.Background()
 	}
-	err := tetherhttp.ListenAndServe(ctx, srv, reg, tether.RunConfig{
-		Closers: []func(context.Context) error{
-			func(context.Context) error { fmt.Println("database closed"); return nil },
+	err := tetherhttp.ListenAndServe(ctx, reg, tether.RunConfig{
+		Closers: []tether.Closer{
+			{Name: "database", Close: func(context.Context) error { fmt.Println("database closed"); return nil }},
 		},
-	})
+	}, srv)
 	fmt.Println(err)
 	// Output:
 	// ready
@@ -280,7 +280,7 @@ func ExampleListenAndServe() {
 // library's expvar, which shows them at /debug/vars.
 func Example_expvar() {
 	reg := tether.New(tether.Config{})
-	mail := reg.NewPool("mail", tether.PoolConfig{Workers: 2, Queue: 100, Overflow: tether.Reject})
+	mail := reg.NewPool("mail", tether.PoolConfig{Workers: 2, Queue: 100, Overflow: tether.OverflowReject})
 	counts := expvar.Func(func() any {
 		all := map[string]any{"all": reg.Stats()}
 		for p := range reg.Pools() {

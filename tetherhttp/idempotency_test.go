@@ -441,7 +441,7 @@ func TestIdempotent(t *testing.T) {
 	})
 	bubble(t, "nor does a task that was dropped", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
-		p := reg.NewPool("p", tether.PoolConfig{Workers: 1, Queue: 1, Overflow: tether.DropOldest})
+		p := reg.NewPool("p", tether.PoolConfig{Workers: 1, Queue: 1, Overflow: tether.OverflowDropOldest})
 		blocker := start(t, p, untilCanceled)
 		synctest.Wait()
 		var runs atomic.Int32
@@ -460,7 +460,7 @@ func TestIdempotent(t *testing.T) {
 	})
 	bubble(t, "those who join one that is refused try for themselves", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
-		p := reg.NewPool("p", tether.PoolConfig{Workers: 1}) // it blocks
+		p := reg.NewPool("p", tether.PoolConfig{Workers: 1, Overflow: tether.OverflowBlock}) // it blocks
 		blocker := start(t, p, untilCanceled)
 		synctest.Wait()
 		var runs atomic.Int32
@@ -490,7 +490,7 @@ func TestIdempotent(t *testing.T) {
 	})
 	bubble(t, "one that goes before the first is admitted", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
-		p := reg.NewPool("p", tether.PoolConfig{Workers: 1})
+		p := reg.NewPool("p", tether.PoolConfig{Workers: 1, Overflow: tether.OverflowBlock})
 		blocker := start(t, p, untilCanceled)
 		synctest.Wait()
 		var runs atomic.Int32

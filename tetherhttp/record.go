@@ -22,7 +22,7 @@ import (
 // failure. [http.ErrAbortHandler] breaks the connection off, as it does without
 // AsyncHandler. At the result's URL the answer is Cache-Control: no-store. A value from
 // Async costs less.
-func AsyncHandler(r tether.Runner, name string, h http.Handler, opts ...AsyncOption) http.Handler {
+func AsyncHandler(r tether.Submitter, name string, h http.Handler, opts ...AsyncOption) http.Handler {
 	if h == nil {
 		panic("tetherhttp: AsyncHandler needs a handler")
 	}

@@ -412,7 +412,7 @@ func TestAsyncHandler(t *testing.T) {
 				w.WriteHeader(503)
 			}
 			_, _ = fmt.Fprint(w, "attempt ", attempt)
-		}), tetherhttp.TaskOptions(tether.Retry(tether.RetryPolicy{Attempts: 2, Backoff: func(int) time.Duration { return 1 }})))
+		}), tetherhttp.TaskOptions(tether.Retry(tether.RetryPolicy{Attempts: 2, Backoff: func(int, error) time.Duration { return 1 }})))
 		w := ask(t, h, request("GET", "/", ""))
 		assert.Equal(t, 200, w.Code)
 		assert.Equal(t, "attempt 2", w.Body.String())

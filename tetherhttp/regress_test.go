@@ -46,12 +46,12 @@ func answerOf(h http.Handler, r *http.Request) *httptest.ResponseRecorder {
 // afterwards is a Runner that does something when a task is submitted, before the
 // submitter knows.
 type afterwards struct {
-	tether.Runner
+	tether.Submitter
 	do func()
 }
 
 func (a afterwards) Go(ctx context.Context, name string, fn tether.Func, opts ...tether.Option) (*tether.Task, error) {
-	task, err := a.Runner.Go(ctx, name, fn, opts...)
+	task, err := a.Submitter.Go(ctx, name, fn, opts...)
 	a.do()
 	return task, err
 }
@@ -341,7 +341,7 @@ func TestToldTaskIsShared(t *testing.T) {
 	})
 	bubble(t, "a 202 keeps its task when the request that makes it runs it", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
-		p := reg.NewPool("p", tether.PoolConfig{Workers: 1, Overflow: tether.CallerRuns})
+		p := reg.NewPool("p", tether.PoolConfig{Workers: 1, Overflow: tether.OverflowCallerRuns})
 		filled, release := make(chan struct{}), make(chan struct{})
 		_, err := p.Go(t.Context(), "fills it", func(context.Context) error { <-filled; return nil })
 		require.NoError(t, err)
@@ -472,7 +472,7 @@ func TestBrokenOffHandler(t *testing.T) {
 	abort := http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
 	bubble(t, "a handler that aborts does so inline, as a failure and not a panic", func(t *testing.T) {
 		var logged clearLog
-		reg := newRegistry(t, tether.Config{OnPanic: tether.Crash, Logger: slog.New(slog.NewTextHandler(&logged, nil))})
+		reg := newRegistry(t, tether.Config{OnPanic: tether.PanicCrash, Logger: slog.New(slog.NewTextHandler(&logged, nil))})
 		h := tetherhttp.AsyncHandler(reg, "t", abort)
 		assert.PanicsWithValue(t, http.ErrAbortHandler, func() { answerOf(h, request("GET", "/", "")) })
 		stats := reg.Stats()
@@ -483,7 +483,7 @@ func TestBrokenOffHandler(t *testing.T) {
 		assert.NotContains(t, logged.String(), "stack")
 	})
 	bubble(t, "its status says that it failed, its result breaks off each time", func(t *testing.T) {
-		reg := newRegistry(t, tether.Config{OnPanic: tether.Crash})
+		reg := newRegistry(t, tether.Config{OnPanic: tether.PanicCrash})
 		w := answerOf(tetherhttp.AsyncHandler(reg, "t", abort, tetherhttp.Always202()), request("GET", "/", ""))
 		require.Equal(t, http.StatusAccepted, w.Code)
 		synctest.Wait()
@@ -500,7 +500,7 @@ func TestBrokenOffHandler(t *testing.T) {
 	overHTTP(t, "a proxy whose upstream breaks off breaks the connection off", func(t *testing.T, http2 bool) {
 		// ReverseProxy panics where it finds that a server would recover that.
 		var logged clearLog
-		reg := newRegistry(t, tether.Config{OnPanic: tether.Crash})
+		reg := newRegistry(t, tether.Config{OnPanic: tether.PanicCrash})
 		proxy := &httputil.ReverseProxy{Rewrite: func(*httputil.ProxyRequest) {}, Transport: upstream{}, ErrorLog: log.New(io.Discard, "", 0)}
 		srv := &http.Server{Handler: tetherhttp.AsyncHandler(reg, "t", proxy), ErrorLog: log.New(&logged, "", 0)}
 		do := servePipes(t, srv, http2, nil)
@@ -717,7 +717,7 @@ func TestAfterAtTheEdges(t *testing.T) {
 	})
 	bubble(t, "mounted inside AsyncHandler, it takes no other request's response for its own", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
-		p := reg.NewPool("p", tether.PoolConfig{Workers: 1, Queue: 1})
+		p := reg.NewPool("p", tether.PoolConfig{Workers: 1, Queue: 1, Overflow: tether.OverflowBlock})
 		p.Pause()
 		bg := tetherhttp.NewBackground(reg)
 		ran := make(chan tetherhttp.Delivery, 1)
@@ -925,7 +925,7 @@ func TestWaitAtTheEdges(t *testing.T) {
 	})
 	overHTTP(t, "a 202 arrives after a wait for room that is longer than the WriteTimeout", func(t *testing.T, http2 bool) {
 		reg := newRegistry(t, tether.Config{})
-		p := reg.NewPool("p", tether.PoolConfig{Workers: 1, Overflow: tether.Block})
+		p := reg.NewPool("p", tether.PoolConfig{Workers: 1, Overflow: tether.OverflowBlock})
 		h := tetherhttp.Async(p, "t", seven, tetherhttp.Idempotent(tetherhttp.Idempotency{Join: true}))
 		do := servePipes(t, &http.Server{Handler: h, WriteTimeout: time.Second}, http2, nil)
 		for i, prefer := range []string{"", "respond-async", "wait=0"} {
@@ -1146,7 +1146,7 @@ func TestCheck(t *testing.T) {
 	})
 	bubble(t, "it needs no room", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
-		p := reg.NewPool("p", tether.PoolConfig{Workers: 1, Overflow: tether.Reject})
+		p := reg.NewPool("p", tether.PoolConfig{Workers: 1, Overflow: tether.OverflowReject})
 		release := make(chan struct{})
 		_, err := p.Go(t.Context(), "fills it", func(context.Context) error { <-release; return nil })
 		require.NoError(t, err)
@@ -1267,7 +1267,7 @@ func TestProblemOfWhatHappens(t *testing.T) {
 		told       bool
 	}{
 		"a pool is full": {func(t *testing.T, reg *tether.Registry) error {
-			p := reg.NewPool("p", tether.PoolConfig{Workers: 1, Overflow: tether.Reject})
+			p := reg.NewPool("p", tether.PoolConfig{Workers: 1, Overflow: tether.OverflowReject})
 			release := make(chan struct{})
 			_, err := p.Go(t.Context(), "fills it", func(context.Context) error { <-release; return nil })
 			require.NoError(t, err)

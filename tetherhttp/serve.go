@@ -4,33 +4,37 @@ import (
 	"context"
 	"io"
 	"net/http"
+	"slices"
 
 	"github.com/seed-2e639f12/tether"
 )
 
-// ListenAndServe serves until a signal comes, ctx ends or the server fails, and then
-// stops in order: Readiness turns 503, cfg.PreStop passes, the server finishes the
-// requests it has, the tasks are drained, the Closers run. It is [Attach] and
-// [tether.Registry.Run], and returns what Run does: nil after a signal and a clean
-// stop.
+// ListenAndServe serves until a signal comes, ctx is done or a server fails, and then
+// stops as [tether.Registry.Run] describes: Readiness answers 503, cfg.PreStop passes,
+// the servers finish the requests they have, the tasks are drained, the Closers run.
 //
-// cfg.Serve is srv.ListenAndServe if it is nil, or srv.ListenAndServeTLS if
-// srv.TLSConfig has a certificate; cfg.Stop is srv.Shutdown. A server that has been
-// attached to reg already is not attached again.
-func ListenAndServe(ctx context.Context, srv *http.Server, reg *tether.Registry, cfg tether.RunConfig) error {
-	if h, ok := srv.Handler.(*handler); !ok || h.bg.reg != reg {
-		Attach(srv, reg)
-	}
-	if cfg.Serve == nil {
-		cfg.Serve = srv.ListenAndServe
-		if c := srv.TLSConfig; c != nil && (len(c.Certificates) > 0 || c.GetCertificate != nil || c.GetConfigForClient != nil) {
-			cfg.Serve = func() error { return srv.ListenAndServeTLS("", "") }
+// It is [Attach] for each server and [tether.Registry.Run] with the servers added to
+// cfg.Servers. A server that has been attached to reg already is not attached again.
+func ListenAndServe(ctx context.Context, reg *tether.Registry, cfg tether.RunConfig, srvs ...*http.Server) error {
+	servers := slices.Clone(cfg.Servers)
+	for _, srv := range srvs {
+		if h, ok := srv.Handler.(*handler); !ok || h.bg.reg != reg {
+			Attach(srv, reg)
 		}
+		servers = append(servers, Server(srv.Addr, srv))
 	}
-	if cfg.Stop == nil {
-		cfg.Stop = srv.Shutdown
-	}
+	cfg.Servers = servers
 	return reg.Run(ctx, cfg)
+}
+
+// Server returns srv as a [tether.Server]. It serves with srv.ListenAndServe, or with
+// srv.ListenAndServeTLS if srv.TLSConfig has a certificate.
+func Server(name string, srv *http.Server) tether.Server {
+	serve := srv.ListenAndServe
+	if c := srv.TLSConfig; c != nil && (len(c.Certificates) > 0 || c.GetCertificate != nil || c.GetConfigForClient != nil) {
+		serve = func() error { return srv.ListenAndServeTLS("", "") }
+	}
+	return tether.Server{Name: name, Serve: serve, Stop: srv.Shutdown}
 }
 
 // Readiness answers 200 while reg takes new work and 503 from the first signal on:

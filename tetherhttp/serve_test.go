@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -70,7 +69,7 @@ func TestServeChild(t *testing.T) {
 	})
 	mux.Handle("POST /reports", tetherhttp.Async(reg, "report", func(ctx context.Context, _ *http.Request) (report, error) {
 		fmt.Println("report begun")
-		<-tether.Stopping(ctx)
+		<-tether.StoppingFrom(ctx)
 		fmt.Println("report done")
 		return report{7}, nil
 	}, tetherhttp.Inline(0)))
@@ -84,10 +83,10 @@ func TestServeChild(t *testing.T) {
 		},
 	}
 	srv.RegisterOnShutdown(func() { fmt.Println("stop") })
-	err := tetherhttp.ListenAndServe(context.Background(), srv, reg, tether.RunConfig{
-		Budget:  time.Hour,
-		Closers: []func(context.Context) error{func(context.Context) error { fmt.Println("closer"); return nil }},
-	})
+	err := tetherhttp.ListenAndServe(context.Background(), reg, tether.RunConfig{
+		StopTimeout: time.Hour,
+		Closers:     []tether.Closer{{Name: "closer", Close: func(context.Context) error { fmt.Println("closer"); return nil }}},
+	}, srv)
 	if err != nil {
 		fmt.Println("error:", err)
 		os.Exit(1)
@@ -199,7 +198,7 @@ func TestListenAndServe(t *testing.T) {
 			defer cancel()
 			done := make(chan error, 1)
 			go func() {
-				done <- tetherhttp.ListenAndServe(ctx, srv, reg, tether.RunConfig{Signals: none, Budget: time.Minute})
+				done <- tetherhttp.ListenAndServe(ctx, reg, tether.RunConfig{Signals: none, StopTimeout: time.Minute}, srv)
 			}()
 			var at net.Addr
 			select {
@@ -222,42 +221,21 @@ func TestListenAndServe(t *testing.T) {
 			assert.False(t, reg.Ready())
 		})
 	}
-	bubble(t, "with a Serve and a Stop of the caller's", func(t *testing.T) {
+	bubble(t, "with a listener of the caller's", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		n := newMemNet(0)
 		srv := n.server(hello)
+		tetherhttp.Attach(srv, reg)
+		public := tetherhttp.Server("public", srv)
+		public.Serve = func() error { return srv.Serve(n) }
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
-		var calls []string
 		done := make(chan error, 1)
-		go func() {
-			done <- tetherhttp.ListenAndServe(ctx, srv, reg, tether.RunConfig{
-				Signals: none,
-				Serve:   func() error { calls = append(calls, "serve"); return srv.Serve(n) },
-				Stop: func(ctx context.Context) error {
-					calls = append(calls, "stop")
-					return errors.Join(errTest, srv.Shutdown(ctx))
-				},
-			})
-		}()
+		go func() { done <- reg.Run(ctx, tether.RunConfig{Signals: none, Servers: []tether.Server{public}}) }()
 		synctest.Wait()
 		res, err := clientOf(t, n, 1).Do(outbound(t.Context(), "GET", "/", nil))
 		require.NoError(t, err)
 		assert.Equal(t, "false task (held) <nil>", readAll(t, res))
-		cancel()
-		assert.ErrorIs(t, <-done, errTest)
-		assert.Equal(t, []string{"serve", "stop"}, calls)
-	})
-	bubble(t, "with a Serve of the caller's, and the server's own Stop", func(t *testing.T) {
-		reg := newRegistry(t, tether.Config{})
-		n := newMemNet(0)
-		srv := n.server(hello)
-		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan error, 1)
-		go func() {
-			done <- tetherhttp.ListenAndServe(ctx, srv, reg, tether.RunConfig{Signals: none, Serve: func() error { return srv.Serve(n) }})
-		}()
-		synctest.Wait()
 		cancel()
 		assert.NoError(t, <-done)
 	})
@@ -268,8 +246,8 @@ func TestListenAndServe(t *testing.T) {
 		defer func() { _ = taken.Close() }()
 		srv, _ := quiet(hello)
 		srv.Addr = taken.Addr().String()
-		task := start(t, reg, func(ctx context.Context) error { <-tether.Stopping(ctx); return nil })
-		err = tetherhttp.ListenAndServe(t.Context(), srv, reg, tether.RunConfig{Signals: none})
+		task := start(t, reg, func(ctx context.Context) error { <-tether.StoppingFrom(ctx); return nil })
+		err = tetherhttp.ListenAndServe(t.Context(), reg, tether.RunConfig{Signals: none}, srv)
 		assert.ErrorContains(t, err, "address already in use")
 		assert.Equal(t, tether.Succeeded, task.State())
 	})
@@ -278,9 +256,7 @@ func TestListenAndServe(t *testing.T) {
 			t.Helper()
 			ctx, cancel := context.WithCancel(t.Context())
 			cancel()
-			require.NoError(t, tetherhttp.ListenAndServe(ctx, srv, reg, tether.RunConfig{
-				Signals: none, Serve: func() error { return nil }, Stop: func(context.Context) error { return nil },
-			}))
+			require.NoError(t, tetherhttp.ListenAndServe(ctx, reg, tether.RunConfig{Signals: none}, srv))
 		}
 		reg := newRegistry(t, tether.Config{})
 		srv, _ := quiet(hello)

@@ -318,7 +318,7 @@ func statusOf(t *tether.Task, info tether.Info, base string) *status {
 		s.Problem = p.shown()
 		return s
 	}
-	if v := t.Result(); v != nil {
+	if v := t.Value(); v != nil {
 		if _, own := v.(http.Handler); !own {
 			s.Result = v
 		}
@@ -331,7 +331,7 @@ func outcome(t *tether.Task, info tether.Info) http.Handler {
 	if info.State != tether.Succeeded {
 		return answerTo(info.Err)
 	}
-	v := t.Result()
+	v := t.Value()
 	if h, ok := v.(http.Handler); ok && !isNil(v) {
 		return h
 	}

@@ -36,7 +36,7 @@ func untilCanceled(ctx context.Context) error {
 func succeed(context.Context) error { return nil }
 
 // start submits a task that must be admitted.
-func start(t testing.TB, r tether.Runner, fn tether.Func, opts ...tether.Option) *tether.Task {
+func start(t testing.TB, r tether.Submitter, fn tether.Func, opts ...tether.Option) *tether.Task {
 	t.Helper()
 	task, err := r.Go(context.Background(), "task", fn, opts...)
 	require.NoError(t, err)
@@ -108,7 +108,7 @@ func TestTasksStatus(t *testing.T) {
 					return errTest
 				}
 				return untilCanceled(ctx)
-			}, tether.Delay(time.Second), tether.Retry(tether.RetryPolicy{Attempts: 2, Backoff: func(int) time.Duration { return 1 }}))
+			}, tether.Delay(time.Second), tether.Retry(tether.RetryPolicy{Attempts: 2, Backoff: func(int, error) time.Duration { return 1 }}))
 		}, fields{"state": "running", "done": false, "started": second, "attempt": 2.0}},
 		"succeeded, with a result": {func(t *testing.T, reg *tether.Registry) *tether.Task {
 			task, err := tether.Submit(t.Context(), reg, "task", func(context.Context) (report, error) {
@@ -751,7 +751,7 @@ func TestTasksEvents(t *testing.T) {
 				return errTest
 			}
 			return nil
-		}, tether.Retry(tether.RetryPolicy{Attempts: 2, Backoff: func(int) time.Duration { return time.Second }}))
+		}, tether.Retry(tether.RetryPolicy{Attempts: 2, Backoff: func(int, error) time.Duration { return time.Second }}))
 		synctest.Wait()
 		s := newEventLog()
 		tetherhttp.Tasks(reg).ServeHTTP(s, follow(task))

@@ -27,7 +27,7 @@ const patience = 10 * time.Second
 //   - failed, panicked or ran out of time, when nobody has asked for its outcome by
 //     Wait, Done, Err, Value or Result.
 //
-// A task that is to run until the program stops can end on [tether.Stopping], or be
+// A task that is to run until the program stops can end on [tether.StoppingFrom], or be
 // cancelled by the test.
 //
 // adjust may change the registry's Config; an Observer or a Logger given there are
@@ -35,8 +35,8 @@ const patience = 10 * time.Second
 func New(t testing.TB, adjust ...func(*tether.Config)) *tether.Registry {
 	t.Helper()
 	cfg := tether.Config{
-		Grace:  patience / 2,
-		Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
+		CancelBefore: patience / 2,
+		Logger:       slog.New(slog.NewTextHandler(t.Output(), nil)),
 	}
 	for _, f := range adjust {
 		f(&cfg)
@@ -110,12 +110,12 @@ func (w *witness) unseen() []tether.Info {
 // the task and not the test. A task with Hold, Delay or Serial, which cannot be run
 // like that, is refused with a [*tether.FullError].
 //
-// The pool is one of [tether.CallerRuns] that is always full, of a task that keeps
+// The pool is one of [tether.OverflowCallerRuns] that is always full, of a task that keeps
 // its only worker until r is shut down.
 func Inline(r *tether.Registry) *tether.Pool {
-	p := r.NewPool("inline", tether.PoolConfig{Workers: 1, Overflow: tether.CallerRuns})
+	p := r.NewPool("inline", tether.PoolConfig{Workers: 1, Overflow: tether.OverflowCallerRuns})
 	_, _ = p.Go(context.Background(), "inline", func(ctx context.Context) error { // refused only in a drain, when nothing else is admitted either
-		<-tether.Stopping(ctx)
+		<-tether.StoppingFrom(ctx)
 		return nil
 	})
 	return p

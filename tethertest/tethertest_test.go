@@ -66,14 +66,14 @@ func TestNew(t *testing.T) {
 
 	t.Run("good tasks pass", func(t *testing.T) {
 		failures := outcome(t, func(t *trial, reg *tether.Registry) {
-			pool := reg.NewPool("mail", tether.PoolConfig{Workers: 1, Queue: 100})
+			pool := reg.NewPool("mail", tether.PoolConfig{Workers: 1, Queue: 100, Overflow: tether.OverflowBlock})
 			for range 50 {
 				_, err := pool.Go(bg, "quick", func(context.Context) error { return nil })
 				require.NoError(t, err)
 			}
 			_, err := reg.Go(bg, "slow", func(context.Context) error { time.Sleep(3 * time.Second); return nil })
 			require.NoError(t, err)
-			_, err = reg.Go(bg, "service", func(ctx context.Context) error { <-tether.Stopping(ctx); return nil })
+			_, err = reg.Go(bg, "service", func(ctx context.Context) error { <-tether.StoppingFrom(ctx); return nil })
 			require.NoError(t, err)
 		})
 		assert.Empty(t, failures)

@@ -26,7 +26,7 @@ type feature struct {
 	pool    *tether.PoolConfig // nil for a task of the registry itself
 	options func() []tether.Option
 	wrap    func(tether.Func) tether.Func // adds to what the body does
-	submit  func(ctx context.Context, r tether.Runner, fn tether.Func) error
+	submit  func(ctx context.Context, r tether.Submitter, fn tether.Func) error
 }
 
 // RegistryFeatures returns a plain task of a registry, and the same with one addition each.
@@ -37,8 +37,7 @@ func RegistryFeatures() []Candidate {
 		{name: "Limit, not reached", reg: tether.Config{Limit: 1 << 30}},
 		{name: "Config.Timeout", reg: tether.Config{Timeout: time.Hour}},
 		{name: "an Observer that does nothing", reg: tether.Config{Observer: tether.NopObserver{}}},
-		{name: "Stuck", reg: tether.Config{Stuck: time.Hour}},
-		{name: "Linger", reg: tether.Config{Linger: time.Second}},
+		{name: "Stuck", reg: tether.Config{StuckAfter: time.Hour}},
 		{name: "Timeout", options: func() []tether.Option { return []tether.Option{tether.Timeout(time.Hour)} }},
 		{name: "Retry, not needed", options: func() []tether.Option {
 			return []tether.Option{tether.Retry(tether.RetryPolicy{Attempts: 3})}
@@ -69,14 +68,14 @@ func PoolFeatures() []Candidate {
 	weight := func() []tether.Option { return []tether.Option{tether.Weight(1)} }
 	return ablation([]feature{
 		{name: PooledTask, pool: &tether.PoolConfig{Workers: plainBudget, Queue: tether.Unbounded}},
-		{name: "a queue of 1024, Block", pool: &tether.PoolConfig{Workers: plainBudget, Queue: 1024}},
-		{name: "a queue of 20 000, Reject", pool: &tether.PoolConfig{Workers: plainBudget, Queue: 20_000, Overflow: tether.Reject}},
+		{name: "a queue of 1024, OverflowBlock", pool: &tether.PoolConfig{Workers: plainBudget, Queue: 1024, Overflow: tether.OverflowBlock}},
+		{name: "a queue of 20 000, Reject", pool: &tether.PoolConfig{Workers: plainBudget, Queue: 20_000, Overflow: tether.OverflowReject}},
 		{name: "Capacity", pool: &tether.PoolConfig{Workers: plainBudget, Queue: tether.Unbounded, Capacity: plainBudget}},
 		{name: "Capacity and Weight", pool: &tether.PoolConfig{Workers: plainBudget, Queue: tether.Unbounded, Capacity: plainBudget}, options: weight},
 		{name: "Serial, a new key each", pool: &tether.PoolConfig{Workers: plainBudget, Queue: tether.Unbounded},
 			options: func() []tether.Option { return []tether.Option{tether.Serial(newKey())} }},
 		{name: "Hold and Release", pool: &tether.PoolConfig{Workers: plainBudget, Queue: tether.Unbounded}, submit: holdAndRelease},
-		{name: "CallerRuns, no queue, one worker", pool: &tether.PoolConfig{Workers: 1, Overflow: tether.CallerRuns}},
+		{name: "CallerRuns, no queue, one worker", pool: &tether.PoolConfig{Workers: 1, Overflow: tether.OverflowCallerRuns}},
 	})
 }
 
@@ -94,7 +93,7 @@ func ablation(features []feature) []Candidate {
 // system makes new options for each task, as a program does.
 func (f feature) system() *System {
 	reg := newRegistry(f.reg)
-	var runner tether.Runner = reg
+	var runner tether.Submitter = reg
 	if f.pool != nil {
 		runner = reg.NewPool("pool", *f.pool)
 	}
@@ -103,12 +102,12 @@ func (f feature) system() *System {
 	switch {
 	case submit != nil:
 	case f.options != nil:
-		submit = func(ctx context.Context, r tether.Runner, fn tether.Func) error {
+		submit = func(ctx context.Context, r tether.Submitter, fn tether.Func) error {
 			_, err := r.Go(ctx, "task", fn, f.options()...)
 			return err
 		}
 	default:
-		submit = func(ctx context.Context, r tether.Runner, fn tether.Func) error {
+		submit = func(ctx context.Context, r tether.Submitter, fn tether.Func) error {
 			_, err := r.Go(ctx, "task", fn)
 			return err
 		}
@@ -129,7 +128,7 @@ var errTask = errors.New("the task's error")
 
 func keep(context.Context, tether.Info) error { return nil }
 
-func holdAndRelease(ctx context.Context, r tether.Runner, fn tether.Func) error {
+func holdAndRelease(ctx context.Context, r tether.Submitter, fn tether.Func) error {
 	task, err := r.Go(ctx, "task", fn, tether.Hold())
 	if err == nil {
 		task.Release()
@@ -137,13 +136,13 @@ func holdAndRelease(ctx context.Context, r tether.Runner, fn tether.Func) error 
 	return err
 }
 
-func submitTyped(ctx context.Context, r tether.Runner, fn tether.Func) error {
+func submitTyped(ctx context.Context, r tether.Submitter, fn tether.Func) error {
 	_, err := tether.Submit(ctx, r, "task", func(ctx context.Context) (int, error) { return Answer, fn(ctx) })
 	return err
 }
 
-func asking(question func(*tether.Task)) func(context.Context, tether.Runner, tether.Func) error {
-	return func(ctx context.Context, r tether.Runner, fn tether.Func) error {
+func asking(question func(*tether.Task)) func(context.Context, tether.Submitter, tether.Func) error {
+	return func(ctx context.Context, r tether.Submitter, fn tether.Func) error {
 		task, err := r.Go(ctx, "task", fn)
 		if err == nil {
 			question(task)

@@ -3,7 +3,6 @@ package peers
 import (
 	"context"
 	"log/slog"
-	"time"
 
 	"github.com/seed-2e639f12/tether"
 )
@@ -22,7 +21,7 @@ func Tether() Candidate {
 		Limited: func(limit int) (*System, error) { return tetherPool(limit, tether.Unbounded), nil },
 		Rejecting: func(limit, queue int) (*Rejecting, error) {
 			reg := newRegistry(tether.Config{})
-			p := reg.NewPool("pool", tether.PoolConfig{Workers: limit, Queue: queue, Overflow: tether.Reject})
+			p := reg.NewPool("pool", tether.PoolConfig{Workers: limit, Queue: queue, Overflow: tether.OverflowReject})
 			ctx := context.Background()
 			return &Rejecting{
 				Queues: true,
@@ -43,25 +42,8 @@ func Tether() Candidate {
 // full. It is measured beside the pool with an unbounded queue.
 func TetherQueue() Candidate {
 	return Candidate{
-		Name: "tether bounded", Kind: Ours, Setting: "`Pool{Workers: limit, Queue: 1024, Overflow: Block}`",
+		Name: "tether bounded", Kind: Ours, Setting: "`Pool{Workers: limit, Queue: 1024, Overflow: OverflowBlock}`",
 		Limited: func(limit int) (*System, error) { return tetherPool(limit, 1024), nil },
-	}
-}
-
-// TetherLinger keeps idle workers for a second, as ants and conc keep theirs: for what
-// comes one at a time and needs a deep stack.
-func TetherLinger() Candidate {
-	cfg := tether.Config{Linger: time.Second}
-	return Candidate{
-		Name: "tether linger", Kind: Ours, Setting: "`Config{Linger: time.Second}`; otherwise as tether", Queues: true,
-		Unlimited: func() (*System, error) {
-			reg := newRegistry(cfg)
-			return tetherSystem(reg, reg), nil
-		},
-		Limited: func(limit int) (*System, error) {
-			reg := newRegistry(cfg)
-			return tetherSystem(reg, reg.NewPool("pool", tether.PoolConfig{Workers: limit, Queue: tether.Unbounded})), nil
-		},
 	}
 }
 
@@ -76,10 +58,10 @@ func drain(reg *tether.Registry) func() error {
 
 func tetherPool(workers, queue int) *System {
 	reg := newRegistry(tether.Config{})
-	return tetherSystem(reg, reg.NewPool("pool", tether.PoolConfig{Workers: workers, Queue: queue}))
+	return tetherSystem(reg, reg.NewPool("pool", tether.PoolConfig{Workers: workers, Queue: queue, Overflow: tether.OverflowBlock}))
 }
 
-func tetherSystem(reg *tether.Registry, r tether.Runner) *System {
+func tetherSystem(reg *tether.Registry, r tether.Submitter) *System {
 	background := context.Background()
 	taskIn := func(body func()) func(context.Context) error {
 		task := func(context.Context) error { body(); return nil }

@@ -31,7 +31,7 @@ func tetherPool() candidate {
 	on := func(cfg tether.Config) func(int, func(any)) *system {
 		return func(workers int, onPanic func(any)) *system {
 			r := newRegistry(cfg, onPanic)
-			return tetherSystem(r, r.NewPool("probe", tether.PoolConfig{Workers: workers, Queue: 1024, Overflow: tether.Block}))
+			return tetherSystem(r, r.NewPool("probe", tether.PoolConfig{Workers: workers, Queue: 1024, Overflow: tether.OverflowBlock}))
 		}
 	}
 	return candidate{
@@ -47,7 +47,7 @@ func tetherSettings(on func(tether.Config) func(int, func(any)) *system) []setti
 	}
 	crash := first
 	crash.Name, crash.Probes = "Config.OnPanic: Crash", []string{"panic"}
-	crash.New, crash.ContainsPanics = on(tether.Config{OnPanic: tether.Crash}), false
+	crash.New, crash.ContainsPanics = on(tether.Config{OnPanic: tether.PanicCrash}), false
 
 	// Shutdown recognizes its caller by the task's own context, and by no other.
 	foreign := first
@@ -83,7 +83,7 @@ func (o panicObserver) TaskEnded(_ context.Context, t *tether.Task) {
 	}
 }
 
-func tetherSystem(r *tether.Registry, on tether.Runner) *system {
+func tetherSystem(r *tether.Registry, on tether.Submitter) *system {
 	submit := func(name string, fn body) (*tether.Task, error) {
 		return on.Go(context.Background(), name, func(ctx context.Context) error { fn(ctx); return nil })
 	}

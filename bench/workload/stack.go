@@ -1,7 +1,6 @@
 package workload
 
 import (
-	"slices"
 	"strconv"
 
 	"github.com/seed-2e639f12/tether/bench/peers"
@@ -28,7 +27,7 @@ func stacks() Family {
 	} {
 		f.Workloads = append(f.Workloads, Workload{
 			Name: v.name, N: v.n, Quick: 500,
-			Metric: NsPerOp, Baseline: goStatement, Candidates: lingering,
+			Metric: NsPerOp, Baseline: goStatement, Candidates: peers.All,
 			Run: tasks(v.sys, 1, v.batch, func(done func()) func() {
 				return func() { deep(v.kb); done() }
 			}),
@@ -41,17 +40,11 @@ func stacks() Family {
 		}
 		f.Workloads = append(f.Workloads, Workload{
 			Name: name, N: 10_000, Quick: 500,
-			Metric: NsPerOp, Baseline: goStatement, Candidates: lingering,
+			Metric: NsPerOp, Baseline: goStatement, Candidates: peers.All,
 			Run: tasks(sys, 1, 1, noWork),
 		})
 	}
 	return f
-}
-
-// lingering adds the setting that is made for tasks that come one by one.
-func lingering() []peers.Candidate {
-	all := peers.All()
-	return slices.Insert(all, 2, peers.TetherLinger()) // beside tether
 }
 
 // deep uses frames of nearly a kilobyte each.

@@ -151,7 +151,7 @@ func benchLatency(b *bench) {
 // task of the same body on the same pool, in turns.
 func benchGo(b *bench) {
 	const turn = 1000
-	pool := b.reg.NewPool("pool", tether.PoolConfig{Workers: runtime.GOMAXPROCS(0), Queue: turn})
+	pool := b.reg.NewPool("pool", tether.PoolConfig{Workers: runtime.GOMAXPROCS(0), Queue: turn, Overflow: tether.OverflowBlock})
 	ctx := context.Background()
 	var ran sync.WaitGroup
 	body := func(context.Context) error { ran.Done(); return nil }

@@ -156,7 +156,7 @@ func workIn(r role, f Fixture, say func(line)) error {
 	if err != nil {
 		return err
 	}
-	reg := tether.New(tether.Config{Logger: logger, Grace: r.Grace})
+	reg := tether.New(tether.Config{Logger: logger, CancelBefore: r.Grace})
 	plain, once := childJobs(r, say)
 	worker, err := durable.NewWorker(engine, durable.WorkerConfig{Registry: reg, Concurrency: r.Concurrency, Logger: logger}, plain, once)
 	if err != nil {
@@ -172,19 +172,24 @@ func workIn(r role, f Fixture, say func(line)) error {
 	}
 	stopped := make(chan struct{})
 	return reg.Run(told, tether.RunConfig{
-		Serve: func() error {
-			say(line{What: "ready"})
-			select {
-			case <-stopped:
-				return nil
-			case <-worker.Done(): // also when the drain begins
-				<-stopped
-				return worker.Err()
-			}
+		Servers: []tether.Server{{
+			Serve: func() error {
+				say(line{What: "ready"})
+				select {
+				case <-stopped:
+					return nil
+				case <-worker.Done(): // also when the drain begins
+					<-stopped
+					return worker.Err()
+				}
+			},
+			Stop: func(context.Context) error { close(stopped); return nil },
+		}},
+		StopTimeout: r.Budget,
+		Closers: []tether.Closer{
+			{Name: "worker", Close: worker.Stop},
+			{Name: "engine", Close: func(context.Context) error { return engine.Close() }},
 		},
-		Stop:    func(context.Context) error { close(stopped); return nil },
-		Budget:  r.Budget,
-		Closers: []func(context.Context) error{worker.Stop, func(context.Context) error { return engine.Close() }},
 	})
 }
 
@@ -196,8 +201,8 @@ func produceIn(r role, f Fixture, say func(line)) error {
 	if err != nil {
 		return err
 	}
-	reg := tether.New(tether.Config{Logger: logger, Grace: r.Grace})
-	pool := reg.NewPool("few", tether.PoolConfig{Workers: r.Concurrency, Queue: 4 * r.Concurrency, Overflow: tether.Reject})
+	reg := tether.New(tether.Config{Logger: logger, CancelBefore: r.Grace})
+	pool := reg.NewPool("few", tether.PoolConfig{Workers: r.Concurrency, Queue: 4 * r.Concurrency, Overflow: tether.OverflowReject})
 	plain, _ := childJobs(r, say)
 	var count atomic.Int64
 	submit := func() {
@@ -221,7 +226,7 @@ func produceIn(r role, f Fixture, say func(line)) error {
 	var producers sync.WaitGroup
 	stopped := make(chan struct{})
 	return reg.Run(context.Background(), tether.RunConfig{
-		Serve: func() error {
+		Servers: []tether.Server{{Serve: func() error {
 			say(line{What: "ready"})
 			for range 4 {
 				producers.Go(func() {
@@ -240,12 +245,11 @@ func produceIn(r role, f Fixture, say func(line)) error {
 			}
 			<-stopped
 			return nil
-		},
-		Stop:   func(context.Context) error { close(stopped); return nil },
-		Budget: r.Budget,
-		Closers: []func(context.Context) error{
-			func(context.Context) error { producers.Wait(); return nil },
-			func(context.Context) error { return engine.Close() },
+		}, Stop: func(context.Context) error { close(stopped); return nil }}},
+		StopTimeout: r.Budget,
+		Closers: []tether.Closer{
+			{Name: "producers", Close: func(context.Context) error { producers.Wait(); return nil }},
+			{Name: "engine", Close: func(context.Context) error { return engine.Close() }},
 		},
 	})
 }

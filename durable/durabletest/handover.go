@@ -21,9 +21,9 @@ var goClauses = []clause{
 
 // workshop is a registry with a small pool, as a server has one.
 func (l *lab) workshop(workers, queue int) (*tether.Registry, *tether.Pool) {
-	reg := tether.New(tether.Config{Logger: l.log, Grace: 10 * time.Second})
+	reg := tether.New(tether.Config{Logger: l.log, CancelBefore: 10 * time.Second})
 	l.Cleanup(func() { assert.NoError(l, reg.Shutdown(l.context())) })
-	return reg, reg.NewPool("few", tether.PoolConfig{Workers: workers, Queue: queue, Overflow: tether.Reject})
+	return reg, reg.NewPool("few", tether.PoolConfig{Workers: workers, Queue: queue, Overflow: tether.OverflowReject})
 }
 
 // give has the job be run here if that can be done.

@@ -84,7 +84,7 @@ func (a *auditLog) note(r *http.Request, who string) (*auditLine, error) {
 	_, err := tetherhttp.AfterOn(r.Context(), a.pool, "audit", func(ctx context.Context) error {
 		line.Answer = tetherhttp.DeliveryOf(ctx).String()
 		return a.write(line)
-	}, tether.Retry(tether.RetryPolicy{Attempts: 5, Backoff: tether.Exponential(100*time.Millisecond, 2*time.Second)}))
+	}, tether.Retry(tether.RetryPolicy{Attempts: 5, Backoff: tether.ExponentialBackoff(100*time.Millisecond, 2*time.Second)}))
 	return line, err
 }
 

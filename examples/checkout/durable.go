@@ -43,7 +43,7 @@ const (
 )
 
 func durableBackoff(attempt int, _ error) time.Duration {
-	return tether.Exponential(500*time.Millisecond, time.Minute)(attempt)
+	return tether.ExponentialBackoff(500*time.Millisecond, time.Minute)(attempt, nil)
 }
 
 // openQueue opens the queue of -durable, and makes this process' worker if it is one.
@@ -218,7 +218,7 @@ func (s *shop) resumeQueued(ctx context.Context, id string) error {
 		again := time.NewTimer(wait)
 		select {
 		case <-again.C:
-		case <-tether.Stopping(ctx):
+		case <-tether.StoppingFrom(ctx):
 			again.Stop()
 			return errLater
 		}

@@ -21,7 +21,7 @@ func (s *shop) fulfilment(id string) []tether.Option {
 		tether.Unique("order:" + id),
 		tether.Retry(tether.RetryPolicy{
 			Attempts: fulfilAttempts,
-			Backoff:  tether.Exponential(100*time.Millisecond, 2*time.Second),
+			Backoff:  tether.ExponentialBackoff(100*time.Millisecond, 2*time.Second),
 		}),
 	}
 }

@@ -57,7 +57,7 @@ func (i *instruments) observer() (tether.Observer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("traces: %w", err)
 	}
-	return tether.Observers(i.metrics, spans), nil
+	return tether.JoinObservers(i.metrics, spans), nil
 }
 
 // traced has each request be a span, which those of its tasks have to do with. It is

@@ -122,7 +122,7 @@ type config struct {
 	webhookDelay    time.Duration
 	webhookFail     int
 	webhookAttempts int
-	webhookBackoff  func(attempt int) time.Duration
+	webhookBackoff  func(attempt int, err error) time.Duration
 }
 
 // serves and works say what this process is for: everything, but with -role.
@@ -267,7 +267,7 @@ func (l *lines) Write(p []byte) (int, error) {
 // parseFlags reads the program's arguments. It prints the help that was asked for, and
 // returns flag.ErrHelp then.
 func parseFlags(args []string, help io.Writer) (config, error) {
-	cfg := config{webhookAttempts: 8, webhookBackoff: tether.Exponential(500*time.Millisecond, time.Minute), durableBackoff: durableBackoff}
+	cfg := config{webhookAttempts: 8, webhookBackoff: tether.ExponentialBackoff(500*time.Millisecond, time.Minute), durableBackoff: durableBackoff}
 	f := flag.NewFlagSet("checkout", flag.ContinueOnError)
 	f.SetOutput(io.Discard) // run's caller prints errors
 	f.StringVar(&cfg.addr, "addr", "127.0.0.1:8080", "`address` to listen on; with -demo the default is a free port")

@@ -46,7 +46,7 @@ func openShop(t *testing.T, change ...func(*config)) *testShop {
 	cfg := config{
 		data: t.TempDir(), workers: 2, queue: 1000, budget: 25 * time.Second, maxImport: 1 << 30,
 		webhookSecret: newSecret(), webhookAttempts: 4,
-		webhookBackoff: func(int) time.Duration { return time.Millisecond },
+		webhookBackoff: func(int, error) time.Duration { return time.Millisecond },
 		durableBackoff: func(int, error) time.Duration { return time.Millisecond },
 	}
 	for _, c := range change {

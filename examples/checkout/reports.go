@@ -173,7 +173,7 @@ func (wish *reportWish) rest(ctx context.Context, n int) {
 	defer timer.Stop()
 	select {
 	case <-timer.C:
-	case <-tether.Stopping(ctx):
+	case <-tether.StoppingFrom(ctx):
 		wish.rate = 0
 	case <-ctx.Done(): // the next page will say so
 	}

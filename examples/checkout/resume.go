@@ -174,7 +174,7 @@ func admit(ctx context.Context, submit func() (*tether.Task, error)) (*tether.Ta
 		wait := time.NewTimer(min(max(full.RetryAfter, 10*time.Millisecond), time.Second))
 		select {
 		case <-wait.C:
-		case <-tether.Stopping(ctx):
+		case <-tether.StoppingFrom(ctx):
 			wait.Stop()
 			return nil, errLater
 		}

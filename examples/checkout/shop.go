@@ -106,7 +106,7 @@ func newShop(cfg config) (_ *shop, err error) {
 	s.reg = tether.New(tether.Config{
 		Limit:  cfg.queue + auditQueue + 4096,
 		Retain: reportsKept, RetainFor: reportsKeptFor,
-		Observer: observer, Stuck: cfg.stuck,
+		Observer: observer, StuckAfter: cfg.stuck,
 	})
 	s.seen.metrics.Watch(s.reg)
 	if cfg.durable != "" {
@@ -114,18 +114,18 @@ func newShop(cfg config) (_ *shop, err error) {
 			return nil, err
 		}
 	} else {
-		s.orders = s.reg.NewPool("orders", tether.PoolConfig{Workers: cfg.workers, Queue: cfg.queue, Overflow: tether.Reject})
+		s.orders = s.reg.NewPool("orders", tether.PoolConfig{Workers: cfg.workers, Queue: cfg.queue, Overflow: tether.OverflowReject})
 	}
 	if cfg.works() {
-		s.hooks = s.reg.NewPool("webhooks", tether.PoolConfig{Workers: webhookWorkers, Queue: 64, Overflow: tether.Reject})
+		s.hooks = s.reg.NewPool("webhooks", tether.PoolConfig{Workers: webhookWorkers, Queue: 64, Overflow: tether.OverflowReject})
 	}
 	if !cfg.serves() {
 		return s, nil
 	}
-	s.imports = s.reg.NewPool("imports", tether.PoolConfig{Workers: 1, Queue: 7, Overflow: tether.Reject})
-	s.images = s.reg.NewPool("images", tether.PoolConfig{Queue: 100, Capacity: imageMemory, Overflow: tether.Reject})
-	s.reports = s.reg.NewPool("reports", tether.PoolConfig{Workers: 2, Queue: 8, Overflow: tether.Reject}) // the store has 4 readers
-	s.audit.pool = s.reg.NewPool("audit", tether.PoolConfig{Workers: 1, Queue: auditQueue, Overflow: tether.Reject})
+	s.imports = s.reg.NewPool("imports", tether.PoolConfig{Workers: 1, Queue: 7, Overflow: tether.OverflowReject})
+	s.images = s.reg.NewPool("images", tether.PoolConfig{Queue: 100, Capacity: imageMemory, Overflow: tether.OverflowReject})
+	s.reports = s.reg.NewPool("reports", tether.PoolConfig{Workers: 2, Queue: 8, Overflow: tether.OverflowReject}) // the store has 4 readers
+	s.audit.pool = s.reg.NewPool("audit", tether.PoolConfig{Workers: 1, Queue: auditQueue, Overflow: tether.OverflowReject})
 	return s, nil
 }
 
@@ -226,32 +226,32 @@ func (s *shop) serve(ctx context.Context, listener, adminListener net.Listener, 
 		return errors.Join(fmt.Errorf("start: %w", err), shut(listener, adminListener), s.close(ctx))
 	}
 	admin := s.seen.admin(s.reg, s.cfg.admin)
-	adminDone := make(chan error, 1)
-	go func() { adminDone <- admin.Serve(adminListener) }()
-	stopping := tether.RunConfig{
-		Budget: s.cfg.budget,
-		Closers: []func(context.Context) error{summary, s.close, func(context.Context) error {
-			// The live page has shown the drain; nobody waits for those who still look at it.
-			err := admin.Close()
-			if served := <-adminDone; !errors.Is(served, http.ErrServerClosed) {
-				err = errors.Join(err, served)
-			}
-			return err
+	cfg := tether.RunConfig{
+		StopTimeout: s.cfg.budget,
+		Closers:     []tether.Closer{{Name: "summary", Close: summary}, {Name: "shop", Close: s.close}},
+		LastServers: []tether.Server{{
+			Name:  "admin",
+			Serve: func() error { return admin.Serve(adminListener) },
+			// The live page has shown the drain; its readers are not waited for.
+			Stop: func(context.Context) error { return admin.Close() },
 		}},
 	}
-	if listener == nil {
-		return s.reg.Run(ctx, stopping)
+	if listener != nil {
+		tetherhttp.Attach(srv, s.reg)
+		cfg.Servers = []tether.Server{{
+			Name:  "shop",
+			Serve: func() error { return srv.Serve(listener) },
+			Stop: func(ctx context.Context) error {
+				// A client that is slow to read its answer may use up a part of the time for
+				// the stop, not all of it: the drain needs the rest.
+				ctx, cancel := context.WithTimeout(ctx, s.cfg.budget/4)
+				defer cancel()
+				if srv.Shutdown(ctx) == nil {
+					return nil
+				}
+				return srv.Close()
+			},
+		}}
 	}
-	stopping.Serve = func() error { return srv.Serve(listener) }
-	stopping.Stop = func(ctx context.Context) error {
-		// A client that is slow to read its answer may use up a part of the budget,
-		// not all of it: the drain needs the rest.
-		ctx, cancel := context.WithTimeout(ctx, s.cfg.budget/4)
-		defer cancel()
-		if srv.Shutdown(ctx) == nil {
-			return nil
-		}
-		return srv.Close()
-	}
-	return tetherhttp.ListenAndServe(ctx, srv, s.reg, stopping)
+	return s.reg.Run(ctx, cfg)
 }

@@ -27,7 +27,7 @@ type webhooks struct {
 	signer   signer
 	client   *http.Client
 	attempts int
-	backoff  func(attempt int) time.Duration
+	backoff  func(attempt int, err error) time.Duration
 }
 
 // webhookStatus is what came of telling the receiver, apart from the order's own state.
@@ -46,7 +46,7 @@ const (
 	webhookFailed    webhookState = "failed"    // refused for good, or too often
 )
 
-func newWebhooks(url string, sign signer, attempts int, backoff func(int) time.Duration) webhooks {
+func newWebhooks(url string, sign signer, attempts int, backoff func(int, error) time.Duration) webhooks {
 	return webhooks{
 		url:      url,
 		signer:   sign,
@@ -129,9 +129,9 @@ func (s *shop) deliverNext(ctx context.Context) {
 		}
 		return s.deliver(ctx, claimed)
 	}, tether.Retry(tether.RetryPolicy{
-		Attempts: s.webhooks.attempts,
-		Backoff:  s.webhooks.backoff,
-		If:       worthRetrying,
+		Attempts:    s.webhooks.attempts,
+		Backoff:     s.webhooks.backoff,
+		ShouldRetry: worthRetrying,
 	}))
 	if err != nil && !errors.Is(err, tether.ErrFull) && !errors.Is(err, tether.ErrClosed) && !errors.Is(err, tether.ErrShutdown) {
 		slog.ErrorContext(ctx, "webhook waits for the next one", "err", err)
@@ -172,7 +172,7 @@ func (s *shop) deliver(ctx context.Context, o *order) error {
 // drainOutbox goes on to what waits in the outbox for want of room in the pool.
 func (s *shop) drainOutbox(ctx context.Context) {
 	select {
-	case <-tether.Stopping(ctx):
+	case <-tether.StoppingFrom(ctx):
 		return
 	default:
 	}

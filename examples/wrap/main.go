@@ -68,7 +68,7 @@ func sendLetters(ctx context.Context, route string) error {
 	defer slowly.Stop()
 	select {
 	case <-slowly.C:
-	case <-tether.Stopping(ctx):
+	case <-tether.StoppingFrom(ctx):
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
@@ -106,8 +106,8 @@ func run() error {
 		played <- nil
 	}
 	// The second line that has changed. It was: err = srv.Serve(listener)
-	err = tetherhttp.ListenAndServe(context.Background(), srv, reg, tether.RunConfig{
-		Serve: func() error { return srv.Serve(listener) },
+	err = reg.Run(context.Background(), tether.RunConfig{
+		Servers: []tether.Server{{Name: "public", Serve: func() error { return srv.Serve(listener) }, Stop: srv.Shutdown}},
 	})
 	fmt.Println(reg.Report())
 	return errors.Join(err, <-played)

@@ -200,7 +200,7 @@ const hostile = `<script>alert(1)</script>"'><img src=x onerror=alert(2)>`
 // busy gives a registry one of everything, with a hostile name. It returns tasks to look
 // at: one that lives, one that has failed, and one that has panicked.
 func (v *viewer) busy() []*tether.Task {
-	pool := v.reg.NewPool(hostile, tether.PoolConfig{Workers: 1, Queue: 5, Capacity: 10})
+	pool := v.reg.NewPool(hostile, tether.PoolConfig{Workers: 1, Queue: 5, Capacity: 10, Overflow: tether.OverflowBlock})
 	live, err := pool.Go(context.Background(), hostile, func(ctx context.Context) error {
 		if _, err := v.reg.Go(ctx, "child", untilCanceled); err != nil {
 			return err
@@ -221,7 +221,7 @@ func (v *viewer) busy() []*tether.Task {
 }
 
 func TestEveryView(t *testing.T) {
-	v := newViewer(t, tether.Config{Stuck: 20 * time.Millisecond}, tetherhttp.AllowCancel())
+	v := newViewer(t, tether.Config{StuckAfter: 20 * time.Millisecond}, tetherhttp.AllowCancel())
 	tasks := v.busy()
 	queries := []string{"", "q=nothing", "state=stuck&sort=name", "page=7&fpage=7"}
 	for _, task := range tasks {
@@ -336,7 +336,7 @@ func TestNothingJumps(t *testing.T) {
 	v := newViewer(t, tether.Config{})
 	v.screen(1280, 1400)
 	next := make(chan int64)
-	v.reg.NewPool("pool", tether.PoolConfig{Workers: 1})
+	v.reg.NewPool("pool", tether.PoolConfig{Workers: 1, Overflow: tether.OverflowBlock})
 	v.run("works", func(ctx context.Context) error {
 		for n := range next {
 			tether.ReportProgress(ctx, tether.Progress{Done: n, Total: 1000, Message: strings.Repeat("x", int(n%50))})
@@ -445,7 +445,7 @@ func TestPoolsOfAnyName(t *testing.T) {
 	v := newViewer(t, tether.Config{})
 	v.ended("own", func(context.Context) error { return nil })
 	for _, name := range []string{"-", "a  b", " x "} {
-		task, err := v.reg.NewPool(name, tether.PoolConfig{}).Go(context.Background(), "in "+name, func(context.Context) error { return nil })
+		task, err := v.reg.NewPool(name, tether.PoolConfig{Overflow: tether.OverflowBlock}).Go(context.Background(), "in "+name, func(context.Context) error { return nil })
 		require.NoError(t, err)
 		<-task.Done()
 	}

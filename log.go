@@ -1,0 +1,118 @@
+package tether
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// logs is how a registry uses its log handler, which is code of the user's: it may
+// be slow, block forever, panic, or end its goroutine.
+type logs struct {
+	broken atomic.Bool // the handler has panicked, and stderr says so
+
+	mu      sync.Mutex
+	records []slog.Record // of the stop, not yet handled; guarded by mu
+	empty   chan struct{} // closed when all records have been handled; nil if none is waiting; guarded by mu
+}
+
+func (r *Registry) logger() *slog.Logger {
+	if r.cfg.Logger != nil {
+		return r.cfg.Logger
+	}
+	return slog.Default()
+}
+
+// log logs a record on this goroutine, which waits for the handler. A panic of the
+// handler is contained.
+func (r *Registry) log(ctx context.Context, level slog.Level, msg string, attrs ...slog.Attr) {
+	record := slog.NewRecord(time.Now(), level, msg, 0)
+	record.AddAttrs(attrs...)
+	r.handle(ctx, record)
+}
+
+func (r *Registry) handle(ctx context.Context, record slog.Record) {
+	defer func() {
+		if v := recover(); v != nil && !r.logs.broken.Swap(true) {
+			fmt.Fprintf(os.Stderr, "tether: the log handler panicked, and its record %q is lost (further panics are not reported): %v\n%s", record.Message, v, debug.Stack())
+		}
+	}()
+	if h := r.logger().Handler(); h.Enabled(ctx, record.Level) {
+		_ = h.Handle(ctx, record) // there is no place to report it
+	}
+}
+
+// stopLog logs a record of the stop. It does not wait for the handler: Shutdown and
+// Run keep their deadlines even if the handler blocks. Records are handled in order.
+func (r *Registry) stopLog(level slog.Level, msg string, attrs ...slog.Attr) {
+	record := slog.NewRecord(time.Now(), level, msg, 0)
+	record.AddAttrs(attrs...)
+	l := &r.logs
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.records = append(l.records, record)
+	if l.empty == nil {
+		l.empty = make(chan struct{})
+		go r.handleStopLog()
+	}
+}
+
+// handleStopLog handles the records of the stop until none is waiting.
+func (r *Registry) handleStopLog() {
+	l := &r.logs
+	finished := false
+	defer func() {
+		if !finished {
+			go r.handleStopLog() // the handler has ended this goroutine
+		}
+	}()
+	for {
+		l.mu.Lock()
+		if len(l.records) == 0 {
+			close(l.empty)
+			l.empty = nil
+			finished = true
+			l.mu.Unlock()
+			return
+		}
+		record := l.records[0]
+		l.records = l.records[1:]
+		l.mu.Unlock()
+		r.handle(context.Background(), record)
+	}
+}
+
+// flushStopLog waits until the records of the stop have been handled, but not longer
+// than most.
+func (r *Registry) flushStopLog(most time.Duration) {
+	r.logs.mu.Lock()
+	empty := r.logs.empty
+	r.logs.mu.Unlock()
+	if empty == nil {
+		return
+	}
+	timer := time.NewTimer(most)
+	defer timer.Stop()
+	select {
+	case <-empty:
+	case <-timer.C:
+	}
+}
+
+// contain calls a function of the user's that belongs to no task, such as a closer,
+// and returns what it returns. A panic is logged, and returned as a *PanicError.
+func (r *Registry) contain(what string, fn func() error) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			e := &PanicError{Value: v, Stack: debug.Stack(), In: what}
+			r.stopLog(slog.LevelError, "panic", e.attrs()...)
+			err = e
+		}
+	}()
+	return fn()
+}

@@ -1,0 +1,493 @@
+package tether
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// RunConfig configures [Registry.Run]: what it serves, and how it stops.
+//
+// All of the stop happens within StopTimeout, which begins with the signal. With the
+// default of 25 s, and [Config].CancelBefore at its default of 5 s:
+//
+//	 0 s        the signal: Ready is false, Stopping is closed
+//	 0 s        PreStop, if it is set: the servers still serve
+//	 0 – 17.5 s the Servers stop, all at once
+//	      …     the drain begins when they have stopped: no new tasks
+//	17.5 s      contexts of the tasks that are left are canceled
+//	22.5 s      the drain's deadline: tasks that are left are reported
+//	22.5 – 25 s the Closers, one after the other, and then the LastServers
+//
+// A step that is done early leaves its time to the steps after it. A step that uses
+// up its time is abandoned, and named in the error that Run returns. Run returns at
+// most one second after StopTimeout.
+type RunConfig struct {
+	// Servers start together when Run is called, and stop together when the stop
+	// begins. If one of them returns on its own, the stop begins too.
+	Servers []Server
+
+	// LastServers start together with Servers and serve until everything else has
+	// ended. They are for the metrics and the live page, which show the drain.
+	LastServers []Server
+
+	// PreStop is how long the Servers go on serving after the signal, while Ready is
+	// false already: the time in which a load balancer notices. It counts against
+	// StopTimeout, of which it must be at most half. Zero means no wait.
+	PreStop time.Duration
+
+	// StopTimeout is the time for all of the stop, from the signal to the return of
+	// Run. It should be shorter than the time after which the process is killed,
+	// which Kubernetes calls terminationGracePeriodSeconds (30 s unless it is set) and
+	// systemd TimeoutStopSec (90 s). Zero means 25 s.
+	StopTimeout time.Duration
+
+	// CloseTimeout is the end of StopTimeout that is reserved for the Closers and the
+	// LastServers, so that telemetry can be flushed even if a task has not ended. It
+	// must be at most half of StopTimeout. Zero means a tenth of StopTimeout, but at
+	// most 10 s.
+	CloseTimeout time.Duration
+
+	// Closers are called one after the other when the drain has ended, in time or
+	// not: databases, brokers, telemetry. The time that is left is shared equally, so
+	// each is called with a context that is not done, whatever the ones before it did.
+	Closers []Closer
+
+	// Signals begin the stop. If nil, SIGTERM and SIGINT do. If empty but not nil,
+	// none does.
+	Signals []os.Signal
+}
+
+// A Server is what [Registry.Run] starts and stops: an HTTP or gRPC server, a
+// queue's consumer. The package tetherhttp makes one of an http.Server.
+type Server struct {
+	// Name is for errors and log records. If empty, the server's number in its list
+	// stands for it.
+	Name string
+
+	// Serve serves until Stop is called, as http.Server.ListenAndServe does. If nil,
+	// the server serves already.
+	Serve func() error
+
+	// Stop makes Serve return when the requests at hand have been answered, as
+	// http.Server.Shutdown does. It should return when ctx is done; if it does not,
+	// Run goes on without it. If nil, the server is not stopped.
+	Stop func(ctx context.Context) error
+
+	// Pending describes what Stop waits for, such as "3 open connections". Run calls
+	// it for the log record about a slow stop. It may be nil.
+	Pending func() string
+}
+
+// A Closer is what [Registry.Run] closes after the drain.
+type Closer struct {
+	// Name is for errors and log records. If empty, the closer's number stands for it.
+	Name string
+
+	// Close should return when ctx is done; if it does not, Run goes on without it.
+	Close func(ctx context.Context) error
+}
+
+const (
+	defaultStopTimeout = 25 * time.Second
+	maxCloseTimeout    = 10 * time.Second // of the default
+
+	slowStep      = 2 * time.Second        // a step that takes longer is logged
+	sameSignal    = time.Second            // signals closer together than this are one
+	lateReturn    = 100 * time.Millisecond // for a step to return after its context is done
+	leastClosing  = 500 * time.Millisecond // for all closers, if their time is used up
+	lastRecords   = 250 * time.Millisecond // for the log handler, once everything has ended
+	reportTimeout = time.Second            // for the report that a second signal prints
+)
+
+// Run starts the servers and serves until a signal comes, ctx is done, or one of the
+// servers returns. Then it stops, in this order:
+//
+//  1. [Registry.Ready] is false, and [Registry.Stopping] is closed: streams,
+//     websockets and producers end now.
+//  2. PreStop passes.
+//  3. The Servers stop, all at once.
+//  4. The drain, as [Registry.Shutdown] describes it.
+//  5. The Closers are called, one after the other.
+//  6. The LastServers stop, all at once.
+//
+// See [RunConfig] for how StopTimeout is divided. No server, closer or task can skip
+// a step or exceed its time: one that does not return in time is abandoned, a panic
+// or runtime.Goexit in one is contained and logged with its stack. A step that takes
+// longer than two seconds is logged with what it waits for.
+//
+// Run returns nil after a signal and a clean stop. Otherwise it returns all errors,
+// joined, each with the step it is from: `stopping server "public": context deadline
+// exceeded`. What Serve returns once the stop has begun is not an error. Run returns
+// an [ErrInvalid] at once, and starts nothing, if cfg is invalid.
+//
+// A second signal, one second or more after the first, ends the process at once, with
+// the drain's report on stderr and exit status 128 plus the signal's number: 143 for
+// SIGTERM, 130 for SIGINT. Signals within a second of the first count as the same
+// one, since a terminal and a parent process may both deliver it. If the stop began
+// without a signal, the first signal is only logged.
+func (r *Registry) Run(ctx context.Context, cfg RunConfig) error {
+	if err := cfg.setDefaults(); err != nil {
+		return err
+	}
+	if ctx == nil {
+		return fmt.Errorf("%w: nil context", ErrInvalid)
+	}
+	signals := make(chan os.Signal, 2)
+	if len(cfg.Signals) > 0 { // without any, Notify would relay all signals
+		signal.Notify(signals, cfg.Signals...)
+		defer signal.Stop(signals)
+	}
+	s := &serving{reg: r, cfg: cfg, signals: signals, ended: make(chan *server, len(cfg.Servers)+len(cfg.LastServers))}
+	s.servers = s.start("server", cfg.Servers)
+	s.lastServers = s.start("last server", cfg.LastServers)
+	signaled := s.wait(ctx)
+
+	s.began = time.Now()
+	s.ctx = context.WithoutCancel(ctx)
+	r.drain.beginStop()
+	finished := make(chan struct{})
+	defer close(finished)
+	go s.watchSignals(signaled, finished)
+	return s.stop()
+}
+
+// setDefaults replaces the zero values of cfg, and returns what is wrong with it.
+func (cfg *RunConfig) setDefaults() error {
+	if cfg.Signals == nil {
+		cfg.Signals = []os.Signal{syscall.SIGTERM, syscall.SIGINT}
+	}
+	cfg.StopTimeout = cmp.Or(cfg.StopTimeout, defaultStopTimeout)
+	cfg.CloseTimeout = cmp.Or(cfg.CloseTimeout, min(cfg.StopTimeout/10, maxCloseTimeout))
+	switch {
+	case cfg.StopTimeout < 0, cfg.CloseTimeout < 0, cfg.PreStop < 0:
+		return fmt.Errorf("%w: RunConfig: negative duration", ErrInvalid)
+	case cfg.PreStop > cfg.StopTimeout/2:
+		return fmt.Errorf("%w: RunConfig: PreStop %v is more than half of StopTimeout %v", ErrInvalid, cfg.PreStop, cfg.StopTimeout)
+	case cfg.CloseTimeout > cfg.StopTimeout/2:
+		return fmt.Errorf("%w: RunConfig: CloseTimeout %v is more than half of StopTimeout %v", ErrInvalid, cfg.CloseTimeout, cfg.StopTimeout)
+	}
+	cfg.Servers, cfg.LastServers, cfg.Closers = slices.Clone(cfg.Servers), slices.Clone(cfg.LastServers), slices.Clone(cfg.Closers)
+	for _, list := range [][]Server{cfg.Servers, cfg.LastServers} {
+		for i := range list {
+			list[i].Name = cmp.Or(list[i].Name, strconv.Itoa(i+1))
+			if list[i].Serve == nil && list[i].Stop == nil {
+				return fmt.Errorf("%w: RunConfig: server %q has neither Serve nor Stop", ErrInvalid, list[i].Name)
+			}
+		}
+	}
+	for i := range cfg.Closers {
+		cfg.Closers[i].Name = cmp.Or(cfg.Closers[i].Name, strconv.Itoa(i+1))
+		if cfg.Closers[i].Close == nil {
+			return fmt.Errorf("%w: RunConfig: closer %q has no Close", ErrInvalid, cfg.Closers[i].Name)
+		}
+	}
+	return nil
+}
+
+// serving is one call of Run.
+type serving struct {
+	reg         *Registry
+	cfg         RunConfig // with its defaults
+	signals     chan os.Signal
+	servers     []*server
+	lastServers []*server
+	ended       chan *server // receives each server whose Serve has returned
+
+	ctx   context.Context // has the values of Run's context and is never done
+	began time.Time       // when the stop began
+	errs  []error
+}
+
+// server is a Server that was started.
+type server struct {
+	Server
+	label string        // `server "public"`
+	done  chan struct{} // closed when Serve has returned; nil if there is no Serve
+	err   error         // what Serve returned; written before done is closed
+}
+
+func (s *serving) start(kind string, list []Server) []*server {
+	var servers []*server
+	for _, config := range list {
+		srv := &server{Server: config, label: fmt.Sprintf("%s %q", kind, config.Name)}
+		servers = append(servers, srv)
+		if srv.Serve == nil {
+			continue
+		}
+		srv.done = make(chan struct{})
+		go func() {
+			err := ErrGoexit // unless Serve returns
+			defer func() {
+				srv.err = err
+				close(srv.done)
+				s.ended <- srv
+			}()
+			err = s.reg.contain(srv.label, srv.Serve)
+		}()
+	}
+	return servers
+}
+
+// wait returns when the stop is to begin, and reports whether a signal is the reason.
+func (s *serving) wait(ctx context.Context) (signaled bool) {
+	log := s.reg.stopLog
+	select {
+	case sig := <-s.signals:
+		log(slog.LevelInfo, "stopping", slog.String("signal", sig.String()))
+		return true
+	case <-ctx.Done():
+		log(slog.LevelInfo, "stopping", slog.Any("cause", context.Cause(ctx)))
+	case srv := <-s.ended:
+		s.fail("serving", srv.label, srv.err)
+		log(slog.LevelError, "stopping: a server has ended", slog.String("server", srv.Name), slog.Any("error", srv.err))
+	}
+	return false
+}
+
+func (s *serving) fail(verb, label string, err error) {
+	if err != nil {
+		s.errs = append(s.errs, fmt.Errorf("tether: %s %s: %w", verb, label, err))
+	}
+}
+
+// watchSignals ends the process at the second signal, until finished is closed.
+func (s *serving) watchSignals(signaled bool, finished <-chan struct{}) {
+	first := s.began
+	for {
+		select {
+		case sig := <-s.signals:
+			switch {
+			case !signaled: // it may be the signal that ended Run's context
+				signaled, first = true, time.Now()
+				s.reg.stopLog(slog.LevelInfo, "stopping already", slog.String("signal", sig.String()))
+			case time.Since(first) >= sameSignal:
+				s.reg.exit(sig)
+			}
+		case <-finished:
+			return
+		}
+	}
+}
+
+// stop is Run from the moment that the stop begins.
+func (s *serving) stop() error {
+	end := s.began.Add(s.cfg.StopTimeout)
+	drainEnd := end.Add(-s.cfg.CloseTimeout)
+	s.preStop()
+
+	// The servers stop early enough to leave the tasks time after their cancellation:
+	// connections that stay open must not use up the tasks' time.
+	left := max(0, time.Until(drainEnd))
+	s.stopServers(s.servers, drainEnd.Add(-min(s.reg.cfg.CancelBefore, left/2)))
+
+	s.drain(drainEnd)
+
+	closers := s.cfg.Closers
+	least := leastClosing / time.Duration(len(closers)+1)
+	for i, c := range closers {
+		rest := time.Duration(len(closers) - i + min(1, len(s.lastServers)))
+		share := max(least, time.Until(end)/rest)
+		s.fail("closing", strconv.Quote(c.Name), s.step("closing "+strconv.Quote(c.Name), time.Now().Add(share), c.Close, nil))
+	}
+	s.stopServers(s.lastServers, time.Now().Add(max(least, time.Until(end))))
+	s.reg.flushStopLog(lastRecords)
+	return errors.Join(s.errs...)
+}
+
+// preStop waits for PreStop to pass, or for the last of the servers to end.
+func (s *serving) preStop() {
+	if s.cfg.PreStop == 0 {
+		return
+	}
+	timer := time.NewTimer(s.cfg.PreStop)
+	defer timer.Stop()
+	for s.anyServes() {
+		select {
+		case <-timer.C:
+			return
+		case srv := <-s.ended:
+			s.fail("serving", srv.label, srv.err)
+		}
+	}
+}
+
+func (s *serving) anyServes() bool {
+	return slices.ContainsFunc(s.servers, func(srv *server) bool {
+		select {
+		case <-srv.done:
+			return false
+		default:
+			return srv.Stop != nil
+		}
+	})
+}
+
+// stopServers stops the servers, all at once, and waits for them until the deadline.
+func (s *serving) stopServers(servers []*server, deadline time.Time) {
+	errs := make([]error, len(servers))
+	var stopped sync.WaitGroup
+	for i, srv := range servers {
+		if srv.Stop == nil {
+			continue
+		}
+		stopped.Go(func() {
+			errs[i] = s.step("stopping "+srv.label, deadline, func(ctx context.Context) error {
+				if err := srv.Stop(ctx); err != nil || srv.done == nil {
+					return err
+				}
+				select {
+				case <-srv.done:
+					return nil
+				case <-ctx.Done():
+					return fmt.Errorf("Serve has not returned: %w", ctx.Err())
+				}
+			}, srv.Pending)
+		})
+	}
+	stopped.Wait()
+	for i, srv := range servers {
+		s.fail("stopping", srv.label, errs[i])
+	}
+}
+
+// drain is Shutdown with a log record while it is slow.
+func (s *serving) drain(deadline time.Time) {
+	ctx, cancel := context.WithDeadline(s.ctx, deadline)
+	defer cancel()
+	defer s.logWhileSlow("drain", deadline, s.reg.pendingTasks)()
+	if err := s.reg.drainTasks(ctx); err != nil {
+		s.errs = append(s.errs, err)
+	}
+}
+
+// step calls fn with a context that is done at the deadline, and returns its error.
+// If fn has not returned then, step abandons it: fn has a goroutine of its own.
+func (s *serving) step(what string, deadline time.Time, fn func(context.Context) error, pending func() string) error {
+	ctx, cancel := context.WithDeadline(s.ctx, deadline)
+	defer cancel()
+	defer s.logWhileSlow(what, deadline, pending)()
+	share := time.Until(deadline)
+	result := make(chan error, 1)
+	go func() {
+		err := ErrGoexit // unless fn returns
+		defer func() { result <- err }()
+		err = s.reg.contain(what, func() error { return fn(ctx) })
+	}()
+	select {
+	case err := <-result:
+		return err
+	case <-ctx.Done():
+	}
+	late := time.NewTimer(min(lateReturn, share/10))
+	defer late.Stop()
+	select {
+	case err := <-result:
+		return err
+	case <-late.C:
+		return fmt.Errorf("did not return within %v: %w", share.Round(time.Millisecond), context.DeadlineExceeded)
+	}
+}
+
+// logWhileSlow logs that a step is slow, and what it waits for: after two seconds, and
+// again whenever its time has doubled, until the returned function is called.
+func (s *serving) logWhileSlow(step string, deadline time.Time, pending func() string) (end func()) {
+	done := make(chan struct{})
+	began := time.Now()
+	go func() {
+		timer := time.NewTimer(slowStep)
+		defer timer.Stop()
+		for {
+			select {
+			case <-done:
+				return
+			case <-timer.C:
+			}
+			took := time.Since(began)
+			attrs := []slog.Attr{
+				slog.String("step", step),
+				slog.Duration("took", took),
+				slog.Duration("left", max(0, time.Until(deadline))),
+			}
+			if pending != nil {
+				var what string
+				_ = s.reg.contain("Pending of "+step, func() error { what = pending(); return nil })
+				attrs = append(attrs, slog.String("waiting_for", what))
+			}
+			select {
+			case <-done:
+				return // pending was slow itself
+			default:
+				s.reg.stopLog(slog.LevelWarn, "stop: slow step", attrs...)
+			}
+			timer.Reset(took)
+		}
+	}()
+	return func() { close(done) }
+}
+
+// pendingTasks describes the live tasks: how many there are of each name, for the
+// five most frequent names.
+func (r *Registry) pendingTasks() string {
+	counts := make(map[string]int)
+	for t := range r.Tasks() {
+		counts[t.Name()]++
+	}
+	type count struct {
+		name string
+		n    int
+	}
+	var sorted []count
+	for name, n := range counts {
+		sorted = append(sorted, count{name, n})
+	}
+	slices.SortFunc(sorted, func(a, b count) int { return cmp.Or(cmp.Compare(b.n, a.n), cmp.Compare(a.name, b.name)) })
+	var text strings.Builder
+	for i, c := range sorted {
+		if i == 5 {
+			fmt.Fprintf(&text, ", and %d other names", len(sorted)-i)
+			break
+		}
+		fmt.Fprintf(&text, "%s%d %s", [...]string{"", ", "}[min(i, 1)], c.n, c.name)
+	}
+	return text.String()
+}
+
+// exit ends the process, with the report so far.
+func (r *Registry) exit(sig os.Signal) {
+	status := 1
+	if n, ok := sig.(syscall.Signal); ok {
+		status = 128 + int(n)
+	}
+	printed := make(chan struct{})
+	go func() {
+		defer close(printed)
+		fmt.Fprintf(os.Stderr, "tether: second signal (%v): exiting with tasks left\n%v\n", sig, r.drain.makeReport(r))
+	}()
+	select {
+	case <-printed:
+	case <-time.After(reportTimeout): // an error's method does not return
+	}
+	os.Exit(status)
+}
+
+// Ready reports whether the process wants new work: false from the first signal
+// that Run gets, or from the beginning of Shutdown. It is for the readiness probe.
+func (r *Registry) Ready() bool {
+	select {
+	case <-r.drain.stopping:
+		return false
+	default:
+		return true
+	}
+}
