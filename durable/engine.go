@@ -38,15 +38,38 @@ type Engine interface {
 type Consumption struct {
 	// Concurrency is the most calls of Handle at once.
 	Concurrency int
-	// Handle runs one attempt, 1 for the first delivery, and says what is to become of the
-	// job. Attempts count those that were never answered, since the process crashed. It
-	// does not panic. When ctx ends, the attempt is cancelled.
-	Handle func(ctx context.Context, m Message, attempt int) Outcome
+	// Handle runs one attempt and returns what becomes of the job. It does not panic. When ctx
+	// is done, the attempt is canceled.
+	Handle func(ctx context.Context, d Delivery) Outcome
 	// Names are those of the jobs that Handle knows; nil means any. An engine that can leaves
 	// other jobs where they are. One that cannot delivers them, and Handle gives them back.
 	Names []string
 	// Logger gets records of what the Worker cannot see.
 	Logger *slog.Logger
+}
+
+// Delivery is a job on its way to a [Worker], for one attempt.
+//
+// A delivery is answered if its Outcome has been stored. One is never answered if its
+// process ends, or is presumed dead: a crash. It is not known then which of the jobs that
+// ran in the process ended it. So a crash is held against a job only if no other job ran
+// beside it, which the worker says by Count.
+type Delivery struct {
+	Message
+	// Attempt is 1 in the first delivery. It counts the deliveries that were answered by
+	// Retry and those that were never answered.
+	Attempt int
+	// Pardoned is the number of deliveries before this one that were never answered and for
+	// which Count had not returned nil. Zero if the engine has no Count.
+	Pardoned int
+	// Crashed reports whether the delivery before this one was never answered.
+	Crashed bool
+	// Revived reports whether the job was Dead, and was made to run again: see [RetryDead].
+	Revived bool
+	// Count stores that this attempt counts even if it is never answered. It fails if the job
+	// is no longer this worker's. An engine that cannot do it leaves Count nil; then all
+	// attempts count.
+	Count func(ctx context.Context) error
 }
 
 // Consumer is an engine at work.
@@ -91,6 +114,7 @@ type Support struct {
 	Unique       bool          // keys, see [Unique]
 	RunAt        bool          // and with it waits between attempts
 	Transactions bool          // its package has EnqueueTx
+	Pardons      bool          // a crash beside other jobs is not held against a job, see [JobConfig].MaxAttempts
 	Resolution   time.Duration // RunAt and Backoff are rounded up to a multiple; they may be late by more
 	MaxTimeout   time.Duration // the longest [JobConfig].Timeout; 0: any
 	Rescue       string        // when a job starts again whose worker was killed, in words
@@ -112,6 +136,9 @@ type Message struct {
 	Args   json.RawMessage `json:"args"`
 	Unique string          `json:"unique,omitempty"` // among those of the same Name; "": none
 	Used   int             `json:"used,omitempty"`   // attempts that were made before the engine had it
+
+	// Headers are those of [JobConfig].Headers: the trace that the job belongs to, for example.
+	Headers map[string]string `json:"headers,omitempty"`
 
 	RunAt time.Time `json:"-"` // zero: now
 }
@@ -136,6 +163,36 @@ func Decode(encoded []byte) (Message, error) {
 		m.Args = json.RawMessage("null")
 	}
 	return m, nil
+}
+
+// ErrUnavailable wraps the error with which an [Enqueuer] says that its engine was not
+// reached, and that it has stored nothing. [Job.Enqueue] and [Job.Go] then try again.
+var ErrUnavailable = errors.New("durable: the engine is unavailable")
+
+// DeadRetrier is an [Engine] that can make a dead job run again: see [RetryDead].
+type DeadRetrier interface {
+	// RetryDead makes the job of this [Meta].ID available, as its next attempt. The error is
+	// [ErrNotDead] if there is no dead job of this ID.
+	RetryDead(ctx context.Context, id string) error
+}
+
+// ErrNotDead is the error of [RetryDead] if no job of this ID has failed for good, or if it is
+// no longer kept.
+var ErrNotDead = errors.New("durable: no dead job has this ID")
+
+// RetryDead makes a job run again that has failed for good, by its [Meta].ID: once at least,
+// and until MaxAttempts if it has used fewer. A tool of the engine's own has the same
+// effect, that of River UI for example. The error is [ErrNotDead] if there is no such job,
+// [ErrUnsupported] if the engine cannot do it, and otherwise the engine's.
+func RetryDead(ctx context.Context, e Engine, id string) error {
+	if ctx == nil || e == nil {
+		return fmt.Errorf("%w: nil context or engine", ErrInvalid)
+	}
+	r, ok := e.(DeadRetrier)
+	if !ok {
+		return fmt.Errorf("%w: %s cannot retry a dead job by its ID", ErrUnsupported, e.Support().Engine)
+	}
+	return r.RetryDead(ctx, id)
 }
 
 // ErrLost wraps the error with which a [Worker] says that its engine is gone.

@@ -9,7 +9,7 @@ require go.yaml.in/yaml/v3 v3.0.5 // indirect
 require (
 	github.com/stretchr/testify v1.12.1
 	go.uber.org/goleak v1.3.0
-	golang.org/x/sync v0.22.0 // indirect
+	golang.org/x/sync v0.22.0
 )
 
 replace github.com/seed-2e639f12/tether => ..

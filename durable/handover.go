@@ -47,7 +47,7 @@ const handOverTime = 10 * time.Second
 // Other errors are those of [Job.Enqueue] and of r; if r is full or closed and the engine
 // fails, both.
 func (j *Job[A]) Go(ctx context.Context, r tether.Submitter, e Enqueuer, args A) (Receipt, error) {
-	m, err := j.message(args)
+	m, err := j.message(ctx, args)
 	if err != nil {
 		return Receipt{}, err
 	}

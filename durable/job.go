@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
+	"maps"
 	"runtime/debug"
 	"time"
 	"unicode/utf8"
@@ -19,10 +21,14 @@ type JobConfig struct {
 	// [tether.ErrTimeout]. It is required, since a job that hangs has nobody who waits for it
 	// and would notice. See [Support] for the longest.
 	Timeout time.Duration
-	// MaxAttempts is the most there are, the first included, and those that ended in a
-	// crash: with 1 a job that has failed is not run again, and a crash loses it. An attempt
-	// that a drain cancels does not count, if the engine can help it: so 1 is not quite at
-	// most once. 0: 25.
+	// MaxAttempts is the most attempts that count, the first included. Zero means 25.
+	//
+	// With 1 a job that has failed is not run again, and a crash of the process in which it
+	// runs loses it. Otherwise a crash counts only if no other job of the worker ran beside
+	// it: after two crashes that did not count, the job runs alone. So a job that ends the
+	// process is dead after its attempts, and its neighbors are not. An engine that cannot
+	// tell counts every crash, see [Support].Pardons. An attempt that a drain cancels does not
+	// count if the engine can avoid it, so 1 is not quite at most once.
 	MaxAttempts int
 	// Backoff returns the wait after an attempt, 1 for the first, that ended with err: an
 	// error may carry the time that a server has asked for (Retry-After). A negative wait is
@@ -31,6 +37,11 @@ type JobConfig struct {
 	// Backoff must be safe for concurrent use. If it panics, or has not returned after five
 	// seconds, the default is used and an error is logged.
 	Backoff func(attempt int, err error) time.Duration
+	// Headers, if non-nil, returns what travels with a job beside its arguments: the trace of
+	// ctx, for example, which [WorkerConfig].Context gives to the handler. It is called with the
+	// context of each Enqueue and Go, and must be safe for concurrent use. If it panics, or has
+	// not returned after five seconds, the job travels without headers and an error is logged.
+	Headers func(ctx context.Context) map[string]string
 }
 
 const defaultAttempts = 25
@@ -90,7 +101,7 @@ func (j *Job[A]) Config() JobConfig { return j.config }
 func (j *Job[A]) run(ctx context.Context, args []byte) error {
 	var a A
 	if err := json.Unmarshal(args, &a); err != nil {
-		return Permanent(&ArgsError{Job: j.name, Err: err})
+		return &ArgsError{Job: j.name, Err: err} // in a rolling deploy a newer worker may decode them
 	}
 	return j.handler(ctx, a)
 }
@@ -131,14 +142,17 @@ type Receipt struct {
 
 // Enqueue gives the job to the engine. When it returns no error the engine holds the job,
 // and a worker will run it at least once, whatever becomes of this process. When it
-// returns one, the job may be there all the same if the error came from the network: who
-// enqueues again needs Unique, or a handler that does not mind.
+// returns one, the job may be there all the same if the error came from the network: a caller
+// that enqueues again needs Unique, or an idempotent handler.
+//
+// An engine that cannot be reached is tried again until ctx ends, for ten seconds if ctx has
+// no deadline. Give ctx the time that the caller can wait.
 //
 // The error is an [*ArgsError] if args cannot be encoded, [ErrUnsupported] if the engine
 // cannot do what is asked of it, [ErrInvalid] for an option that nobody could grant, and
 // else the engine's.
 func (j *Job[A]) Enqueue(ctx context.Context, e Enqueuer, args A, opts ...EnqueueOption) (Receipt, error) {
-	m, err := j.message(args)
+	m, err := j.message(ctx, args)
 	if err != nil {
 		return Receipt{}, err
 	}
@@ -157,12 +171,20 @@ func (j *Job[A]) Enqueue(ctx context.Context, e Enqueuer, args A, opts ...Enqueu
 }
 
 // message encodes a job that has not been tried yet.
-func (j *Job[A]) message(args A) (Message, error) {
+func (j *Job[A]) message(ctx context.Context, args A) (Message, error) {
 	encoded, err := json.Marshal(args)
 	if err != nil {
 		return Message{}, &ArgsError{Job: j.name, Err: err}
 	}
-	return Message{ID: rand.Text(), Name: j.name, Args: encoded}, nil
+	m := Message{ID: rand.Text(), Name: j.name, Args: encoded}
+	if j.config.Headers != nil && ctx != nil {
+		headers, err := isolated("JobConfig.Headers", callbackTime, func() map[string]string { return j.config.Headers(ctx) })
+		if err != nil {
+			slog.Error("durable: a job has no headers", "job", m.Name, "id", m.ID, "error", err)
+		}
+		m.Headers = maps.Clone(headers)
+	}
+	return m, nil
 }
 
 // enqueue asks the engine for nothing that it cannot do.
@@ -180,7 +202,49 @@ func enqueue(ctx context.Context, e Enqueuer, m Message, timeout time.Duration) 
 	case !m.RunAt.IsZero() && !s.RunAt:
 		return Receipt{}, fmt.Errorf("%w: %s cannot delay a job (%q)", ErrUnsupported, s.Engine, m.Name)
 	}
-	return e.Enqueue(ctx, m)
+	return reach(ctx, func(ctx context.Context) (Receipt, error) { return e.Enqueue(ctx, m) })
+}
+
+// The engine that cannot be reached is tried again after reachFirst, and twice as much each
+// time up to reachMost, until the context ends; reachTime is the limit of a context that has no
+// deadline.
+const (
+	reachFirst = 50 * time.Millisecond
+	reachMost  = time.Second
+	reachTime  = 10 * time.Second
+)
+
+// reach calls try until the engine is reached or ctx ends.
+func reach(ctx context.Context, try func(context.Context) (Receipt, error)) (Receipt, error) {
+	receipt, err := try(ctx)
+	if !is(err, ErrUnavailable) {
+		return receipt, err
+	}
+	if _, limited := ctx.Deadline(); !limited {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, reachTime)
+		defer cancel()
+	}
+	wait := time.NewTimer(reachFirst)
+	defer wait.Stop()
+	for next := 2 * reachFirst; ; next = min(2*next, reachMost) {
+		select {
+		case <-ctx.Done():
+			return Receipt{}, fmt.Errorf("%w: %w", context.Cause(ctx), err)
+		case <-wait.C:
+		}
+		var again error
+		if receipt, again = try(ctx); !is(again, ErrUnavailable) && ctx.Err() == nil {
+			return receipt, again
+		}
+		if again == nil {
+			return receipt, nil
+		}
+		if ctx.Err() == nil {
+			err = again
+		}
+		wait.Reset(next)
+	}
 }
 
 // Meta is what a handler can know of its job.
@@ -252,8 +316,9 @@ var (
 	ErrClosed = errors.New("durable: closed")
 )
 
-// ArgsError tells that the arguments of a job cannot be encoded, or not be decoded into
-// what its handler takes. The second is final: the job is with those that failed for good.
+// ArgsError reports that the arguments of a job cannot be encoded, or cannot be decoded into
+// what its handler takes. The second fails the attempt, and is retried like other errors: a
+// worker of another version of the program may decode them.
 type ArgsError struct {
 	Job string
 	Err error // of encoding/json

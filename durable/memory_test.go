@@ -105,12 +105,16 @@ type consumer struct {
 
 // deliver has a job handled, and returns where its outcome will be.
 func (c *consumer) deliver(m durable.Message, attempt int) <-chan durable.Outcome {
+	return c.hand(durable.Delivery{Message: m, Attempt: attempt})
+}
+
+func (c *consumer) hand(d durable.Delivery) <-chan durable.Outcome {
 	c.mu.Lock()
 	c.running++
 	c.mu.Unlock()
 	out := make(chan durable.Outcome, 1)
 	go func() {
-		o := c.asked.Handle(c.ctx, m, attempt)
+		o := c.asked.Handle(c.ctx, d)
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		c.outcomes = append(c.outcomes, o)

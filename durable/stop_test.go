@@ -167,7 +167,7 @@ type eager struct{ *memory }
 
 func (e eager) Consume(ctx context.Context, c durable.Consumption) (durable.Consumer, error) {
 	consumer, err := e.memory.Consume(ctx, c)
-	if err == nil && c.Handle(background, invoice, 1).Verdict != durable.Done {
+	if err == nil && c.Handle(background, durable.Delivery{Message: invoice, Attempt: 1}).Verdict != durable.Done {
 		err = errTest
 	}
 	return consumer, err

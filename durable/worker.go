@@ -8,9 +8,10 @@ import (
 	"maps"
 	"runtime"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
+
+	"golang.org/x/sync/semaphore"
 
 	"github.com/seed-2e639f12/tether"
 )
@@ -28,6 +29,11 @@ type WorkerConfig struct {
 	// failed for good (Error), and for each that is put back: since it was interrupted
 	// (Info), or could not be run here (Warn). nil: slog.Default().
 	Logger *slog.Logger
+	// Context, if non-nil, returns the context that a job's task is submitted with: ctx with
+	// values added, from the headers that [JobConfig].Headers returned when the job was enqueued;
+	// headers is nil if there were none. It must be safe for concurrent use. If it panics, or has
+	// not returned after five seconds, ctx is used and an error is logged.
+	Context func(ctx context.Context, headers map[string]string) context.Context
 }
 
 // Worker takes jobs from an engine and runs each as a task of a registry: it has the job's
@@ -52,6 +58,7 @@ type Worker struct {
 	cfg    WorkerConfig
 	pool   *tether.Pool
 	jobs   map[string]Definition
+	places *semaphore.Weighted // Concurrency of them; a job that runs alone takes all
 
 	mu       sync.Mutex
 	started  bool                  // Consume was called, and has not failed; guarded by mu
@@ -104,7 +111,7 @@ func NewWorker(e Engine, cfg WorkerConfig, jobs ...Definition) (*Worker, error) 
 		return nil, fmt.Errorf("%w: a worker needs an engine, a Registry, at least one job, and a Concurrency that is not negative", ErrInvalid)
 	}
 	w := &Worker{
-		engine: e, cfg: cfg, jobs: make(map[string]Definition, len(jobs)),
+		engine: e, cfg: cfg, jobs: make(map[string]Definition, len(jobs)), places: semaphore.NewWeighted(int64(cfg.Concurrency)),
 		tasks: make(map[*tether.Task]bool), unknown: make(map[string]time.Time), stopped: make(chan struct{}),
 	}
 	w.stopAsked, w.stop = context.WithCancel(context.Background())
@@ -190,6 +197,7 @@ func (w *Worker) watch(c Consumer) {
 	case <-w.cfg.Registry.Stopping():
 	case <-w.stopAsked.Done():
 	}
+	w.stop() // no delivery is begun from now on
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	// Handles return soon after they are abandoned; an engine that then cannot be told of it
@@ -234,7 +242,7 @@ func (w *Worker) Stop(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	w.cancel()
-	if w.stops(stopGrace) {
+	if w.stoppedWithin(stopGrace) {
 		return w.result()
 	}
 	var errs []error
@@ -242,7 +250,7 @@ func (w *Worker) Stop(ctx context.Context) error {
 		errs = append(errs, fmt.Errorf("durable: job %q (%s) ignores its cancellation", t.Name(), t.Info().Labels["job"]))
 	}
 	w.abandon()
-	if !w.stops(2 * stopGrace) {
+	if !w.stoppedWithin(2 * stopGrace) {
 		return errors.Join(append(errs, context.Cause(ctx), errors.New("durable: the engine has not stopped"))...)
 	}
 	return errors.Join(append(errs, context.Cause(ctx), w.result())...)
@@ -251,9 +259,9 @@ func (w *Worker) Stop(ctx context.Context) error {
 // result returns what there is to say of a worker that has stopped.
 func (w *Worker) result() error { return errors.Join(w.err, w.stopErr) }
 
-// stops waits for the consumer's end, but not for ever.
-func (w *Worker) stops(within time.Duration) bool {
-	late := time.NewTimer(within)
+// stoppedWithin waits for the consumer's end, and reports whether it came within limit.
+func (w *Worker) stoppedWithin(limit time.Duration) bool {
+	late := time.NewTimer(limit)
 	defer late.Stop()
 	select {
 	case <-w.stopped:
@@ -282,146 +290,4 @@ func (w *Worker) running() []*tether.Task {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return slices.Collect(maps.Keys(w.tasks))
-}
-
-// handle runs a delivery as a task and decides what becomes of it.
-func (w *Worker) handle(ctx context.Context, m Message, attempt int) Outcome {
-	job := w.jobs[m.Name]
-	switch {
-	case w.stopAsked.Err() != nil:
-		return Outcome{Return, 0, fmt.Errorf("%w: the worker was stopped", ErrClosed)}
-	case job == nil:
-		w.logUnknown(m)
-		return Outcome{Return, unknownAfter, fmt.Errorf("durable: no job is called %q here", m.Name)}
-	}
-	cfg := job.Config()
-	last := attempt > cfg.MaxAttempts-m.Used // not the sum, which whoever made the message could have overflow
-	attempt += m.Used
-	log := func() *slog.Logger { return w.cfg.Logger.With("job", m.Name, "id", m.ID, "attempt", attempt) }
-	if last {
-		err := fmt.Errorf("durable: job %q was interrupted in its last attempt (MaxAttempts %d)", m.Name, cfg.MaxAttempts)
-		log().Error("durable: job failed for good", "error", err)
-		return Outcome{Dead, 0, err}
-	}
-	ctx = context.WithValue(ctx, metaKey{}, Meta{ID: m.ID, Attempt: attempt, MaxAttempts: cfg.MaxAttempts})
-	var failure, cause error // the handler's, and why its context has ended by then; nil while it runs
-	body := func(ctx context.Context) error {
-		defer func() { cause = context.Cause(ctx) }() // also of a panic
-		failure = job.run(ctx, m.Args)
-		return failure
-	}
-	// Whoever waits for a place in the pool, since somebody has paused or shrunk it, does so
-	// until Stop.
-	entry, leave := context.WithCancel(ctx)
-	defer leave()
-	defer context.AfterFunc(w.stopAsked, leave)()
-	task, err := w.pool.Go(entry, m.Name, body, tether.Timeout(cfg.Timeout), tether.Label("job", m.ID), tether.Label("attempt", strconv.Itoa(attempt)))
-	switch {
-	case errors.Is(err, tether.ErrClosed), err != nil && entry.Err() != nil:
-		return Outcome{Return, 0, err}
-	case err != nil: // the registry's Limit, say
-		log().Warn("durable: job put back", "after", limitAfter, "error", err)
-		return Outcome{Return, limitAfter, err}
-	}
-	w.mu.Lock()
-	w.tasks[task] = true
-	w.mu.Unlock()
-	defer func() {
-		w.mu.Lock()
-		delete(w.tasks, task)
-		w.mu.Unlock()
-	}()
-	defer context.AfterFunc(w.canceled, func() { task.Cancel(tether.ErrShutdown) })()
-	defer context.AfterFunc(ctx, func() { task.Cancel(&interruption{context.Cause(ctx)}) })()
-	select {
-	case <-task.Done():
-	case <-w.abandoned.Done():
-		if !task.State().Final() {
-			return Outcome{Return, 0, tether.ErrShutdown}
-		}
-		<-task.Done()
-	}
-	if cause == nil && (task.State() == tether.Canceled || task.State() == tether.Dropped) {
-		cause = task.Err() // it was cancelled before its handler was called, or as it returned
-	}
-	out, trouble := outcomeOf(task, failure, cause, cfg, attempt)
-	if trouble != nil {
-		log().Error("durable: Backoff", "error", trouble)
-	}
-	switch out.Verdict {
-	case Retry:
-		log().Warn("durable: attempt failed", "after", out.After, "error", out.Err)
-	case Return:
-		log().Info("durable: job put back", "after", out.After, "error", out.Err)
-	case Dead:
-		log().Error("durable: job failed for good", "error", out.Err)
-	}
-	return out
-}
-
-// interruption is the cause of a cancellation that comes from the engine.
-type interruption struct{ error }
-
-func (i *interruption) Unwrap() error { return i.error }
-
-// outcomeOf returns what becomes of a job whose attempt has ended. trouble is the error of
-// JobConfig.Backoff.
-func outcomeOf(task *tether.Task, failure, cause error, cfg JobConfig, attempt int) (out Outcome, trouble error) {
-	if task.State() == tether.Succeeded {
-		return Outcome{}, nil
-	}
-	out = Outcome{Verdict: classify(failure, cause, attempt >= cfg.MaxAttempts), Err: safeError(task.Err())}
-	if out.Verdict == Retry {
-		out.After, trouble = backoff(cfg, attempt, out.Err)
-	}
-	return out, trouble
-}
-
-// classify returns the verdict on an attempt that has failed. The cause with which its context
-// had ended when the handler returned, if it had, counts for more than the error: a handler
-// that was canceled may return any error, "database is closed" for example.
-func classify(failure, cause error, last bool) Verdict {
-	permanent := isPermanent(failure)
-	switch {
-	case is(cause, tether.ErrShutdown) || as(cause, new(*interruption)):
-		if permanent && !is(failure, context.Canceled) && !is(failure, cause) {
-			return Dead // it has nothing to do with the interruption
-		}
-		return Return
-	case cause != nil && !is(cause, tether.ErrTimeout):
-		return Dead // somebody has cancelled it
-	case permanent || last:
-		return Dead
-	}
-	return Retry
-}
-
-// safeError returns err, or an error with the same text if the Error method of err panics, as
-// that of a nil pointer does.
-func safeError(err error) (safe error) {
-	defer func() {
-		if recover() != nil {
-			safe = errors.New(fmt.Sprint(err)) // fmt contains the panic
-		}
-	}()
-	if err != nil {
-		_ = err.Error()
-	}
-	return err
-}
-
-func (w *Worker) logUnknown(m Message) {
-	w.mu.Lock()
-	now := time.Now()
-	if len(w.unknown) >= unknownKept {
-		clear(w.unknown)
-	}
-	again := now.Sub(w.unknown[m.Name]) < unknownLog
-	if !again {
-		w.unknown[m.Name] = now
-	}
-	w.mu.Unlock()
-	if !again {
-		w.cfg.Logger.Warn("durable: a job that this worker does not have, put back", "job", m.Name, "id", m.ID, "after", unknownAfter)
-	}
 }

@@ -240,8 +240,8 @@ func TestVerdicts(t *testing.T) {
 		{name: "permanent, wrapped", handler: func(context.Context, order) error {
 			return fmt.Errorf("x: %w", durable.Permanent(errTest))
 		}, want: durable.Dead, is: errTest, text: "x: ", log: "ERROR"},
-		{name: "args of another type", handler: never, message: withArgs(`"five"`), want: durable.Dead, text: `durable: arguments of job "invoice"`, log: "ERROR"},
-		{name: "args that are no JSON", handler: never, message: withArgs(`{`), want: durable.Dead, text: `durable: arguments of job "invoice"`, log: "ERROR"},
+		{name: "args of another type", handler: never, message: withArgs(`"five"`), want: durable.Retry, after: time.Second, text: `durable: arguments of job "invoice"`, log: "WARN"},
+		{name: "args that are no JSON", handler: never, message: withArgs(`{`), want: durable.Retry, after: time.Second, text: `durable: arguments of job "invoice"`, log: "WARN"},
 		{name: "args of null", handler: succeed, message: withArgs(`null`), want: durable.Done},
 		{name: "another job's args", handler: func(ctx context.Context, _ order) error {
 			_, err := mail.Enqueue(ctx, newMemory(), unencodable{math.NaN()})
@@ -255,11 +255,11 @@ func TestVerdicts(t *testing.T) {
 		{name: "an error that wraps a cancellation which nobody has made", handler: func(context.Context, order) error {
 			return fmt.Errorf("%w, %w", context.Canceled, tether.ErrShutdown)
 		}, want: durable.Retry, after: time.Second, is: context.Canceled, log: "WARN"},
-		{name: "one attempt too many", handler: never, attempt: 4, want: durable.Dead, text: `job "invoice" was interrupted in its last attempt (MaxAttempts 3)`, log: "ERROR"},
+		{name: "one attempt too many", handler: never, attempt: 4, want: durable.Dead, text: `job "invoice": the process ended while it ran, in the last of 3 attempts`, log: "ERROR"},
 		{name: "used attempts count", handler: isThird, opts: five, message: used(2), want: durable.Retry, after: 3 * time.Second, text: "attempt 3 of 5", log: "WARN"},
 		{name: "used attempts count for the last one", handler: isThird, message: used(2), want: durable.Dead, text: "attempt 3 of 3", log: "ERROR"},
-		{name: "used attempts count for one too many", handler: never, attempt: 2, message: used(2), want: durable.Dead, text: "interrupted", log: "ERROR"},
-		{name: "used attempts that overflow", handler: never, message: used(math.MaxInt), want: durable.Dead, text: "interrupted", log: "ERROR"},
+		{name: "used attempts count for one too many", handler: never, attempt: 2, message: used(2), want: durable.Dead, text: "the process ended while it ran", log: "ERROR"},
+		{name: "used attempts that overflow", handler: never, message: used(math.MaxInt), want: durable.Dead, text: "the process ended while it ran", log: "ERROR"},
 	} {
 		v.run(t, nil)
 	}

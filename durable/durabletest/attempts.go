@@ -194,7 +194,7 @@ func testFailures(l *lab) {
 	add("goexit", durable.JobConfig{}, func(context.Context, work) error { runtime.Goexit(); return nil })
 	add("timeout", durable.JobConfig{Timeout: 50 * time.Millisecond}, untilCancelled)
 	add("error", durable.JobConfig{}, func(context.Context, work) error { return errTest })
-	undecodable := durable.Define("undecodable", noting("undecodable", l.journal.note, succeed), durable.JobConfig{Timeout: time.Minute})
+	undecodable := durable.Define("undecodable", noting("undecodable", l.journal.note, succeed), durable.JobConfig{Timeout: time.Minute, MaxAttempts: 2, Backoff: always(0)})
 	sent := durable.Define("undecodable", func(context.Context, string) error { return nil }, durable.JobConfig{Timeout: time.Minute})
 	after := l.define("after", durable.JobConfig{}, succeed)
 	l.hire(1, append(worker, undecodable, after)...)

@@ -27,7 +27,7 @@ var engineClauses = []clause{
 }
 
 // consume has the engine deliver to handle.
-func (l *lab) consume(concurrency int, handle func(context.Context, durable.Message, int) durable.Outcome) durable.Consumer {
+func (l *lab) consume(concurrency int, handle func(context.Context, durable.Delivery) durable.Outcome) durable.Consumer {
 	l.Helper()
 	consumer, err := l.engine.Consume(l.context(), durable.Consumption{Concurrency: concurrency, Handle: handle, Logger: l.log})
 	require.NoError(l, err)
@@ -74,7 +74,7 @@ func testOutcomes(l *lab) {
 	var mu sync.Mutex
 	var got []delivery
 	var lastDone atomic.Bool
-	l.consume(2, func(_ context.Context, m durable.Message, attempt int) durable.Outcome {
+	l.consume(2, func(_ context.Context, m durable.Delivery) durable.Outcome {
 		if m.ID != wants.ID {
 			lastDone.Store(true)
 			return durable.Outcome{}
@@ -82,7 +82,7 @@ func testOutcomes(l *lab) {
 		mu.Lock()
 		defer mu.Unlock()
 		now := time.Now()
-		got = append(got, delivery{m, attempt, now, now})
+		got = append(got, delivery{m.Message, m.Attempt, now, now})
 		return outcomes[min(len(got), len(outcomes))-1]
 	})
 	l.put(wants)
@@ -128,7 +128,8 @@ func testConsumerStop(l *lab) {
 	const places, jobs = 2, 10
 	mayEnd := make(chan struct{})
 	var handled, running, cancelled atomic.Int64
-	handle := func(ctx context.Context, _ durable.Message, attempt int) durable.Outcome {
+	handle := func(ctx context.Context, d durable.Delivery) durable.Outcome {
+		attempt := d.Attempt
 		running.Add(1)
 		<-mayEnd
 		if ctx.Err() != nil {
@@ -166,12 +167,12 @@ type gauged struct {
 
 func (g *gauged) Consume(ctx context.Context, c durable.Consumption) (durable.Consumer, error) {
 	handle := c.Handle
-	c.Handle = func(ctx context.Context, m durable.Message, attempt int) durable.Outcome {
+	c.Handle = func(ctx context.Context, m durable.Delivery) durable.Outcome {
 		now := g.now.Add(1)
 		defer g.now.Add(-1)
 		for most := g.most.Load(); now > most && !g.most.CompareAndSwap(most, now); most = g.most.Load() {
 		}
-		return handle(ctx, m, attempt)
+		return handle(ctx, m)
 	}
 	return g.Engine.Consume(ctx, c)
 }
@@ -235,7 +236,7 @@ func testClosed(l *lab) {
 	}
 	_, err = l.engine.Consume(l.context(), durable.Consumption{
 		Concurrency: 1, Logger: l.log,
-		Handle: func(context.Context, durable.Message, int) durable.Outcome { return durable.Outcome{} },
+		Handle: func(context.Context, durable.Delivery) durable.Outcome { return durable.Outcome{} },
 	})
 	assert.ErrorIs(l, err, durable.ErrClosed, "Consume")
 	assert.ErrorIs(l, l.crew(l.engine, tether.Config{}, 1, job).Start(l.context()), durable.ErrClosed, "Worker.Start")
@@ -266,7 +267,7 @@ func testEndedContext(l *lab) {
 	}
 	_, err := l.engine.Consume(ended(), durable.Consumption{
 		Concurrency: 1, Logger: l.log,
-		Handle: func(context.Context, durable.Message, int) durable.Outcome { return durable.Outcome{} },
+		Handle: func(context.Context, durable.Delivery) durable.Outcome { return durable.Outcome{} },
 	})
 	assert.Error(l, err, "Consume")
 	id := l.enqueue(job, work{N: 2})

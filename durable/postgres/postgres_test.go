@@ -245,7 +245,8 @@ func TestUpgrade(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, durable.Receipt{ID: "unique", Duplicate: true}, r)
 	ran := make(chan string, 10)
-	c, err := e.Consume(ctx, durable.Consumption{Concurrency: 1, Names: []string{"job"}, Handle: func(_ context.Context, m durable.Message, attempt int) durable.Outcome {
+	c, err := e.Consume(ctx, durable.Consumption{Concurrency: 1, Names: []string{"job"}, Handle: func(_ context.Context, m durable.Delivery) durable.Outcome {
+		attempt := m.Attempt
 		ran <- fmt.Sprint(m.ID, " ", attempt)
 		return durable.Outcome{}
 	}})

@@ -64,7 +64,7 @@ func (r *rig) enqueue(id string, runAt time.Time) {
 }
 
 // consume is stopped when the test ends, before the engine is closed.
-func (r *rig) consume(concurrency int, handle func(ctx context.Context, m durable.Message, attempt int) durable.Outcome) durable.Consumer {
+func (r *rig) consume(concurrency int, handle func(ctx context.Context, m durable.Delivery) durable.Outcome) durable.Consumer {
 	r.Helper()
 	c, err := r.engine.Consume(r.ctx, durable.Consumption{Concurrency: concurrency, Handle: handle})
 	require.NoError(r, err)
@@ -104,8 +104,8 @@ type delivery struct {
 	answer  chan durable.Outcome
 }
 
-func (all deliveries) handle(ctx context.Context, m durable.Message, attempt int) durable.Outcome {
-	d := &delivery{m, attempt, make(chan durable.Outcome, 1)}
+func (all deliveries) handle(ctx context.Context, given durable.Delivery) durable.Outcome {
+	d := &delivery{given.Message, given.Attempt, make(chan durable.Outcome, 1)}
 	select {
 	case all <- d:
 	case <-ctx.Done():
@@ -192,7 +192,8 @@ func TestRunAt(t *testing.T) {
 	var mu sync.Mutex
 	due := make(map[string]time.Time)
 	started := make(chan string, 100)
-	r.consume(4, func(_ context.Context, m durable.Message, attempt int) durable.Outcome {
+	r.consume(4, func(_ context.Context, m durable.Delivery) durable.Outcome {
+		attempt := m.Attempt
 		mu.Lock()
 		defer mu.Unlock()
 		assert.False(t, time.Now().Before(due[m.ID]), "job %s is early", m.ID)
@@ -234,7 +235,7 @@ func TestRestart(t *testing.T) {
 	confirmed, done := make(map[string]bool), make(map[string]bool)
 	hold := make(chan struct{})
 	release := sync.OnceFunc(func() { close(hold) })
-	consumer := r.consume(places, func(_ context.Context, m durable.Message, _ int) durable.Outcome {
+	consumer := r.consume(places, func(_ context.Context, m durable.Delivery) durable.Outcome {
 		n := now.Add(1)
 		defer now.Add(-1)
 		for old := most.Load(); n > old && !most.CompareAndSwap(old, n); old = most.Load() {
@@ -359,12 +360,13 @@ func TestDrain(t *testing.T) {
 				return len(done)
 			}
 			begun, stopping := make(chan struct{}, jobs), make(chan struct{})
-			consumer := r.consume(c.concurrency, func(_ context.Context, m durable.Message, attempt int) durable.Outcome {
+			consumer := r.consume(c.concurrency, func(_ context.Context, m durable.Delivery) durable.Outcome {
+				attempt := m.Attempt
 				assert.Equal(t, 1, attempt)
 				begun <- struct{}{}
 				<-stopping
 				if c.outcome.Verdict == durable.Done {
-					count(m)
+					count(m.Message)
 				}
 				return c.outcome
 			})
@@ -377,9 +379,10 @@ func TestDrain(t *testing.T) {
 			require.NoError(t, <-stopped)
 			all := make(chan struct{})
 			end := sync.OnceFunc(func() { close(all) })
-			next := r.consume(50, func(_ context.Context, m durable.Message, attempt int) durable.Outcome {
+			next := r.consume(50, func(_ context.Context, m durable.Delivery) durable.Outcome {
+				attempt := m.Attempt
 				assert.Equal(t, 1, attempt, "job %s, which has not failed", m.ID)
-				if count(m) == jobs {
+				if count(m.Message) == jobs {
 					end()
 				}
 				return durable.Outcome{}
@@ -503,7 +506,7 @@ func TestDial(t *testing.T) {
 func TestClose(t *testing.T) {
 	r := newRig(t)
 	ended := make(chan struct{})
-	consumer := r.consume(1, func(ctx context.Context, m durable.Message, _ int) durable.Outcome {
+	consumer := r.consume(1, func(ctx context.Context, m durable.Delivery) durable.Outcome {
 		close(ended)
 		<-ctx.Done()
 		return durable.Outcome{Verdict: durable.Return}

@@ -406,7 +406,7 @@ func (c *consumer) handle(m durable.Message, attempt int) (out durable.Outcome) 
 			c.Logger.Error("rabbitmq: Handle has panicked", "job", m.Name, "id", m.ID, "panic", v)
 		}
 	}()
-	return c.Handle(c.killed, m, attempt)
+	return c.Handle(c.killed, durable.Delivery{Message: m, Attempt: attempt})
 }
 
 // move puts the copy where it belongs, however often that fails, and then removes the

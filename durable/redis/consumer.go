@@ -27,7 +27,7 @@ const (
 // consumer is an asynq.Server.
 type consumer struct {
 	queue  string
-	handle func(context.Context, durable.Message, int) durable.Outcome
+	handle func(context.Context, durable.Delivery) durable.Outcome
 	log    *slog.Logger
 	redis  goredis.UniversalClient
 	server *asynq.Server
@@ -109,7 +109,7 @@ func (c *consumer) ProcessTask(ctx context.Context, t *asynq.Task) error {
 		return &answer{durable.Outcome{Verdict: durable.Dead, Err: err}}
 	}
 	retried, _ := asynq.GetRetryCount(ctx)
-	out := c.handle(ctx, m, retried+1)
+	out := c.handle(ctx, durable.Delivery{Message: m, Attempt: retried + 1})
 	if out.Verdict == durable.Done {
 		return nil
 	}

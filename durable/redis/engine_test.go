@@ -77,7 +77,7 @@ func (b *bench) enqueue(m durable.Message) durable.Receipt {
 }
 
 // consume handles the queue until the test ends.
-func (b *bench) consume(concurrency int, handle func(context.Context, durable.Message, int) durable.Outcome) durable.Consumer {
+func (b *bench) consume(concurrency int, handle func(context.Context, durable.Delivery) durable.Outcome) durable.Consumer {
 	b.Helper()
 	c, err := b.engine.Consume(b.ctx, durable.Consumption{Concurrency: concurrency, Handle: handle, Logger: b.log.logger()})
 	require.NoError(b, err)
@@ -138,8 +138,9 @@ type delivery struct {
 func TestAFailedJobFreesItsKey(t *testing.T) {
 	b := newBench(t)
 	delivered := make(chan delivery, 10)
-	b.consume(1, func(_ context.Context, m durable.Message, attempt int) durable.Outcome {
-		delivered <- delivery{m, attempt, time.Now()}
+	b.consume(1, func(_ context.Context, m durable.Delivery) durable.Outcome {
+		attempt := m.Attempt
+		delivered <- delivery{m.Message, attempt, time.Now()}
 		return durable.Outcome{Verdict: durable.Dead, Err: errors.New("no such order")}
 	})
 	first := message("invoice", "order-5")
@@ -257,7 +258,7 @@ func TestKeysWorkAfterRedisHasLostItsData(t *testing.T) {
 func TestWhatIsNoJobIsArchived(t *testing.T) {
 	b := newBench(t)
 	delivered := make(chan string, 10)
-	b.consume(2, func(_ context.Context, m durable.Message, _ int) durable.Outcome {
+	b.consume(2, func(_ context.Context, m durable.Delivery) durable.Outcome {
 		delivered <- m.ID
 		return durable.Outcome{}
 	})
@@ -281,7 +282,8 @@ func TestErrorsOfAnyTextAreStored(t *testing.T) {
 	b := newBench(t)
 	text := "\xff" + strings.Repeat("é", 100_000)
 	attempts := make(chan int, 10)
-	b.consume(1, func(_ context.Context, _ durable.Message, attempt int) durable.Outcome {
+	b.consume(1, func(_ context.Context, d durable.Delivery) durable.Outcome {
+		attempt := d.Attempt
 		attempts <- attempt
 		switch attempt {
 		case 1:
@@ -309,7 +311,8 @@ func TestJobsNeverRunEarly(t *testing.T) {
 	due := make(map[string]time.Time)
 	count := make(map[string]int)
 	done := make(chan struct{}, jobs)
-	b.consume(jobs, func(_ context.Context, m durable.Message, attempt int) durable.Outcome {
+	b.consume(jobs, func(_ context.Context, m durable.Delivery) durable.Outcome {
+		attempt := m.Attempt
 		mu.Lock()
 		defer mu.Unlock()
 		now := time.Now().Round(0) // by the wall clock, which RunAt is of
@@ -360,7 +363,7 @@ func TestAJobInThePastRunsAtOnce(t *testing.T) {
 // The longest wait there is must not become one in the past.
 func TestLongWaits(t *testing.T) {
 	b := newBench(t)
-	b.consume(1, func(context.Context, durable.Message, int) durable.Outcome {
+	b.consume(1, func(context.Context, durable.Delivery) durable.Outcome {
 		return durable.Outcome{Verdict: durable.Retry, After: 1<<63 - 1}
 	})
 	m := message("patient", "")
@@ -373,7 +376,8 @@ func TestHandlersThatIgnoreTheirCancellationKeepTheirPlace(t *testing.T) {
 	b := newBench(t)
 	var running atomic.Int32
 	begun, free := make(chan string, 10), make(chan struct{})
-	c := b.consume(1, func(ctx context.Context, m durable.Message, attempt int) durable.Outcome {
+	c := b.consume(1, func(ctx context.Context, m durable.Delivery) durable.Outcome {
+		attempt := m.Attempt
 		assert.EqualValues(t, 1, running.Add(1), "handlers at once")
 		defer running.Add(-1)
 		begun <- m.Name
@@ -419,7 +423,8 @@ func TestHandlersThatIgnoreTheirCancellationKeepTheirPlace(t *testing.T) {
 	require.Zero(t, next(b, left), "handlers that ran when Done was closed")
 	require.NoError(t, c.Err())
 
-	b.consume(1, func(_ context.Context, m durable.Message, attempt int) durable.Outcome {
+	b.consume(1, func(_ context.Context, m durable.Delivery) durable.Outcome {
+		attempt := m.Attempt
 		begun <- fmt.Sprint(m.Name, attempt)
 		return durable.Outcome{}
 	})
@@ -430,7 +435,7 @@ func TestOutcomesAreStoredWhenRedisIsBack(t *testing.T) {
 	b := newBench(t)
 	server := durabletest.Redis(t)
 	begun, away := make(chan string, 10), make(chan struct{})
-	b.consume(3, func(_ context.Context, m durable.Message, _ int) durable.Outcome {
+	b.consume(3, func(_ context.Context, m durable.Delivery) durable.Outcome {
 		begun <- m.Name
 		<-away
 		return map[string]durable.Outcome{
@@ -468,7 +473,8 @@ func TestOutcomesAreStoredBehindAProxyThatResets(t *testing.T) {
 	e, v := b.behind()
 	const jobs = 4
 	begun, away := make(chan string, 100), make(chan struct{})
-	c, err := e.Consume(b.ctx, durable.Consumption{Concurrency: jobs, Logger: b.log.logger(), Handle: func(_ context.Context, m durable.Message, attempt int) durable.Outcome {
+	c, err := e.Consume(b.ctx, durable.Consumption{Concurrency: jobs, Logger: b.log.logger(), Handle: func(_ context.Context, m durable.Delivery) durable.Outcome {
+		attempt := m.Attempt
 		begun <- m.ID
 		assert.Equal(t, 1, attempt)
 		<-away
@@ -608,7 +614,7 @@ func (v *valve) pass(ctx context.Context, from, to net.Conn) {
 	}
 }
 
-func handleNone(context.Context, durable.Message, int) durable.Outcome { return durable.Outcome{} }
+func handleNone(context.Context, durable.Delivery) durable.Outcome { return durable.Outcome{} }
 
 func TestCallsEndWithTheirContext(t *testing.T) {
 	b := newBench(t)

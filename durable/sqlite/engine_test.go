@@ -57,7 +57,7 @@ func put(t testing.TB, e *sqlite.Engine, m durable.Message) {
 	require.Equal(t, durable.Receipt{ID: m.ID}, r)
 }
 
-type handle = func(ctx context.Context, m durable.Message, attempt int) durable.Outcome
+type handle = func(ctx context.Context, m durable.Delivery) durable.Outcome
 
 func consume(t testing.TB, e *sqlite.Engine, h handle) durable.Consumer {
 	c, err := e.Consume(bounded(t), durable.Consumption{Concurrency: 4, Handle: h, Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
@@ -71,7 +71,8 @@ func parked(t testing.TB) (handle, <-chan string, func()) {
 	said, free := make(chan string, 100), make(chan struct{})
 	release := sync.OnceFunc(func() { close(free) })
 	t.Cleanup(release)
-	return func(_ context.Context, m durable.Message, attempt int) durable.Outcome {
+	return func(_ context.Context, m durable.Delivery) durable.Outcome {
+		attempt := m.Attempt
 		said <- fmt.Sprintf("%s %d", m.ID, attempt)
 		<-free
 		return durable.Outcome{}
@@ -181,7 +182,8 @@ func play(role, path string) error {
 		}
 		return e.Close()
 	case "hang":
-		_, err := consume(func(_ context.Context, m durable.Message, attempt int) durable.Outcome {
+		_, err := consume(func(_ context.Context, m durable.Delivery) durable.Outcome {
+			attempt := m.Attempt
 			fmt.Println(m.ID, attempt)
 			select {}
 		})
@@ -198,7 +200,7 @@ func play(role, path string) error {
 			outcomes <- o
 		}
 		done := make(chan struct{})
-		c, err := consume(func(context.Context, durable.Message, int) durable.Outcome {
+		c, err := consume(func(context.Context, durable.Delivery) durable.Outcome {
 			o := <-outcomes
 			if o.Verdict == durable.Done {
 				close(done)
@@ -448,7 +450,7 @@ func TestEnqueueTx(t *testing.T) {
 	assert.NotContains(t, rows(t, e), dropped.ID)
 
 	said := make(chan string, 2)
-	consume(t, e, func(_ context.Context, m durable.Message, _ int) durable.Outcome {
+	consume(t, e, func(_ context.Context, m durable.Delivery) durable.Outcome {
 		said <- m.ID
 		return durable.Outcome{}
 	})
@@ -548,7 +550,7 @@ func TestStates(t *testing.T) {
 	t.Parallel()
 	e := open(t, file(t))
 	said := make(chan string, 10)
-	c := consume(t, e, func(_ context.Context, m durable.Message, _ int) durable.Outcome {
+	c := consume(t, e, func(_ context.Context, m durable.Delivery) durable.Outcome {
 		said <- m.ID
 		if m.ID == "done" {
 			return durable.Outcome{}

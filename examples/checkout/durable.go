@@ -42,8 +42,8 @@ const (
 	enqueueTimeout  = 5 * time.Second // a client waits for it
 )
 
-func durableBackoff(attempt int, _ error) time.Duration {
-	return tether.ExponentialBackoff(500*time.Millisecond, time.Minute)(attempt, nil)
+func durableBackoff(attempt int, err error) time.Duration {
+	return tether.ExponentialBackoff(500*time.Millisecond, time.Minute)(attempt, err)
 }
 
 // openQueue opens the queue of -durable, and makes this process' worker if it is one.

@@ -48,8 +48,8 @@ func (e *tampered) Enqueue(ctx context.Context, m durable.Message) (durable.Rece
 
 func (e *tampered) Consume(ctx context.Context, c durable.Consumption) (durable.Consumer, error) {
 	handle := c.Handle
-	c.Handle = func(ctx context.Context, m durable.Message, attempt int) durable.Outcome {
-		out := handle(ctx, m, attempt)
+	c.Handle = func(ctx context.Context, d durable.Delivery) durable.Outcome {
+		out := handle(ctx, d)
 		e.mu.Lock()
 		defer e.mu.Unlock()
 		e.verdicts[out.Verdict]++

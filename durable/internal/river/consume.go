@@ -189,7 +189,7 @@ func (c *consumer[TTx]) Err() error {
 type worker struct {
 	river.WorkerDefaults[envelope]
 
-	handle   func(context.Context, durable.Message, int) durable.Outcome
+	handle   func(context.Context, durable.Delivery) durable.Outcome
 	stopping *atomic.Bool
 	pulse    *pulse
 }
@@ -218,7 +218,7 @@ func (w *worker) Work(ctx context.Context, job *river.Job[envelope]) error {
 	if w.stopping.Load() {
 		return river.JobSnooze(0) // fetched when Stop was called: not begun, and not an attempt
 	}
-	switch out := w.handle(ctx, m, job.Attempt); out.Verdict {
+	switch out := w.handle(ctx, durable.Delivery{Message: m, Attempt: job.Attempt}); out.Verdict {
 	case durable.Done:
 		return nil
 	case durable.Return:

@@ -40,7 +40,8 @@ var plain = durable.Message{ID: "id", Name: "name", Args: json.RawMessage(`{"a":
 
 func TestWork(t *testing.T) {
 	var out durable.Outcome
-	w := &worker{stopping: new(atomic.Bool), pulse: newPulse(nil, nil), handle: func(_ context.Context, m durable.Message, attempt int) durable.Outcome {
+	w := &worker{stopping: new(atomic.Bool), pulse: newPulse(nil, nil), handle: func(_ context.Context, m durable.Delivery) durable.Outcome {
+		attempt := m.Attempt
 		assert.Equal(t, plain, m)
 		assert.Equal(t, 3, attempt)
 		return out

@@ -1,0 +1,269 @@
+package durable
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"strconv"
+	"time"
+
+	"github.com/seed-2e639f12/tether"
+)
+
+// suspectAfter is the number of crashes beside other jobs after which a job runs alone.
+const suspectAfter = 2
+
+// countTime bounds a call of Delivery.Count.
+const countTime = 10 * time.Second
+
+// errProcessEnded is what an attempt ended with that was never answered.
+var errProcessEnded = errors.New("the process ended while it ran")
+
+// delivered is a delivery of a job that the worker has.
+type delivered struct {
+	Delivery
+	job     Definition
+	cfg     JobConfig
+	number  int  // of the attempt, as the handler sees it
+	counted int  // attempts before this one that count
+	last    bool // no attempt follows
+	alone   bool // no other job of the worker may run beside it
+	logger  *slog.Logger
+}
+
+func (x *delivered) log() *slog.Logger {
+	return x.logger.With("job", x.Name, "id", x.ID, "attempt", x.number)
+}
+
+func (w *Worker) newDelivered(d Delivery, job Definition) *delivered {
+	x := &delivered{Delivery: d, job: job, cfg: job.Config(), logger: w.cfg.Logger}
+	earlier := min(d.Used, math.MaxInt32) // a message made by hand may hold any number
+	x.number = d.Attempt + earlier
+	x.counted = max(0, d.Attempt-1-d.Pardoned) + earlier
+	x.last = x.counted+1 >= x.cfg.MaxAttempts
+	x.alone = d.Count != nil && d.Pardoned >= suspectAfter
+	return x
+}
+
+// handle runs a delivery as a task and returns what becomes of the job.
+func (w *Worker) handle(ctx context.Context, d Delivery) Outcome {
+	job := w.jobs[d.Name]
+	switch {
+	case w.closing():
+		return Outcome{Return, 0, fmt.Errorf("%w: the worker was stopped", ErrClosed)}
+	case job == nil:
+		w.logUnknown(d.Message)
+		return Outcome{Return, unknownAfter, fmt.Errorf("durable: no job is called %q here", d.Name)}
+	}
+	x := w.newDelivered(d, job)
+	if out, over := x.afterCrash(); over {
+		return out
+	}
+	// A delivery that waits, for its turn or for a place in a pool that was paused or shrunk,
+	// waits until the worker is stopped.
+	entry, leave := context.WithCancel(ctx)
+	defer leave()
+	defer context.AfterFunc(w.stopAsked, leave)()
+	places := int64(1)
+	if x.alone {
+		places = int64(w.cfg.Concurrency)
+	}
+	if err := w.places.Acquire(entry, places); err != nil {
+		return Outcome{Return, 0, context.Cause(entry)}
+	}
+	defer w.places.Release(places)
+	if err := x.count(entry); err != nil {
+		x.log().Warn("durable: job put back", "after", limitAfter, "error", err)
+		return Outcome{Return, limitAfter, err}
+	}
+	if w.closing() {
+		return Outcome{Return, 0, fmt.Errorf("%w: the worker was stopped", ErrClosed)}
+	}
+	return w.run(ctx, entry, x)
+}
+
+// closing reports whether the worker begins no more jobs.
+func (w *Worker) closing() bool {
+	select {
+	case <-w.stopAsked.Done():
+		return true
+	case <-w.cfg.Registry.Stopping():
+		return true
+	default:
+		return false
+	}
+}
+
+// afterCrash returns the outcome of a delivery that is not to be run now, since the one
+// before it was never answered.
+func (x *delivered) afterCrash() (out Outcome, over bool) {
+	if x.Crashed {
+		x.log().Warn("durable: the process ended while the job ran", "counts", x.counted, "pardoned", x.Pardoned, "alone", x.alone)
+	}
+	switch {
+	case x.counted >= x.cfg.MaxAttempts && !x.Revived:
+		err := fmt.Errorf("durable: job %q: %w, in the last of %d attempts", x.Name, errProcessEnded, x.cfg.MaxAttempts)
+		x.log().Error("durable: job failed for good", "error", err)
+		return Outcome{Dead, 0, err}, true
+	case x.Crashed && x.alone:
+		// Once only: when it is delivered again, it has not crashed.
+		wait, failed := backoff(x.cfg, max(1, x.counted), errProcessEnded)
+		if failed != nil {
+			x.log().Error("durable: Backoff", "error", failed)
+		}
+		return Outcome{Return, wait, errProcessEnded}, true
+	}
+	return Outcome{}, false
+}
+
+// count makes the attempt count even if the process ends in it: if nothing runs beside it,
+// and if there is one attempt only, which is to be the only one in a crash, too.
+func (x *delivered) count(ctx context.Context) error {
+	if x.Count == nil || !x.alone && x.cfg.MaxAttempts > 1 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, countTime)
+	defer cancel()
+	failed, err := isolated("Delivery.Count", countTime+stopGrace, func() error { return x.Count(ctx) })
+	return errors.Join(err, failed)
+}
+
+// valuesOf is a context with the values of another.
+type valuesOf struct {
+	context.Context
+	values context.Context
+}
+
+func (c valuesOf) Value(key any) any { return c.values.Value(key) }
+
+// run runs the attempt as a task, which ctx ends. Its admission ends with entry.
+func (w *Worker) run(ctx, entry context.Context, x *delivered) Outcome {
+	meta := Meta{ID: x.ID, Attempt: x.number, MaxAttempts: max(x.number, x.number-x.counted-1+x.cfg.MaxAttempts)}
+	if w.cfg.Context != nil {
+		derived, err := isolated("WorkerConfig.Context", callbackTime, func() context.Context { return w.cfg.Context(entry, x.Headers) })
+		switch {
+		case err != nil:
+			x.log().Error("durable: a job runs without the context of its headers", "error", err)
+		case derived != nil:
+			entry = valuesOf{entry, derived}
+		}
+	}
+	entry = context.WithValue(entry, metaKey{}, meta)
+	var failure, cause error // the handler's, and why its context has ended by then; nil while it runs
+	body := func(ctx context.Context) error {
+		defer func() { cause = context.Cause(ctx) }() // also of a panic
+		failure = x.job.run(ctx, x.Args)
+		return failure
+	}
+	task, err := w.pool.Go(entry, x.Name, body, tether.Timeout(x.cfg.Timeout), tether.Label("job", x.ID), tether.Label("attempt", strconv.Itoa(x.number)))
+	switch {
+	case errors.Is(err, tether.ErrClosed), err != nil && entry.Err() != nil:
+		return Outcome{Return, 0, err}
+	case err != nil: // the registry's Limit, say
+		x.log().Warn("durable: job put back", "after", limitAfter, "error", err)
+		return Outcome{Return, limitAfter, err}
+	}
+	w.mu.Lock()
+	w.tasks[task] = true
+	w.mu.Unlock()
+	defer func() {
+		w.mu.Lock()
+		delete(w.tasks, task)
+		w.mu.Unlock()
+	}()
+	defer context.AfterFunc(w.canceled, func() { task.Cancel(tether.ErrShutdown) })()
+	defer context.AfterFunc(ctx, func() { task.Cancel(&interruption{context.Cause(ctx)}) })()
+	select {
+	case <-task.Done():
+	case <-w.abandoned.Done():
+		if !task.State().Final() {
+			return Outcome{Return, 0, tether.ErrShutdown}
+		}
+		<-task.Done()
+	}
+	if cause == nil && (task.State() == tether.Canceled || task.State() == tether.Dropped) {
+		cause = task.Err() // it was canceled before its handler was called, or as it returned
+	}
+	out, trouble := outcomeOf(task, failure, cause, x.cfg, x.counted+1, x.last)
+	if trouble != nil {
+		x.log().Error("durable: Backoff", "error", trouble)
+	}
+	switch out.Verdict {
+	case Retry:
+		x.log().Warn("durable: attempt failed", "after", out.After, "error", out.Err)
+	case Return:
+		x.log().Info("durable: job put back", "after", out.After, "error", out.Err)
+	case Dead:
+		x.log().Error("durable: job failed for good", "error", out.Err)
+	}
+	return out
+}
+
+// interruption is the cause of a cancellation that comes from the engine.
+type interruption struct{ error }
+
+func (i *interruption) Unwrap() error { return i.error }
+
+// outcomeOf returns what becomes of a job whose attempt has ended, the counted-th that
+// counts. trouble is the error of JobConfig.Backoff.
+func outcomeOf(task *tether.Task, failure, cause error, cfg JobConfig, counted int, last bool) (out Outcome, trouble error) {
+	if task.State() == tether.Succeeded {
+		return Outcome{}, nil
+	}
+	out = Outcome{Verdict: classify(failure, cause, last), Err: safeError(task.Err())}
+	if out.Verdict == Retry {
+		out.After, trouble = backoff(cfg, counted, out.Err)
+	}
+	return out, trouble
+}
+
+// classify returns the verdict on an attempt that has failed. The cause with which its context
+// had ended when the handler returned, if it had, counts for more than the error: a handler
+// that was canceled may return any error, "database is closed" for example.
+func classify(failure, cause error, last bool) Verdict {
+	permanent := isPermanent(failure)
+	switch {
+	case is(cause, tether.ErrShutdown) || as(cause, new(*interruption)):
+		if permanent && !is(failure, context.Canceled) && !is(failure, cause) {
+			return Dead // it has nothing to do with the interruption
+		}
+		return Return
+	case cause != nil && !is(cause, tether.ErrTimeout):
+		return Dead // somebody has cancelled it
+	case permanent || last:
+		return Dead
+	}
+	return Retry
+}
+
+// safeError returns err, or an error with the same text if the Error method of err panics, as
+// that of a nil pointer does.
+func safeError(err error) (safe error) {
+	defer func() {
+		if recover() != nil {
+			safe = errors.New(fmt.Sprint(err)) // fmt contains the panic
+		}
+	}()
+	if err != nil {
+		_ = err.Error()
+	}
+	return err
+}
+
+func (w *Worker) logUnknown(m Message) {
+	w.mu.Lock()
+	now := time.Now()
+	if len(w.unknown) >= unknownKept {
+		clear(w.unknown)
+	}
+	again := now.Sub(w.unknown[m.Name]) < unknownLog
+	if !again {
+		w.unknown[m.Name] = now
+	}
+	w.mu.Unlock()
+	if !again {
+		w.cfg.Logger.Warn("durable: a job that this worker does not have, put back", "job", m.Name, "id", m.ID, "after", unknownAfter)
+	}
+}
