@@ -1,5 +1,5 @@
-// Package tetherotel tells OpenTelemetry of a registry's tasks: a span for each, two
-// histograms of their durations, and counts of the registry and its pools.
+// Package tetherotel records the tasks of a registry with OpenTelemetry: a span for each
+// task, two histograms of durations, and counts of the registry and its pools.
 //
 //	o, err := tetherotel.New(tetherotel.Config{}) // the global providers
 //	reg := tether.New(tether.Config{Observer: o})
@@ -7,97 +7,107 @@
 //
 // # Spans
 //
-// Each task has one span, of kind Internal and with the task's name, from its first
-// start to its end, all attempts and the waits between them included. It is in the
-// body's context: spans that the body makes are its children. A task that never ran
-// has one from its submission to its end.
+// Each task has one span, of kind Internal and with the task's name. It lasts from the
+// first start of the task to its end, including all attempts and the waits between them.
+// The span is in the body's context: spans that the body starts are its children. A task
+// that never ran has a span from its submission to its end.
 //
-// The submitter's span is the one in the context that the task was submitted with;
-// for a task that another task submits, that is the other's, or one made in its body.
-// How the task's span stands to it is decided when the task starts (or is dropped), in
-// this order:
+// The submitter's span is the one in the context that the task was submitted with. If a
+// task submits another one with its own context, that is the first task's span, or one
+// started in its body. How the task's span relates to the submitter's is decided when the
+// task starts (or is dropped), by the first line that applies:
 //
-//	the submitter's span                  the task's span
-//	there is none                         a root
-//	is not sampled                        its child: a parent-based sampler drops it
-//	is remote                             its child
-//	records still                         its child
-//	has ended                             a root of a new trace, with a link to it
+//	the submitter's span    the task's span
+//	does not exist          a root
+//	is not sampled          its child: a parent-based sampler drops it
+//	is remote               its child
+//	is still recording      its child
+//	has ended               a root of a new trace, with a link to it
 //
-// A request's trace is thus complete when the request is, and a task of a request that
-// is not sampled is never sampled by accident. Of the new roots the sampler decides
-// anew, and sees the link. Where it samples few of them, the tasks of sampled requests
-// would be lost with the rest: [AlwaysChild] keeps them in the request's trace.
-// [AlwaysLink] makes a root of the remote and the recording cases too. A local span
-// context that somebody has put into a context without its span counts as ended. The
-// baggage goes with the task's context in any case.
+// A request's trace is thus complete when the request is, and a task of a request that is
+// not sampled is never sampled by accident. The sampler decides about each new root, and
+// sees its link. If it samples few roots, most tasks of sampled requests are not recorded:
+// [AlwaysChild] keeps them in the request's trace. [AlwaysLink] makes a root in the
+// remote and the recording cases too. A local span context that was put into a context
+// without its span counts as ended. The task's context has the baggage in any case.
 //
-// A task that submits its successor at once, and so for ever, is one endless trace:
-// use [AlwaysLink] there.
+// If each task submits its successor, they all are in one trace, which never ends. Use
+// [AlwaysLink] for such tasks.
 //
-//	attribute                   type     of which tasks
-//	tether.task.name            string   all
-//	tether.pool.name            string   all; "" for those of the registry itself
-//	tether.task.outcome         string   all: succeeded, failed, panicked, canceled, dropped
-//	tether.task.attempt         int      all: the last one, or the one it waited for; 0 if dropped
-//	tether.task.queue.duration  double   all; seconds from the submission to the first start, or the drop
-//	code.function.name          string   all: the body's function
-//	tether.task.cause           string   canceled and dropped ones: why
-//	tether.task.handed_over     bool     dropped ones that a HandOver has taken: no error
-//	error.type                  string   those that went wrong
+//	attribute                   type     set for
+//	tether.task.name            string   all tasks
+//	tether.pool.name            string   all tasks; "" if the task is on the registry itself
+//	tether.task.outcome         string   all tasks: succeeded, failed, panicked, canceled, dropped
+//	tether.task.attempt         int      all tasks: the last attempt, or the one it waited for; 0 if dropped
+//	tether.task.queue.duration  double   all tasks; seconds from the submission to the first start, or the drop
+//	code.function.name          string   all tasks: the body's function
+//	tether.task.cause           string   canceled and dropped tasks: the cause
+//	tether.task.handed_over     bool     dropped tasks that a HandOver has taken, which is no error
+//	error.type                  string   tasks with an error
 //
-// They are set at the end of the task. A sampler sees the span's name, its kind and its
-// link. The task's ID, by which anybody can ask for its status, its Unique key and its
-// labels are left out; [Config].Attributes adds what may be known.
+// The attributes are set at the end of the task. A sampler sees the span's name, kind and
+// link. The task's ID, which is a key to its status, its Unique key and its labels
+// are left out; use [Config].Attributes to add what may be public.
 //
-// These have gone wrong: their spans have the status Error, and, in an event
-// "exception", the error.
+// A task has an error in these cases. Its span then has the status Error, and an event
+// "exception" with the error:
 //
 //	outcome            error.type
-//	failed             the type of the error, as semconv.ErrorType has it; goexit
+//	failed             the error's type, or what its method ErrorType() string returns; goexit
 //	panicked           panic; the event has the stack as exception.stacktrace
-//	canceled, dropped  timeout, shutdown, full; none if somebody else has canceled it:
-//	                   that is no error, and the status stays unset
+//	canceled, dropped  timeout, shutdown, full; none for any other cause, which is no
+//	                   error: the status stays unset
 //
-// An error may be a nil pointer, whose methods panic: what they would have told is then
-// _OTHER as the error.type, and a text that says so. The text of an error, that of a
-// cause and a stack are cut after 16 KiB, and say so.
+// The methods of an error may panic, for example if it is a nil pointer. The error.type is
+// then _OTHER, and the text says that the method panicked. The text of an error or of a
+// cause, and a stack, are cut after 16 KiB, with a note.
 //
-// What a retry has mended is no error either: of the attempts before the last one
-// there is only the number. A task that is stuck, see [tether.Config], has an event
-// "tether.task.stuck" with the stack of its goroutine as code.stacktrace.
+// Events of the span:
+//
+//	event                attributes
+//	tether.task.retry    an attempt failed and another one follows: tether.task.attempt, the failed
+//	                     one; tether.task.retry.delay, in seconds; error.type; exception.message
+//	tether.task.stuck    the task is stuck, see [tether.Config]: code.stacktrace
+//	exception            as above: exception.type, exception.message, exception.stacktrace
+//
+// A failed attempt is an event and no error of the span: the outcome of the task is the
+// last attempt's.
 //
 // # Metrics
 //
 //	name                        kind           unit
-//	tether.task.queue.duration  histogram      s         wait for the first start, or the drop; delays and holds too
-//	tether.task.run.duration    histogram      s         first start to end, of those that ran
-//	tether.task.submitted       counter        {task}    admitted
-//	tether.task.refused         counter        {task}    refused
+//	tether.task.queue.duration  histogram      s         wait for the first start or the drop, with delays and holds
+//	tether.task.run.duration    histogram      s         first start to end, of tasks that started
+//	tether.task.submitted       counter        {task}    tasks admitted
+//	tether.task.refused         counter        {task}    submissions refused
 //	tether.task.ended           counter        {task}    by tether.task.outcome
 //	tether.task.live            updowncounter  {task}    by tether.task.state: held, queued, running
-//	tether.pool.worker.limit    updowncounter  {worker}  how many may run now: 0 while paused
+//	tether.pool.worker.limit    updowncounter  {worker}  tasks that may run now: 0 while paused
 //	tether.pool.queue.limit     updowncounter  {task}    PoolConfig.Queue; of bounded pools
-//	tether.pool.weight.usage    updowncounter  1         weight that runs; of pools with a Capacity
+//	tether.pool.weight.usage    updowncounter  1         weight of the running tasks; of pools with a Capacity
 //	tether.pool.weight.limit    updowncounter  1         the Capacity
 //
-// All have tether.pool.name, "" for the tasks on the registry itself. The histograms
-// have one measurement of each task, made when it ends, with tether.task.name,
-// tether.task.outcome and, as above, error.type. Beyond [Config].MaxNames names and
-// 100 types of errors the names are "other" and the types "_OTHER". A task that is
-// really called "other" is counted with those, and is none of the MaxNames.
+// All have tether.pool.name, which is "" for tasks on the registry itself. The histograms
+// have one measurement for each task, made when it ends, with tether.task.name,
+// tether.task.outcome and, as above, error.type. The first [Config].MaxNames names and
+// the first 100 error types are told apart; any further name is recorded as "other", and
+// any further type as "_OTHER". A task whose name is "other" is recorded with those.
 //
-// More tasks than tether.pool.queue.limit may be held or queued: while a worker is
-// free, those that are held, delayed or between attempts wait in its place.
+// While a worker of a pool is free, tasks that are held, delayed or between attempts wait
+// in its place: more tasks than tether.pool.queue.limit may then be held or queued.
 //
-// The counts are read from [tether.Registry.Stats] whenever they are collected, and
-// cost the tasks nothing. Counters never go backwards. The figures of one pool are of
-// one instant. Those of pool "" are what the registry's have more than its pools', read
-// a moment later: while pools are busy they may be off by a few tasks.
+// The counts are read from the registry at each collection, and cost the tasks nothing.
+// Counters never decrease. The counts of a pool are a consistent snapshot, as are those of
+// each of the queues that the registry has for its own tasks, which are pool "".
 //
 // # Cost
 //
-// With a no-op TracerProvider the body's context is what it would be without an
-// observer. Of a task whose span does not record and whose durations nobody measures
-// the name, the state and, if it is dropped, the times are read, and nothing else.
+// With a no-op TracerProvider the body's context is what it would be without an observer.
+// For a task whose span is not recording and whose durations are not collected, the
+// observer reads the name, the state and, if the task was dropped, its times.
+//
+// # Versions
+//
+// The package needs version 1.24 of OpenTelemetry or a later one, and is tested with that
+// and with the newest.
 package tetherotel

@@ -10,7 +10,6 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/metric/noop"
-	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 
 	"github.com/seed-2e639f12/tether"
 )
@@ -19,17 +18,17 @@ const (
 	taskName    = attribute.Key("tether.task.name")
 	taskOutcome = attribute.Key("tether.task.outcome")
 	taskState   = attribute.Key("tether.task.state")
+	taskAttempt = attribute.Key("tether.task.attempt")
 	poolName    = attribute.Key("tether.pool.name")
 )
 
-// Beyond these, names and types of errors are not told apart. What is really called
-// other is counted with them, and takes up no place.
+// Names after the first MaxNames are recorded as otherName, and error types after the first
+// maxErrorTypes as otherType. A name or type that is equal to these takes up no place.
 const (
 	maxErrorTypes = 100
 	otherName     = "other"
+	otherType     = "_OTHER" // as the semantic conventions have it
 )
-
-var otherType = semconv.ErrorTypeOther.Value.AsString()
 
 // metrics are the instruments of an Observer.
 type metrics struct {
@@ -46,11 +45,11 @@ type metrics struct {
 	mu              sync.Mutex
 	names, errTypes map[string]bool // that are told apart; guarded by mu
 
-	watching sync.Mutex                         // held while a registry's callback comes or goes
+	watching sync.Mutex                         // held while a callback is registered or unregistered
 	watched  map[*tether.Registry]*registration // guarded by watching
 }
 
-// kind is what the histograms tell apart, and series how it is said.
+// kind is what the histograms tell apart; series has its attributes.
 type (
 	kind struct {
 		name, pool string
@@ -61,7 +60,7 @@ type (
 )
 
 func (m *metrics) init(cfg Config) error {
-	m.meter = cfg.MeterProvider.Meter(scope, metric.WithSchemaURL(semconv.SchemaURL))
+	m.meter = cfg.MeterProvider.Meter(scope, metric.WithSchemaURL(schemaURL))
 	m.maxNames = cfg.MaxNames
 	m.series.Store(new(map[kind]series))
 	m.names, m.errTypes = make(map[string]bool), make(map[string]bool)
@@ -84,22 +83,32 @@ func (m *metrics) init(cfg Config) error {
 		errs = append(errs, err)
 		return c
 	}
-	m.queueDuration = histogram("tether.task.queue.duration", "How long tasks waited to start, or to be dropped.")
-	m.runDuration = histogram("tether.task.run.duration", "How long tasks ran, all attempts and the waits between them included.")
-	m.submitted = counter("tether.task.submitted", "Tasks that were admitted.")
-	m.refused = counter("tether.task.refused", "Tasks that were refused.")
+	m.queueDuration = histogram("tether.task.queue.duration", "Time until a task's first start, or its drop.")
+	m.runDuration = histogram("tether.task.run.duration", "Time from a task's first start to its end, including all attempts and the waits between them.")
+	m.submitted = counter("tether.task.submitted", "Tasks admitted.")
+	m.refused = counter("tether.task.refused", "Submissions refused.")
 	m.ended = counter("tether.task.ended", "Tasks that have ended.")
 	m.live = upDown("tether.task.live", "{task}", "Tasks that have not ended.")
-	m.workerLimit = upDown("tether.pool.worker.limit", "{worker}", "How many tasks of the pool may run at once; 0 while it is paused.")
-	m.queueLimit = upDown("tether.pool.queue.limit", "{task}", "The PoolConfig.Queue of the pool. More tasks may wait while workers are free.")
-	m.weight = upDown("tether.pool.weight.usage", "1", "The weight of the pool's tasks that run.")
-	m.weightMax = upDown("tether.pool.weight.limit", "1", "The most weight that may run in the pool at once.")
+	m.workerLimit = upDown("tether.pool.worker.limit", "{worker}", "Maximum number of tasks of the pool that may run at once; 0 while it is paused.")
+	m.queueLimit = upDown("tether.pool.queue.limit", "{task}", "PoolConfig.Queue of the pool. More tasks may wait while workers are free.")
+	m.weight = upDown("tether.pool.weight.usage", "1", "Weight of the running tasks of the pool.")
+	m.weightMax = upDown("tether.pool.weight.limit", "1", "Maximum weight that may run in the pool at once.")
 	return errors.Join(errs...)
 }
 
-// measures tells whether anybody wants to know the durations of tasks.
+// measures reports whether the durations of tasks are collected.
 func (m *metrics) measures(ctx context.Context) bool {
-	return m.queueDuration.Enabled(ctx) || m.runDuration.Enabled(ctx)
+	return enabled(ctx, m.queueDuration) || enabled(ctx, m.runDuration)
+}
+
+// enabled reports whether the measurements of a histogram are collected. Those of old
+// versions of OpenTelemetry have no method Enabled: all but the no-op count as enabled.
+func enabled(ctx context.Context, h metric.Float64Histogram) bool {
+	if e, ok := h.(interface{ Enabled(context.Context) bool }); ok {
+		return e.Enabled(ctx)
+	}
+	_, nop := h.(noop.Float64Histogram)
+	return !nop
 }
 
 // measure records the durations of a task that has ended.
@@ -112,7 +121,7 @@ func (m *metrics) measure(ctx context.Context, t *tether.Task, errType string) {
 	}
 }
 
-// of returns the series of a kind of tasks. Those that are known cost one look-up.
+// of returns the series of a kind. A known kind costs one lookup.
 func (m *metrics) of(k kind) series {
 	if s, ok := (*m.series.Load())[k]; ok {
 		return s
@@ -130,7 +139,7 @@ func (m *metrics) of(k kind) series {
 	if !ok {
 		attrs := []attribute.KeyValue{taskName.String(k.name), poolName.String(k.pool), taskOutcome.String(k.outcome.String())}
 		if k.errType != "" {
-			attrs = append(attrs, semconv.ErrorTypeKey.String(k.errType))
+			attrs = append(attrs, errorTypeKey.String(k.errType))
 		}
 		s = series{metric.WithAttributeSet(attribute.NewSet(attrs...))}
 		known = maps.Clone(known)
@@ -143,7 +152,7 @@ func (m *metrics) of(k kind) series {
 	return s
 }
 
-// among tells whether s is one of the first most strings it was asked about.
+// among reports whether s is one of the first most strings that it was called with.
 func among(first map[string]bool, s string, most int) bool {
 	if len(first) < most {
 		first[s] = true
@@ -151,15 +160,15 @@ func among(first map[string]bool, s string, most int) bool {
 	return first[s]
 }
 
-// Watch has the counts of a registry and of its pools, those made later too, observed
-// whenever the MeterProvider collects, until the returned Registration is
-// unregistered or the MeterProvider is shut down. The Observer holds on to the
-// registry until it is unregistered.
+// Watch observes the counts of a registry and its pools, including pools made later, each
+// time the MeterProvider collects. It stops when the returned Registration is unregistered
+// or the MeterProvider is shut down. The Observer refers to the registry until the
+// Registration is unregistered.
 //
-// A registry is watched once: the Registration of a second Watch, while there is the
-// first, does nothing. The counts of several registries that one Observer watches are
-// added up, as are those of pools of one name. Watch panics if reg is nil; an error is
-// the MeterProvider's.
+// If the registry is watched already, the returned Registration does nothing. The counts
+// of several registries that the same Observer watches are added up, and so are those of
+// pools with the same name. Watch panics if reg is nil. It returns the error of the
+// MeterProvider, if any.
 func (o *Observer) Watch(reg *tether.Registry) (metric.Registration, error) {
 	if reg == nil {
 		panic("tetherotel: Watch: nil registry")
@@ -180,7 +189,7 @@ func (o *Observer) Watch(reg *tether.Registry) (metric.Registration, error) {
 	return r, nil
 }
 
-// registration is that of a watched registry.
+// registration is the Registration of a watched registry.
 type registration struct {
 	metric.Registration
 	of  *metrics
@@ -191,7 +200,7 @@ type registration struct {
 func (r *registration) Unregister() error {
 	r.of.watching.Lock()
 	defer r.of.watching.Unlock()
-	if r.of.watched[r.reg] == r { // not a later one's
+	if r.of.watched[r.reg] == r { // else the registry is watched again, by a later one
 		delete(r.of.watched, r.reg)
 	}
 	return r.Registration.Unregister()
@@ -204,16 +213,16 @@ type watch struct {
 }
 
 func (w watch) observe(_ context.Context, to metric.Observer) error {
-	w.tell(to, "", w.reg.OwnStats())
+	w.observeCounts(to, "", w.reg.OwnStats())
 	for p := range w.reg.Pools() {
 		s := p.Stats()
-		w.tell(to, s.Name, s.Stats)
-		w.tellLimits(to, s)
+		w.observeCounts(to, s.Name, s.Stats)
+		w.observeLimits(to, s)
 	}
 	return nil
 }
 
-func (w watch) tell(to metric.Observer, pool string, s tether.Stats) {
+func (w watch) observeCounts(to metric.Observer, pool string, s tether.Stats) {
 	in := poolName.String(pool)
 	to.ObserveInt64(w.submitted, int64(s.Submitted), metric.WithAttributes(in))
 	to.ObserveInt64(w.refused, int64(s.Refused), metric.WithAttributes(in))
@@ -228,7 +237,7 @@ func (w watch) tell(to metric.Observer, pool string, s tether.Stats) {
 	}
 }
 
-func (w watch) tellLimits(to metric.Observer, s tether.PoolStats) {
+func (w watch) observeLimits(to metric.Observer, s tether.PoolStats) {
 	in := metric.WithAttributes(poolName.String(s.Name))
 	workers := s.Workers
 	if s.Paused {

@@ -3,6 +3,7 @@ package tetherotel_test
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -12,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/otel/metric"
 	metricnoop "go.opentelemetry.io/otel/metric/noop"
+	"go.opentelemetry.io/otel/sdk"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	tracenoop "go.opentelemetry.io/otel/trace/noop"
 
@@ -65,8 +67,12 @@ func TestDurations(t *testing.T) {
 	})
 }
 
-// A sample of each histogram leads to a trace.
+// A sample of each histogram leads to a trace. Versions of the SDK that record exemplars
+// only as an experiment record none here.
 func TestExemplars(t *testing.T) {
+	if strings.HasPrefix(sdk.Version(), "1.2") || sdk.Version() == "1.30.0" {
+		t.Skip("version ", sdk.Version(), " of the SDK records no exemplars")
+	}
 	s := newTelemetry(t)
 	r := newRegistry(t, tether.Config{Observer: s.observer(tetherotel.Config{})})
 	run(t, r, "task", succeed)

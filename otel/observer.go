@@ -10,7 +10,6 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/metric"
-	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/seed-2e639f12/tether"
@@ -18,35 +17,48 @@ import (
 
 const scope = "github.com/seed-2e639f12/tether/otel"
 
-// Config sets an [Observer] up.
+// The names of the semantic conventions, and their version. They are constants here, since
+// each version of OpenTelemetry has a package of its own for them.
+const (
+	schemaURL = "https://opentelemetry.io/schemas/1.43.0"
+
+	codeFunctionName    = attribute.Key("code.function.name")
+	codeStacktrace      = attribute.Key("code.stacktrace")
+	errorTypeKey        = attribute.Key("error.type")
+	exceptionType       = attribute.Key("exception.type")
+	exceptionMessage    = attribute.Key("exception.message")
+	exceptionStacktrace = attribute.Key("exception.stacktrace")
+)
+
+// Config configures an [Observer]. The zero value is ready to use.
 type Config struct {
-	// TracerProvider and MeterProvider make the spans and the metrics. nil: the
-	// global ones, which may be set later.
+	// TracerProvider and MeterProvider create the spans and the metrics. If nil, the
+	// global providers are used, which may be set later.
 	TracerProvider trace.TracerProvider
 	MeterProvider  metric.MeterProvider
-	// Relation is how tasks' spans stand to their submitters'.
+	// Relation is how the spans of tasks relate to those of their submitters.
 	Relation Relation
-	// MaxNames is how many names of tasks the histograms tell apart, "other" beside
-	// them. 0: 100.
+	// MaxNames is the maximum number of task names that the histograms tell apart. Tasks
+	// with any further name are recorded as "other". Zero or less means 100.
 	MaxNames int
-	// Attributes adds attributes to the span of a task that has ended: its labels,
-	// say, or info.ID as "tether.task.id", if whoever reads the traces may ask for
-	// the task's status. nil: none. If it panics, they alone are missing.
+	// Attributes, if non-nil, returns attributes to add to the span of a task that has
+	// ended: its labels, for example, or info.ID as "tether.task.id" if readers of the
+	// traces may access the task's status. If it panics, only its attributes are missing.
 	Attributes func(info tether.Info) []attribute.KeyValue
 }
 
-// Relation is how a task's span stands to that of its submitter; see the package's
-// documentation for spans that are remote or not sampled.
+// Relation is how the span of a task relates to its submitter's. The package's documentation
+// says what applies to spans that are remote or not sampled.
 type Relation uint8
 
 const (
-	ChildUntilEnd Relation = iota // its child; once that has ended, a root with a link to it
-	AlwaysLink                    // a root with a link to it
-	AlwaysChild                   // its child, though that may have ended
+	ChildUntilEnd Relation = iota // a child of the submitter's span; once that has ended, a root with a link to it
+	AlwaysLink                    // a root with a link to the submitter's span
+	AlwaysChild                   // a child of the submitter's span, even if that has ended
 )
 
-// Observer is a [tether.Observer] that makes spans and metrics, as the package's
-// documentation says. It may be that of many registries.
+// Observer is a [tether.Observer] that records spans and metrics, as described in the
+// package's documentation. It may observe several registries.
 type Observer struct {
 	tether.NopObserver
 	cfg    Config
@@ -54,9 +66,12 @@ type Observer struct {
 	metrics
 }
 
-var _ tether.StuckObserver = (*Observer)(nil)
+var (
+	_ tether.StuckObserver = (*Observer)(nil)
+	_ tether.RetryObserver = (*Observer)(nil)
+)
 
-// New returns an Observer. An error is the MeterProvider's.
+// New returns an Observer. It returns the error of the MeterProvider, if any.
 func New(cfg Config) (*Observer, error) {
 	if cfg.TracerProvider == nil {
 		cfg.TracerProvider = otel.GetTracerProvider()
@@ -69,7 +84,7 @@ func New(cfg Config) (*Observer, error) {
 	}
 	o := &Observer{
 		cfg:    cfg,
-		tracer: cfg.TracerProvider.Tracer(scope, trace.WithSchemaURL(semconv.SchemaURL)),
+		tracer: cfg.TracerProvider.Tracer(scope, trace.WithSchemaURL(schemaURL)),
 	}
 	if err := o.init(cfg); err != nil {
 		return nil, err
@@ -77,36 +92,36 @@ func New(cfg Config) (*Observer, error) {
 	return o, nil
 }
 
-// TaskStarted implements [tether.Observer].
+// TaskStarted implements [tether.Observer]. It starts the task's span.
 func (o *Observer) TaskStarted(ctx context.Context, t *tether.Task) context.Context {
 	with, span := o.start(ctx, t.Name())
 	switch {
 	case span.IsRecording():
 		return &started{with, t, span}
 	case span.SpanContext().Equal(trace.SpanContextFromContext(ctx)):
-		return ctx // a no-op's: it would only hide the submitter's
+		return ctx // the span is a no-op, which would only hide the submitter's
 	}
-	return with // nothing will be said of it: there is nothing to end
+	return with // the span is not recording: there is nothing to end
 }
 
-// TaskEnded implements [tether.Observer].
+// TaskEnded implements [tether.Observer]. It ends the task's span and records its durations.
 func (o *Observer) TaskEnded(ctx context.Context, t *tether.Task) {
 	span := spanOf(ctx, t)
 	if span == nil && t.State() == tether.Dropped {
-		// The registry's clock may have strayed from the one that other spans go by.
+		// The registry's clock may differ from the wall clock that other spans use.
 		submitted, _, finished := t.Times()
 		since := time.Now().Add(submitted.Sub(finished))
 		ctx, span = o.start(ctx, t.Name(), trace.WithTimestamp(since))
 	}
 	recording, measured := span != nil && span.IsRecording(), o.measures(ctx)
 	if recording {
-		defer span.End() // also if what follows, which calls code of the user's, panics
+		defer span.End() // even if what follows panics: it calls user code
 	}
 	switch {
 	case !recording && !measured:
 		return
 	case !recording && t.State() == tether.Succeeded:
-		o.measure(ctx, t, "") // all there is to say
+		o.measure(ctx, t, "")
 		return
 	}
 	info := t.Info()
@@ -119,14 +134,32 @@ func (o *Observer) TaskEnded(ctx context.Context, t *tether.Task) {
 	}
 }
 
-// TaskStuck implements [tether.StuckObserver].
+// TaskRetrying implements [tether.RetryObserver]. It adds an event to the task's span.
+func (o *Observer) TaskRetrying(ctx context.Context, t *tether.Task, err error, wait time.Duration) {
+	span := spanOf(ctx, t)
+	if span == nil {
+		return
+	}
+	errType := failureType(err)
+	if p, ok := err.(*tether.PanicError); ok && p.ID == t.ID() { // not another task's, which the body returned
+		errType = "panic"
+	}
+	span.AddEvent("tether.task.retry", trace.WithAttributes(
+		taskAttempt.Int(t.Attempt()),
+		attribute.Float64("tether.task.retry.delay", wait.Seconds()),
+		errorTypeKey.String(errType),
+		exceptionMessage.String(textOf(err)),
+	))
+}
+
+// TaskStuck implements [tether.StuckObserver]. It adds an event to the task's span.
 func (o *Observer) TaskStuck(ctx context.Context, t *tether.Task, stack []byte) {
 	if span := spanOf(ctx, t); span != nil {
-		span.AddEvent("tether.task.stuck", trace.WithAttributes(semconv.CodeStacktrace(cut(string(stack)))))
+		span.AddEvent("tether.task.stuck", trace.WithAttributes(codeStacktrace.String(cut(string(stack)))))
 	}
 }
 
-// start starts a task's span. ctx has the submitter's.
+// start starts a task's span. ctx has the submitter's span.
 func (o *Observer) start(ctx context.Context, name string, opts ...trace.SpanStartOption) (context.Context, trace.Span) {
 	if submitter := trace.SpanFromContext(ctx); o.links(submitter) {
 		opts = append(opts, trace.WithNewRoot(), trace.WithLinks(trace.Link{SpanContext: submitter.SpanContext()}))
@@ -134,10 +167,10 @@ func (o *Observer) start(ctx context.Context, name string, opts ...trace.SpanSta
 	return o.tracer.Start(ctx, name, opts...)
 }
 
-// links tells whether a task's span is a root with a link to its submitter's.
+// links reports whether a task's span is a root with a link to its submitter's.
 func (o *Observer) links(submitter trace.Span) bool {
 	sc := submitter.SpanContext()
-	if !sc.IsSampled() { // there is none, or a new root could be sampled
+	if !sc.IsSampled() { // or there is none; a new root might be sampled
 		return false
 	}
 	switch o.cfg.Relation {
@@ -149,8 +182,8 @@ func (o *Observer) links(submitter trace.Span) bool {
 	return !submitter.IsRecording() && !sc.IsRemote()
 }
 
-// started is the context of a body whose task's span records. It is a context of its
-// own to find that span by: the one that the trace package finds may be another's.
+// started is the context of a body whose task's span is recording. spanOf finds the span
+// by it: the span that the trace package finds may be one that the body started.
 type started struct {
 	context.Context
 	task *tether.Task
@@ -166,8 +199,8 @@ func (s *started) Value(key any) any {
 	return s.Context.Value(key)
 }
 
-// spanOf returns the task's span, nil if it has none that records. ctx may be that
-// of the task that has submitted it.
+// spanOf returns the task's span, or nil if it has none that is recording. ctx may have
+// the span of the task that submitted it.
 func spanOf(ctx context.Context, t *tether.Task) trace.Span {
 	if s, ok := ctx.Value(startedKey{}).(*started); ok && s.task == t {
 		return s.span
@@ -175,16 +208,16 @@ func spanOf(ctx context.Context, t *tether.Task) trace.Span {
 	return nil
 }
 
-// describe says everything about a task that has ended.
+// describe sets the attributes and the status of a task that has ended.
 func (o *Observer) describe(ctx context.Context, span trace.Span, info tether.Info, errType string) {
 	function, _, _ := strings.Cut(info.Func, " ")
 	attrs := []attribute.KeyValue{
 		taskName.String(info.Name),
 		poolName.String(info.Pool),
 		taskOutcome.String(info.State.String()),
-		attribute.Int("tether.task.attempt", info.Attempt),
+		taskAttempt.Int(info.Attempt),
 		attribute.Float64("tether.task.queue.duration", queued(info.Submitted, info.Started, info.Finished).Seconds()),
-		semconv.CodeFunctionName(function),
+		codeFunctionName.String(function),
 	}
 	if info.HandedOver {
 		attrs = append(attrs, attribute.Bool("tether.task.handed_over", true))
@@ -193,60 +226,65 @@ func (o *Observer) describe(ctx context.Context, span trace.Span, info tether.In
 		attrs = append(attrs, attribute.String("tether.task.cause", textOf(cause)))
 	}
 	if errType != "" {
-		attrs = append(attrs, semconv.ErrorTypeKey.String(errType))
+		attrs = append(attrs, errorTypeKey.String(errType))
 	}
 	span.SetAttributes(attrs...)
 	if errType != "" {
 		text := textOf(info.Err)
 		span.SetStatus(codes.Error, text)
-		// Not RecordError, which would ask the error for its text once more.
-		exception := []attribute.KeyValue{semconv.ExceptionType(typeOf(info.Err)), semconv.ExceptionMessage(text)}
+		// Not RecordError, which would call the error's methods without a guard.
+		exception := []attribute.KeyValue{exceptionType.String(typeOf(info.Err)), exceptionMessage.String(text)}
 		if p, ok := info.Err.(*tether.PanicError); ok && info.State == tether.Panicked {
-			exception = append(exception, semconv.ExceptionStacktrace(cut(string(p.Stack))))
+			exception = append(exception, exceptionStacktrace.String(cut(string(p.Stack))))
 		}
-		span.AddEvent(semconv.ExceptionEventName, trace.WithAttributes(exception...))
+		span.AddEvent("exception", trace.WithAttributes(exception...))
 	}
 	if o.cfg.Attributes != nil {
 		span.SetAttributes(o.cfg.Attributes(info)...) // last: it may panic
 	}
 }
 
-// errorType returns the error.type of an outcome, "" if nothing went wrong. ctx is
-// the task's: its cause is exact, while the error may wrap other tasks' errors.
-func errorType(ctx context.Context, info tether.Info) (name string) {
+// errorType returns the error.type of an outcome, or "" if it is no error. ctx is the
+// task's context: its cause is exact, while the error may wrap those of other tasks.
+func errorType(ctx context.Context, info tether.Info) string {
 	switch info.State {
 	case tether.Panicked:
 		return "panic"
 	case tether.Failed:
-		if info.Err == tether.ErrGoexit {
-			return "goexit"
-		}
-		defer func() {
-			if recover() != nil { // a method of the error's: the error may be a nil pointer
-				name = otherType
-			}
-		}()
-		return semconv.ErrorType(info.Err).Value.AsString()
+		return failureType(info.Err)
 	case tether.Canceled, tether.Dropped:
-		if info.HandedOver {
-			return "" // somebody else does it
-		}
-		defer func() {
-			_ = recover() // somebody's error, as above: not one of those below
-		}()
-		switch cause := context.Cause(ctx); {
-		case errors.Is(cause, tether.ErrTimeout):
-			return "timeout"
-		case errors.Is(cause, tether.ErrShutdown):
-			return "shutdown"
-		case errors.Is(cause, tether.ErrFull):
-			return "full"
+		if !info.HandedOver {
+			return causeType(context.Cause(ctx))
 		}
 	}
 	return ""
 }
 
-// queued returns how long a task that has ended waited for its first start.
+// failureType returns the error.type of an attempt that failed with err.
+func failureType(err error) string {
+	if err == tether.ErrGoexit {
+		return "goexit"
+	}
+	return conventionalType(err)
+}
+
+// causeType returns the error.type of a cancellation, or "" if its cause is no error.
+func causeType(cause error) string {
+	defer func() {
+		_ = recover() // a method of a user's error panicked: it is none of those below
+	}()
+	switch {
+	case errors.Is(cause, tether.ErrTimeout):
+		return "timeout"
+	case errors.Is(cause, tether.ErrShutdown):
+		return "shutdown"
+	case errors.Is(cause, tether.ErrFull):
+		return "full"
+	}
+	return ""
+}
+
+// queued returns how long a task that has ended waited for its first start, or its drop.
 func queued(submitted, started, finished time.Time) time.Duration {
 	if started.IsZero() {
 		return finished.Sub(submitted)

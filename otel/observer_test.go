@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -372,14 +373,15 @@ func TestOutcomes(t *testing.T) {
 				assert.Equal(t, c.took, span.EndTime().Sub(span.StartTime()))
 				assert.WithinDuration(t, time.Now(), span.EndTime(), time.Minute)
 
+				events := slices.DeleteFunc(slices.Clone(span.Events()), func(e sdktrace.Event) bool { return e.Name == "tether.task.retry" })
 				if c.errType == "" {
 					assert.Equal(t, sdktrace.Status{}, span.Status())
-					assert.Empty(t, span.Events())
+					assert.Empty(t, events)
 					return
 				}
 				assert.Equal(t, sdktrace.Status{Code: codes.Error, Description: c.exception}, span.Status())
-				require.Len(t, span.Events(), 1)
-				event := span.Events()[0]
+				require.Len(t, events, 1)
+				event := events[0]
 				assert.Equal(t, "exception", event.Name)
 				exception := attributes(event.Attributes)
 				assert.Equal(t, c.exception, exception["exception.message"])
@@ -410,6 +412,58 @@ func TestFunctionName(t *testing.T) {
 	s := newTelemetry(t)
 	run(t, newRegistry(t, tether.Config{Observer: s.observer(tetherotel.Config{})}), "task", succeed)
 	assert.Equal(t, "github.com/seed-2e639f12/tether/otel_test.succeed", attributes(s.ended("task").Attributes())["code.function.name"])
+}
+
+// A failed attempt that another one follows is an event of the task's span, not an error.
+func TestRetrying(t *testing.T) {
+	var nowhere *fs.PathError
+	synctest.Test(t, func(t *testing.T) {
+		s := newTelemetry(t)
+		r := newRegistry(t, tether.Config{Observer: tether.JoinObservers(tether.NopObserver{}, s.observer(tetherotel.Config{}))})
+		attempt := 0
+		run(t, r, "task", func(context.Context) error {
+			attempt++
+			switch attempt {
+			case 1:
+				return fmt.Errorf("first: %w", errTest)
+			case 2:
+				panic("second")
+			case 3:
+				return nowhere
+			}
+			return nil
+		}, tether.Retry(tether.RetryPolicy{
+			Attempts:    5,
+			Backoff:     func(n int, _ error) time.Duration { return time.Duration(n) * time.Minute },
+			ShouldRetry: func(error) bool { return true },
+		}))
+		span := s.ended("task")
+		assert.Equal(t, codes.Unset, span.Status().Code)
+		assert.Equal(t, int64(4), attributes(span.Attributes())["tether.task.attempt"])
+		require.Len(t, span.Events(), 3)
+		want := []map[string]any{
+			{"tether.task.attempt": int64(1), "tether.task.retry.delay": 60.0, "error.type": "*errors.errorString", "exception.message": "first: test error"},
+			{"tether.task.attempt": int64(2), "tether.task.retry.delay": 120.0, "error.type": "panic"},
+			{"tether.task.attempt": int64(3), "tether.task.retry.delay": 180.0, "error.type": "_OTHER", "exception.message": "the Error method of a *fs.PathError panicked"},
+		}
+		for i, event := range span.Events() {
+			assert.Equal(t, "tether.task.retry", event.Name)
+			got := attributes(event.Attributes)
+			if i == 1 {
+				assert.Contains(t, got["exception.message"], "second")
+				delete(got, "exception.message")
+			}
+			assert.Equal(t, want[i], got)
+		}
+	})
+	t.Run("of an unsampled task", func(t *testing.T) {
+		s := newTelemetry(t)
+		o := s.observer(tetherotel.Config{})
+		ctx, span := s.tracers.Tracer("").Start(context.Background(), "request")
+		o.TaskRetrying(ctx, start(t, ctx, newRegistry(t, tether.Config{Observer: o}), "task", succeed), errTest, 0)
+		span.End()
+		assert.Empty(t, s.ended("request").Events(), "it is the submitter's span")
+	})
 }
 
 func TestStuck(t *testing.T) {
@@ -511,7 +565,7 @@ func TestErrorsThatPanic(t *testing.T) {
 			ctx, cancel := context.WithCancelCause(context.Background())
 			cancel(err)
 			s.observer(tetherotel.Config{}).TaskEnded(ctx, task)
-			assert.Equal(t, codes.Unset, s.ended("task").Status().Code, "it was somebody's wish")
+			assert.Equal(t, codes.Unset, s.ended("task").Status().Code, "it was canceled on purpose")
 			assert.NotEmpty(t, attributes(s.ended("task").Attributes())["tether.task.cause"])
 			assert.Len(t, s.durations("tether.task.queue.duration"), 1)
 		})
@@ -528,7 +582,7 @@ func (badText) Error() string     { panic("boom") }
 func (badType) ErrorType() string { panic("boom") }
 func (badIs) Is(error) bool       { panic("boom") }
 
-// No text that a span is given is endless.
+// Every text of a span is bounded.
 func TestLongTexts(t *testing.T) {
 	s := newTelemetry(t)
 	r := newRegistry(t, tether.Config{Observer: s.observer(tetherotel.Config{})})
@@ -647,7 +701,7 @@ func TestNoop(t *testing.T) {
 	assert.Empty(t, s.ended("request").Events())
 }
 
-// Nor is anything read of a task that nobody wants to know of, however it ends.
+// Nothing is read of a task that is neither traced nor measured, however it ends.
 func TestNoop_ReadsNothing(t *testing.T) {
 	s := newTelemetry(t)
 	o := s.observer(tetherotel.Config{TracerProvider: tracenoop.NewTracerProvider(), MeterProvider: metricnoop.NewMeterProvider()})

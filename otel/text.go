@@ -1,16 +1,17 @@
 package tetherotel
 
 import (
+	"errors"
 	"fmt"
 	"reflect"
 	"unicode/utf8"
 )
 
-// maxText is the most bytes of an error's text, or of a stack, that a span is given.
-// Whoever makes the error bounds it by nothing.
+// maxText is the maximum length of an error's text, or of a stack, in a span, in bytes.
+// What makes the error does not bound it.
 const maxText = 16 << 10
 
-// cut returns a text that is not too long as it is, and the beginning of another one.
+// cut returns text, or its beginning with a note if it is too long.
 func cut(text string) string {
 	if len(text) <= maxText {
 		return text
@@ -22,8 +23,8 @@ func cut(text string) string {
 	return fmt.Sprintf("%s… (cut: %d bytes more)", text[:end], len(text)-end)
 }
 
-// textOf returns the text of an error, whose method may panic: if the error is a nil
-// pointer, say.
+// textOf returns the text of an error. The error's method may panic, for example if the
+// error is a nil pointer.
 func textOf(err error) (text string) {
 	defer func() {
 		if recover() != nil {
@@ -40,4 +41,32 @@ func typeOf(err error) string {
 		return t.String()
 	}
 	return t.PkgPath() + "." + t.Name()
+}
+
+// fmtWrapped is the type of what fmt.Errorf returns for one %w: it says nothing.
+var fmtWrapped = reflect.TypeOf(fmt.Errorf("%w", errors.ErrUnsupported))
+
+// conventionalType returns the error.type of an error as the semantic conventions define it
+// and semconv.ErrorType of recent versions returns it: what its ErrorType method says, or
+// else its type. It returns otherType if a method of the error panics.
+func conventionalType(err error) (name string) {
+	defer func() {
+		if recover() != nil {
+			name = otherType
+		}
+	}()
+	var says interface{ ErrorType() string }
+	if errors.As(err, &says) {
+		if name := says.ErrorType(); name != "" {
+			return name
+		}
+	}
+	for reflect.TypeOf(err) == fmtWrapped {
+		inner := errors.Unwrap(err)
+		if inner == nil {
+			break
+		}
+		err = inner
+	}
+	return typeOf(err)
 }

@@ -1,68 +1,79 @@
-// Package tetherprom shows the tasks of package tether to Prometheus.
+// Package tetherprom exports the tasks of package tether as Prometheus metrics.
 //
 //	metrics := tetherprom.New(tetherprom.Config{})
 //	reg := tether.New(tether.Config{Observer: metrics})
 //	metrics.Watch(reg)
 //	prometheus.MustRegister(metrics)
 //
-// [Metrics] reads the counts from the registry at each scrape: they cost a task
-// nothing, and a scrape does not look at the live tasks. As an observer it takes each
-// task's times when the task ends. See [tether.JoinObservers] for a registry that has
-// another observer too. A Grafana dashboard of all this is in dashboard.json.
+// [Metrics] reads the counts of a registry at each scrape. They cost a task nothing, and
+// a scrape does not visit the live tasks. As an observer, Metrics records the times of
+// each task when the task ends. Use [tether.JoinObservers] if the registry has another
+// observer too. The file dashboard.json is a Grafana dashboard for these metrics.
 //
-// Read at each scrape, of each pool; pool="" are the tasks that run on the registry
-// itself, which Prometheus stores as no label:
+// # Metrics by pool
 //
-//	tether_ready                                 1, or 0 once the registry is stopping
-//	tether_tasks_submitted_total{pool}           tasks admitted
-//	tether_tasks_refused_total{pool}             submissions that returned an error
-//	tether_tasks_ended_total{pool,state}         succeeded, failed, panicked, canceled, dropped
-//	tether_tasks_live{pool,state}                held, queued, running
-//	tether_pool_workers_limit{pool}              PoolConfig.Workers, or as resized
-//	tether_pool_inline_tasks{pool}               running tasks that take no worker
-//	tether_pool_queue_limit{pool}                PoolConfig.Queue; +Inf if it is Unbounded
-//	tether_pool_weight{pool}                     of the running tasks, if there is a Capacity
-//	tether_pool_weight_limit{pool}               PoolConfig.Capacity, if there is one
-//	tether_pool_paused{pool}                     1 or 0
+// These are read at each scrape. Tasks that run on the registry itself have pool="", which
+// Prometheus stores as no label:
 //
-// Counted when a task ends, if it has started, and 0 from the first start of a task of
-// that name on that pool:
+//	tether_ready                                  1, or 0 once the registry is stopping
+//	tether_tasks_submitted_total{pool}            tasks admitted
+//	tether_tasks_refused_total{pool}              submissions that returned an error
+//	tether_tasks_ended_total{pool,state}          succeeded, failed, panicked, canceled, dropped
+//	tether_tasks_live{pool,state}                 held, queued, running
+//	tether_pool_workers_limit{pool}               PoolConfig.Workers, or as resized
+//	tether_pool_inline_tasks{pool}                running tasks that take no worker
+//	tether_pool_queue_limit{pool}                 PoolConfig.Queue; +Inf if it is Unbounded
+//	tether_pool_weight{pool}                      of the running tasks, if there is a Capacity
+//	tether_pool_weight_limit{pool}                PoolConfig.Capacity, if there is one
+//	tether_pool_paused{pool}                      1 or 0
 //
-//	tether_task_wait_seconds{task,pool}          histogram: from submission to the first start
-//	tether_task_run_seconds{task,pool,state}     histogram: from the first start to the end
-//	tether_task_retries_total{task,pool}         attempts after the first
+// This one is recorded when a task that has started ends:
 //
-// And when a task is found to be stuck, see [tether.Config]:
+//	tether_tasks_wait_seconds{pool}               histogram: from submission to the first start
 //
-//	tether_tasks_stuck_total{task,pool}
+// # Metrics by task name
 //
-// # What can be relied on
+// These are counted as it happens. They exist, with the value 0, from the first start or
+// drop of a task of that name on that pool:
+//
+//	tether_task_run_seconds{task,pool}            histogram: from the first start to the end
+//	tether_task_outcomes_total{task,pool,state}   succeeded, failed, panicked, canceled, dropped
+//	tether_task_retries_total{task,pool}          failed attempts that another one follows
+//	tether_task_stuck_total{task,pool}            tasks that were found to be stuck
+//
+// # Number of series
+//
+// A name costs 23 series for each pool that its tasks have run on: 16 of the histogram
+// (13 buckets, +Inf, the sum and the count), 5 outcomes, the retries and the stuck tasks.
+// A pool costs 30 to 32 series: 16 of the histogram, 10 counts and 4 to 6 settings. With
+// [Config].Buckets, a histogram has 3 series more than there are buckets.
+//
+// The task label has at most [Config].MaxNames values, in the order of their first
+// start, and [Other] for all further names. A task whose name is "other" is counted with those.
+// All metrics by name have thus at most (MaxNames + 1) * 23 series for each pool.
+//
+// # Guarantees
 //
 // At each scrape, and for each pool,
 //
 //	tether_tasks_submitted_total == the sum of tether_tasks_ended_total and tether_tasks_live
 //
-// and no counter goes back. A pool's counts are of one instant, as are those of each
-// of the queues that the registry has for its own tasks, which are pool="".
+// and no counter decreases. The counts of a pool are a consistent snapshot, as are those
+// of each of the queues that the registry has for its own tasks, which are pool="".
 //
-// rate and increase show nothing of what a counter has at its first scrape. Those of a
-// task begin with the first start of one of its name on the pool: a first panic is shown
-// if there was a scrape between that start and the panic. tether_tasks_ended_total
-// begins with the pool: it has those that were too quick as well.
+// The functions rate and increase do not show what a counter has at its first scrape. The
+// counters of a task name begin with the first start on the pool: its first panic is shown
+// if there was a scrape between that start and the panic. tether_tasks_ended_total begins
+// with the pool, and has every failure.
 //
-// While a worker of a pool is free, tasks that are held, delayed or between attempts
-// wait in its place: held and queued ones may then be more than tether_pool_queue_limit.
-//
-// The task label has at most [Config].MaxNames values, those that came first, and
-// [Other] for all further names; a task that is really called so is counted with those,
-// and is none of the MaxNames. The histograms have thus at most (MaxNames + 1) * 5
-// series for each pool, of 21 values each: each name has 5 on each pool that it has
-// run on.
+// While a worker of a pool is free, tasks that are held, delayed or between attempts wait
+// in its place: more tasks than tether_pool_queue_limit may then be held or queued.
 //
 // # Several registries
 //
-// Registries to be told apart need metrics of their own, registered with a label by
-// [prometheus.WrapRegistererWith]. Registries that the same metrics watch are added up,
-// pools of one name too; tether_ready is 0 then if any of them is stopping, and
-// tether_pool_paused 1 if any of the pools is paused.
+// To tell registries apart, make Metrics for each and register them with a label by
+// [prometheus.WrapRegistererWith]. The counts of several registries that the same Metrics
+// watch are added up, and so are those of pools with the same name; tether_ready is then
+// 0 if any of the registries is stopping, and tether_pool_paused 1 if any of the pools is
+// paused.
 package tetherprom

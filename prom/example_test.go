@@ -41,17 +41,17 @@ func Example() {
 	}
 	defer resp.Body.Close()
 	for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
-		if line := lines.Text(); strings.Contains(line, `state="succeeded"`) && !strings.Contains(line, "_bucket") && !strings.Contains(line, "_sum") {
+		if line := lines.Text(); strings.Contains(line, `state="succeeded"`) {
 			fmt.Println(line)
 		}
 	}
 	// Output:
-	// tether_task_run_seconds_count{pool="mail",state="succeeded",task="welcome mail"} 3
+	// tether_task_outcomes_total{pool="mail",state="succeeded",task="welcome mail"} 3
 	// tether_tasks_ended_total{pool="",state="succeeded"} 0
 	// tether_tasks_ended_total{pool="mail",state="succeeded"} 3
 }
 
-// Two registries that are to be told apart have metrics of their own, with a label.
+// To tell two registries apart, each has Metrics of its own, registered with a label.
 func ExampleNew_registries() {
 	registerer := prometheus.NewRegistry()
 	for _, name := range []string{"api", "imports"} {

@@ -3,6 +3,7 @@ package tetherprom_test
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"maps"
 	"net/http/httptest"
@@ -13,7 +14,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
-	"github.com/prometheus/common/model"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
@@ -43,8 +43,8 @@ func taking(d time.Duration) tether.Func {
 	}
 }
 
-// newRegistry returns a registry that tells m of its tasks, and that m watches. It is
-// shut down at the end of the test, and does not wait for its tasks then.
+// newRegistry returns a registry that m observes and watches. It is shut down at the end
+// of the test.
 func newRegistry(t testing.TB, m *tetherprom.Metrics, cfg tether.Config) *tether.Registry {
 	t.Helper()
 	cfg.Logger = slog.New(slog.DiscardHandler)
@@ -74,10 +74,10 @@ func run(t testing.TB, r tether.Submitter, name string, fn tether.Func, opts ...
 	<-start(t, r, name, fn, opts...).Done()
 }
 
-// page is what a scrape has brought.
+// page is the result of a scrape.
 type page map[string]*dto.MetricFamily
 
-// scrape has Prometheus's own handler answer a scrape, and reads the answer.
+// scrape reads what Prometheus's own handler answers.
 func scrape(t testing.TB, cs ...prometheus.Collector) page {
 	t.Helper()
 	reg := prometheus.NewPedanticRegistry()
@@ -90,12 +90,21 @@ func scrape(t testing.TB, cs ...prometheus.Collector) page {
 func scrapeAll(t testing.TB, g prometheus.Gatherer) page {
 	t.Helper()
 	w := httptest.NewRecorder()
-	promhttp.HandlerFor(g, promhttp.HandlerOpts{}).ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	req := httptest.NewRequest("GET", "/metrics", nil)
+	req.Header.Set("Accept", "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited")
+	promhttp.HandlerFor(g, promhttp.HandlerOpts{}).ServeHTTP(w, req)
 	require.Equal(t, 200, w.Code, w.Body)
-	parser := expfmt.NewTextParser(model.UTF8Validation)
-	families, err := parser.TextToMetricFamilies(w.Body)
-	require.NoError(t, err)
-	return families
+	families := make(page)
+	// Not the text format: its parser is created differently in each version.
+	for decoder := expfmt.NewDecoder(w.Body, expfmt.ResponseFormat(w.Result().Header)); ; {
+		f := new(dto.MetricFamily)
+		err := decoder.Decode(f)
+		if err == io.EOF {
+			return families
+		}
+		require.NoError(t, err)
+		families[f.GetName()] = f
+	}
 }
 
 // gather is scrape without the handler.

@@ -13,33 +13,35 @@ import (
 	"github.com/seed-2e639f12/tether"
 )
 
-// Config sets [Metrics] up. The zero Config is a good one.
+// Config configures [Metrics]. The zero value is ready to use.
 type Config struct {
-	// MaxNames is the most names of tasks that become a label's value beside [Other], as
-	// which tasks of any further name count. 0 or less: 100.
+	// MaxNames is the maximum number of task names that become a value of the task label.
+	// Tasks with any further name are counted as [Other]. Zero or less means 100.
 	MaxNames int
-	// Buckets are the upper bounds of the histograms, in seconds, which must increase.
-	// nil: 18 from 1 ms to 10 min. Empty but not nil: none, if there are native ones.
+	// Buckets are the upper bounds of the histograms, in seconds, in increasing order. If
+	// nil, there are 13 from 1 ms to 10 min. If empty but not nil, the histograms have
+	// native buckets only, provided that NativeHistogramBucketFactor enables them.
 	Buckets []float64
-	// NativeHistogramBucketFactor makes native histograms too if it is more than 1: each
-	// bucket is at most this much wider than the one before, 1.1 say. The two native
-	// histograms of a task have at most 160 buckets each.
+	// NativeHistogramBucketFactor, if more than 1, enables native histograms: each bucket
+	// is at most this much wider than the one before, such as 1.1. A native histogram has
+	// at most 160 buckets. Zero means no native histograms.
 	NativeHistogramBucketFactor float64
 }
 
-// Other is the task label of the tasks whose name came after [Config].MaxNames others,
-// and of those that are really called so.
+// Other is the value of the task label for tasks whose name came after [Config].MaxNames
+// others. Tasks with this very name are counted with them.
 const Other = "other"
 
-// Metrics are the metrics of one registry or more: the [tether.Observer] that their
-// Config names, and the [prometheus.Collector] that a Prometheus registry is given. It
-// is made by [New]; all methods may be called by many goroutines at once.
+// Metrics are the metrics of one registry or more. Metrics is the [tether.Observer] of those
+// registries, and the [prometheus.Collector] to register with Prometheus. Create it
+// with [New]. Its methods are safe for concurrent use.
 type Metrics struct {
 	tether.NopObserver
 
 	maxNames int
 	wait     *prometheus.HistogramVec
 	run      *prometheus.HistogramVec
+	outcomes *prometheus.CounterVec
 	retries  *prometheus.CounterVec
 	stuck    *prometheus.CounterVec
 
@@ -52,9 +54,10 @@ type Metrics struct {
 var (
 	_ prometheus.Collector = (*Metrics)(nil)
 	_ tether.StuckObserver = (*Metrics)(nil)
+	_ tether.RetryObserver = (*Metrics)(nil)
 )
 
-// index finds what a task is counted in. It is never written.
+// index finds the series of a task. An index is never written.
 type index struct {
 	names  map[string]bool // without Other
 	series map[key]*series
@@ -62,23 +65,22 @@ type index struct {
 
 type key struct{ task, pool string }
 
-// series are what the tasks of one name and pool are counted in. All are there from the
-// first start of such a task on: a counter that is born at 1, with the first panic,
-// has not increased for Prometheus.
+// series are the metrics of the tasks of one name on one pool. All are created at the first
+// start of such a task: for Prometheus, a counter whose first value is 1, because it was
+// created by the first panic, has not increased.
 type series struct {
-	wait           prometheus.Observer
-	run            [tether.Canceled + 1]prometheus.Observer // by final state
+	wait, run      prometheus.Observer // wait is shared by the names of the pool
+	outcomes       [tether.Dropped + 1]prometheus.Counter
 	retries, stuck prometheus.Counter
 }
 
-// New returns metrics that watch no registry yet. It panics if the buckets do not
-// increase: no run of the program could mend that.
+// New returns Metrics that watch no registry yet. It panics if the buckets do not increase.
 func New(cfg Config) *Metrics {
 	if cfg.MaxNames <= 0 {
 		cfg.MaxNames = 100
 	}
 	if cfg.Buckets == nil || len(cfg.Buckets) == 0 && !(cfg.NativeHistogramBucketFactor > 1) {
-		cfg.Buckets = []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600}
+		cfg.Buckets = []float64{.001, .005, .025, .1, .25, .5, 1, 2.5, 5, 10, 30, 120, 600}
 	}
 	histogram := func(name, help string, labels ...string) *prometheus.HistogramVec {
 		opts := prometheus.HistogramOpts{
@@ -87,55 +89,62 @@ func New(cfg Config) *Metrics {
 			NativeHistogramMaxBucketNumber:  160,
 			NativeHistogramMinResetDuration: time.Hour,
 		}
-		prometheus.NewHistogram(opts) // panics now on what would panic when the first task ends
+		prometheus.NewHistogram(opts) // panics here if the first task would
 		return prometheus.NewHistogramVec(opts, labels)
 	}
-	counter := func(name, help string) *prometheus.CounterVec {
-		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, []string{"task", "pool"})
+	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, append([]string{"task", "pool"}, labels...))
 	}
 	m := &Metrics{
 		maxNames: cfg.MaxNames,
-		wait: histogram("tether_task_wait_seconds",
-			"Time from the submission of a task to its first start, its Hold and Delay included. Counted when it ends.",
-			"task", "pool"),
+		wait: histogram("tether_tasks_wait_seconds",
+			"Time from the submission of a task to its first start, including Hold and Delay. Recorded when it ends.",
+			"pool"),
 		run: histogram("tether_task_run_seconds",
-			"Time from the first start of a task to its end, the waits between attempts included.",
-			"task", "pool", "state"),
+			"Time from the first start of a task to its end, including the waits between attempts.",
+			"task", "pool"),
+		outcomes: counter("tether_task_outcomes_total",
+			"Tasks that have ended, by final state.", "state"),
 		retries: counter("tether_task_retries_total",
-			"Attempts after the first, of tasks that have ended."),
-		stuck: counter("tether_tasks_stuck_total",
+			"Failed attempts that another attempt follows."),
+		stuck: counter("tether_task_stuck_total",
 			"Tasks reported for running longer than Config.StuckAfter."),
 	}
 	m.index.Store(&index{make(map[string]bool), make(map[key]*series)})
 	return m
 }
 
-// TaskStarted has the series of the task's name show 0 before they show more.
+// TaskStarted creates the series of the task's name, so that they are 0 before they are
+// more.
 func (m *Metrics) TaskStarted(ctx context.Context, t *tether.Task) context.Context {
-	m.find(key{t.Name(), t.Pool()})
+	m.seriesOf(t)
 	return ctx
 }
 
-// TaskEnded counts the times and the retries of a task that has started.
+// TaskRetrying counts a failed attempt that another one follows.
+func (m *Metrics) TaskRetrying(_ context.Context, t *tether.Task, _ error, _ time.Duration) {
+	m.seriesOf(t).retries.Inc()
+}
+
+// TaskEnded counts the outcome of a task and, if the task has started, its times.
 func (m *Metrics) TaskEnded(_ context.Context, t *tether.Task) {
+	s := m.seriesOf(t)
+	s.outcomes[t.State()].Inc()
 	submitted, started, finished := t.Times()
-	if started.IsZero() {
-		return
-	}
-	s := m.find(key{t.Name(), t.Pool()})
-	s.wait.Observe(started.Sub(submitted).Seconds())
-	s.run[t.State()].Observe(finished.Sub(started).Seconds())
-	if n := t.Attempt(); n > 1 {
-		s.retries.Add(float64(n - 1))
+	if !started.IsZero() {
+		s.wait.Observe(started.Sub(submitted).Seconds())
+		s.run.Observe(finished.Sub(started).Seconds())
 	}
 }
 
 // TaskStuck counts a task that is stuck.
 func (m *Metrics) TaskStuck(_ context.Context, t *tether.Task, _ []byte) {
-	m.find(key{t.Name(), t.Pool()}).stuck.Inc()
+	m.seriesOf(t).stuck.Inc()
 }
 
-// find returns the series of a key, those of Other if there are enough names.
+func (m *Metrics) seriesOf(t *tether.Task) *series { return m.find(key{t.Name(), t.Pool()}) }
+
+// find returns the series of a key, or those of Other if there are MaxNames names already.
 func (m *Metrics) find(k key) *series {
 	at := m.index.Load()
 	if s := at.series[k]; s != nil {
@@ -150,6 +159,7 @@ func (m *Metrics) find(k key) *series {
 	return m.add(k)
 }
 
+// add creates the series of a key and publishes an index that has them.
 func (m *Metrics) add(k key) *series {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -164,15 +174,16 @@ func (m *Metrics) add(k key) *series {
 		k.task = Other
 	}
 	if s := at.series[k]; s != nil {
-		return s // somebody else has added it
+		return s // added by another goroutine in the meantime
 	}
 	s := &series{
-		wait:    m.wait.WithLabelValues(k.task, k.pool),
+		wait:    m.wait.WithLabelValues(k.pool),
+		run:     m.run.WithLabelValues(k.task, k.pool),
 		retries: m.retries.WithLabelValues(k.task, k.pool),
 		stuck:   m.stuck.WithLabelValues(k.task, k.pool),
 	}
-	for state := tether.Succeeded; state <= tether.Canceled; state++ {
-		s.run[state] = m.run.WithLabelValues(k.task, k.pool, state.String())
+	for state := tether.Succeeded; state <= tether.Dropped; state++ {
+		s.outcomes[state] = m.outcomes.WithLabelValues(k.task, k.pool, state.String())
 	}
 	next := &index{names, maps.Clone(at.series)}
 	next.series[k] = s

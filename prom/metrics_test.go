@@ -3,6 +3,7 @@ package tetherprom_test
 import (
 	"context"
 	"fmt"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	dto "github.com/prometheus/client_model/go"
 	"github.com/stretchr/testify/assert"
@@ -35,6 +37,8 @@ func timesOf(m *dto.Metric) times {
 	return t
 }
 
+var states = []string{"succeeded", "failed", "panicked", "canceled", "dropped"}
+
 func TestTimes(t *testing.T) {
 	bubble := func(name string, test func(t *testing.T, m *tetherprom.Metrics, r *tether.Registry, p *tether.Pool)) {
 		t.Run(name, func(t *testing.T) {
@@ -50,19 +54,19 @@ func TestTimes(t *testing.T) {
 		run(t, p, "second", taking(40*time.Second))
 		page := scrape(t, m)
 
-		wait := timesOf(page.metric("tether_task_wait_seconds", "task", "first", "pool", "pool"))
-		assert.Equal(t, uint64(1), wait.count)
-		assert.Zero(t, wait.sum)
-		wait = timesOf(page.metric("tether_task_wait_seconds", "task", "second", "pool", "pool"))
-		assert.Equal(t, 3.0, wait.sum)
-		assert.Equal(t, uint64(0), wait.upTo[2.5])
-		assert.Equal(t, uint64(1), wait.upTo[5])
+		wait := timesOf(page.metric("tether_tasks_wait_seconds", "pool", "pool"))
+		assert.Equal(t, uint64(2), wait.count)
+		assert.Equal(t, 3.0, wait.sum, "of the second one alone")
+		assert.Equal(t, uint64(1), wait.upTo[.001])
+		assert.Equal(t, uint64(1), wait.upTo[2.5])
+		assert.Equal(t, uint64(2), wait.upTo[5])
 
-		ran := timesOf(page.metric("tether_task_run_seconds", "task", "second", "pool", "pool", "state", "succeeded"))
+		ran := timesOf(page.metric("tether_task_run_seconds", "task", "second", "pool", "pool"))
 		assert.Equal(t, uint64(1), ran.count)
 		assert.Equal(t, 40.0, ran.sum)
 		assert.Equal(t, uint64(0), ran.upTo[30])
-		assert.Equal(t, uint64(1), ran.upTo[60])
+		assert.Equal(t, uint64(1), ran.upTo[120])
+		assert.Equal(t, 1.0, page.value("tether_task_outcomes_total", "task", "second", "pool", "pool", "state", "succeeded"))
 		assert.Equal(t, 0.0, page.value("tether_task_retries_total", "task", "second", "pool", "pool"))
 	})
 	bubble("held and delayed tasks wait", func(t *testing.T, m *tetherprom.Metrics, r *tether.Registry, p *tether.Pool) {
@@ -70,9 +74,8 @@ func TestTimes(t *testing.T) {
 		run(t, r, "delayed", succeed, tether.Delay(time.Second))
 		held.Release()
 		<-held.Done()
-		page := scrape(t, m)
-		assert.Equal(t, 1.0, timesOf(page.metric("tether_task_wait_seconds", "task", "held", "pool", "")).sum)
-		assert.Equal(t, 1.0, timesOf(page.metric("tether_task_wait_seconds", "task", "delayed", "pool", "")).sum)
+		wait := timesOf(scrape(t, m).metric("tether_tasks_wait_seconds", "pool", ""))
+		assert.Equal(t, times{2, 2, wait.upTo}, wait)
 	})
 	for _, c := range []struct {
 		state string
@@ -88,13 +91,14 @@ func TestTimes(t *testing.T) {
 			if c.state == "canceled" {
 				want = 60
 			}
-			for _, state := range []string{"succeeded", "failed", "panicked", "canceled"} {
-				ran := timesOf(page.metric("tether_task_run_seconds", "task", "task", "pool", "pool", "state", state))
+			ran := timesOf(page.metric("tether_task_run_seconds", "task", "task", "pool", "pool"))
+			assert.Equal(t, times{1, want, ran.upTo}, ran)
+			for _, state := range states {
+				is := 0.0
 				if state == c.state {
-					assert.Equal(t, times{1, want, ran.upTo}, ran)
-				} else {
-					assert.Zero(t, ran.count, state)
+					is = 1
 				}
+				assert.Equal(t, is, page.value("tether_task_outcomes_total", "task", "task", "pool", "pool", "state", state), state)
 			}
 			assert.Equal(t, map[string]float64{c.state: 1}, page.states("pool"))
 			assert.Empty(t, page.states(""))
@@ -102,16 +106,27 @@ func TestTimes(t *testing.T) {
 	}
 	bubble("retries", func(t *testing.T, m *tetherprom.Metrics, r *tether.Registry, p *tether.Pool) {
 		every := tether.RetryPolicy{Attempts: 4, Backoff: func(int, error) time.Duration { return time.Minute }}
+		retries := func(pool string) float64 {
+			return scrape(t, m).value("tether_task_retries_total", "task", "task", "pool", pool)
+		}
 		for range 2 {
 			run(t, p, "task", fail, tether.Retry(every))
 		}
 		run(t, r, "task", succeed, tether.Retry(every))
+		assert.Equal(t, 6.0, retries("pool"))
+		assert.Equal(t, 0.0, retries(""))
 		page := scrape(t, m)
-		assert.Equal(t, 6.0, page.value("tether_task_retries_total", "task", "task", "pool", "pool"))
-		assert.Equal(t, 0.0, page.value("tether_task_retries_total", "task", "task", "pool", ""))
-		ran := timesOf(page.metric("tether_task_run_seconds", "task", "task", "pool", "pool", "state", "failed"))
+		ran := timesOf(page.metric("tether_task_run_seconds", "task", "task", "pool", "pool"))
 		assert.Equal(t, times{2, 360, ran.upTo}, ran, "once a task, waits between attempts included")
 		assert.Equal(t, map[string]float64{"failed": 2}, page.states("pool"))
+
+		start(t, p, "task", fail, tether.Retry(every))
+		time.Sleep(30 * time.Second)
+		assert.Equal(t, 7.0, retries("pool"), "while it waits for its second attempt")
+		time.Sleep(time.Minute)
+		assert.Equal(t, 8.0, retries("pool"), "for its third")
+		time.Sleep(time.Hour)
+		assert.Equal(t, 9.0, retries("pool"))
 	})
 	bubble("tasks that never start", func(t *testing.T, m *tetherprom.Metrics, r *tether.Registry, p *tether.Pool) {
 		start(t, r, "held", succeed, tether.Hold()).Cancel(nil)
@@ -121,31 +136,32 @@ func TestTimes(t *testing.T) {
 			start(t, p, "queued", succeed)
 		}
 		page := scrape(t, m)
-		for _, name := range []string{"tether_task_run_seconds", "tether_task_wait_seconds"} {
+		for _, name := range []string{"tether_task_run_seconds", "tether_tasks_wait_seconds"} {
 			for _, m := range page[name].GetMetric() {
-				assert.Equal(t, "running", labelsOf(m)["task"], name)
 				assert.Zero(t, m.Histogram.GetSampleCount(), name)
 			}
 		}
+		assert.Equal(t, 1.0, page.value("tether_task_outcomes_total", "task", "held", "pool", "", "state", "dropped"))
+		assert.Equal(t, 1.0, page.value("tether_task_outcomes_total", "task", "queued", "pool", "pool", "state", "dropped"))
 		assert.Equal(t, map[string]float64{"dropped": 1}, page.states(""))
 		assert.Equal(t, map[string]float64{"dropped": 1, "queued": 10, "running": 1}, page.states("pool"))
 		running.Cancel(nil)
 	})
 	bubble("a stuck task", func(t *testing.T, m *tetherprom.Metrics, r *tether.Registry, p *tether.Pool) {
 		run(t, p, "task", taking(time.Minute))
-		assert.Equal(t, 0.0, scrape(t, m).value("tether_tasks_stuck_total", "task", "task", "pool", "pool"))
+		assert.Equal(t, 0.0, scrape(t, m).value("tether_task_stuck_total", "task", "task", "pool", "pool"))
 		for _, on := range []tether.Submitter{r, p} {
 			start(t, on, "task", taking(3*time.Hour))
 			start(t, on, "new", taking(3*time.Hour))
 		}
 		time.Sleep(2 * time.Hour)
 		page := scrape(t, m)
-		assert.Equal(t, 1.0, page.value("tether_tasks_stuck_total", "task", "task", "pool", "pool"))
-		assert.Equal(t, 1.0, page.value("tether_tasks_stuck_total", "task", "task", "pool", ""))
-		assert.Equal(t, 1.0, page.value("tether_tasks_stuck_total", "task", "new", "pool", ""))
-		assert.Zero(t, timesOf(page.metric("tether_task_wait_seconds", "task", "new", "pool", "")).count, "it has not ended")
+		assert.Equal(t, 1.0, page.value("tether_task_stuck_total", "task", "task", "pool", "pool"))
+		assert.Equal(t, 1.0, page.value("tether_task_stuck_total", "task", "task", "pool", ""))
+		assert.Equal(t, 1.0, page.value("tether_task_stuck_total", "task", "new", "pool", ""))
+		assert.Zero(t, timesOf(page.metric("tether_tasks_wait_seconds", "pool", "")).count, "none has ended")
 		time.Sleep(24 * time.Hour)
-		assert.Equal(t, 1.0, scrape(t, m).value("tether_tasks_stuck_total", "task", "new", "pool", "pool"))
+		assert.Equal(t, 1.0, scrape(t, m).value("tether_task_stuck_total", "task", "new", "pool", "pool"))
 	})
 }
 
@@ -160,27 +176,28 @@ func TestBornAtZero(t *testing.T) {
 		counts := func(pool string) map[string]float64 {
 			page := scrape(t, m)
 			all := map[string]float64{
-				"stuck":   page.value("tether_tasks_stuck_total", "task", "task", "pool", pool),
+				"stuck":   page.value("tether_task_stuck_total", "task", "task", "pool", pool),
 				"retries": page.value("tether_task_retries_total", "task", "task", "pool", pool),
 			}
-			for _, metric := range page["tether_task_run_seconds"].GetMetric() {
+			for _, metric := range page["tether_task_outcomes_total"].GetMetric() {
 				if l := labelsOf(metric); l["pool"] == pool {
-					all[l["state"]] = float64(metric.Histogram.GetSampleCount())
+					all[l["state"]] = metric.Counter.GetValue()
 				}
 			}
+			all["times"] = float64(timesOf(page.metric("tether_task_run_seconds", "task", "task", "pool", pool)).count)
 			return all
 		}
-		want := map[string]float64{"succeeded": 0, "failed": 0, "panicked": 0, "canceled": 0, "retries": 0, "stuck": 0}
+		want := map[string]float64{"succeeded": 0, "failed": 0, "panicked": 0, "canceled": 0, "dropped": 0, "retries": 0, "stuck": 0}
 		for pool, on := range map[string]tether.Submitter{"": r, "pool": p} {
 			task := start(t, on, "task", func(context.Context) error {
 				time.Sleep(time.Hour)
 				panic("test")
 			})
 			synctest.Wait()
-			want["panicked"] = 0
+			want["panicked"], want["times"] = 0, 0
 			assert.Equal(t, want, counts(pool), "while the first one runs")
 			<-task.Done()
-			want["panicked"] = 1
+			want["panicked"], want["times"] = 1, 1
 			assert.Equal(t, want, counts(pool))
 		}
 	})
@@ -192,8 +209,8 @@ func TestJoinedObservers(t *testing.T) {
 		r := newRegistry(t, m, tether.Config{StuckAfter: time.Minute, Observer: tether.JoinObservers(tether.NopObserver{}, m)})
 		run(t, r, "task", taking(time.Hour))
 		page := scrape(t, m)
-		assert.Equal(t, 1.0, page.value("tether_tasks_stuck_total", "task", "task", "pool", ""))
-		assert.Equal(t, 3600.0, timesOf(page.metric("tether_task_run_seconds", "task", "task", "pool", "", "state", "succeeded")).sum)
+		assert.Equal(t, 1.0, page.value("tether_task_stuck_total", "task", "task", "pool", ""))
+		assert.Equal(t, 3600.0, timesOf(page.metric("tether_task_run_seconds", "task", "task", "pool", "")).sum)
 	})
 }
 
@@ -220,8 +237,8 @@ func TestConfig(t *testing.T) {
 	}
 	t.Run("the zero one", func(t *testing.T) {
 		classic, native := bounds(t, tetherprom.Config{})
-		require.Len(t, classic, 18)
-		assert.Equal(t, []float64{.001, 600}, []float64{classic[0], classic[17]})
+		require.Len(t, classic, 13)
+		assert.Equal(t, []float64{.001, 600}, []float64{classic[0], classic[12]})
 		assert.False(t, native)
 	})
 	t.Run("buckets", func(t *testing.T) {
@@ -232,7 +249,7 @@ func TestConfig(t *testing.T) {
 	})
 	t.Run("classic and native buckets", func(t *testing.T) {
 		classic, native := bounds(t, tetherprom.Config{NativeHistogramBucketFactor: 1.1})
-		assert.Len(t, classic, 18)
+		assert.Len(t, classic, 13)
 		assert.True(t, native)
 	})
 	t.Run("native buckets alone", func(t *testing.T) {
@@ -242,7 +259,7 @@ func TestConfig(t *testing.T) {
 	})
 	t.Run("neither", func(t *testing.T) {
 		classic, native := bounds(t, tetherprom.Config{Buckets: []float64{}, NativeHistogramBucketFactor: -1, MaxNames: -1})
-		assert.Len(t, classic, 18)
+		assert.Len(t, classic, 13)
 		assert.False(t, native)
 	})
 	t.Run("buckets that do not increase", func(t *testing.T) {
@@ -253,7 +270,7 @@ func TestConfig(t *testing.T) {
 		m := tetherprom.New(tetherprom.Config{Buckets: mine})
 		mine[0] = 5
 		run(t, newRegistry(t, m, tether.Config{}), "task", succeed)
-		assert.Equal(t, uint64(1), timesOf(scrape(t, m).metric("tether_task_run_seconds", "task", "task", "pool", "", "state", "succeeded")).upTo[1])
+		assert.Equal(t, uint64(1), timesOf(scrape(t, m).metric("tether_task_run_seconds", "task", "task", "pool", "")).upTo[1])
 	})
 	t.Run("nil registry", func(t *testing.T) {
 		assert.Panics(t, func() { tetherprom.New(tetherprom.Config{}).Watch(nil) })
@@ -292,9 +309,11 @@ func TestNames(t *testing.T) {
 		assert.Len(t, set, 51)
 		assert.Equal(t, uint64(20_000), total)
 		assert.Equal(t, uint64(20_000), set[tetherprom.Other]+50*2)
-		for _, name := range []string{"tether_task_wait_seconds", "tether_task_retries_total", "tether_tasks_stuck_total"} {
+		for _, name := range []string{"tether_task_run_seconds", "tether_task_retries_total", "tether_task_stuck_total"} {
 			assert.LessOrEqual(t, len(page[name].GetMetric()), 102, name)
 		}
+		assert.LessOrEqual(t, len(page["tether_task_outcomes_total"].GetMetric()), 102*5)
+		assert.Len(t, page["tether_tasks_wait_seconds"].GetMetric(), 2)
 	})
 	t.Run("the first 100 unless Config says otherwise", func(t *testing.T) {
 		m := tetherprom.New(tetherprom.Config{})
@@ -327,7 +346,7 @@ func TestNames(t *testing.T) {
 				start(t, r, fmt.Sprint(i), taking(time.Hour))
 			}
 			time.Sleep(2 * time.Hour)
-			assert.Len(t, scrape(t, m)["tether_tasks_stuck_total"].GetMetric(), 2)
+			assert.Len(t, scrape(t, m)["tether_task_stuck_total"].GetMetric(), 2)
 		})
 	})
 	t.Run("of all kinds of characters", func(t *testing.T) {
@@ -335,9 +354,48 @@ func TestNames(t *testing.T) {
 		r := newRegistry(t, m, tether.Config{})
 		for _, name := range []string{`"quoted" \ {braced}`, "naïve 任务", strings.Repeat("x", 128)} {
 			run(t, r, name, succeed)
-			assert.NotNil(t, scrape(t, m).metric("tether_task_wait_seconds", "task", name, "pool", ""))
+			assert.NotNil(t, scrape(t, m).metric("tether_task_run_seconds", "task", name, "pool", ""))
 		}
 	})
+}
+
+// TestNumberOfSeries finds the numbers that the package's documentation states.
+func TestNumberOfSeries(t *testing.T) {
+	m := tetherprom.New(tetherprom.Config{})
+	r := newRegistry(t, m, tether.Config{})
+	count := func() int {
+		reg := prometheus.NewRegistry()
+		require.NoError(t, reg.Register(m))
+		w := httptest.NewRecorder()
+		promhttp.HandlerFor(reg, promhttp.HandlerOpts{}).ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+		return len(sample.FindAllString(w.Body.String(), -1))
+	}
+	// added is how many series there are more, after f.
+	added := func(f func()) int {
+		before := count()
+		f()
+		return count() - before
+	}
+	const byName, ofPool, ofWeight = 23, 30, 2
+
+	assert.Equal(t, 16+byName, added(func() { run(t, r, "task", succeed) }), "with the wait histogram of the registry itself")
+	assert.Equal(t, 0, added(func() { run(t, r, "task", panicking) }))
+	assert.Equal(t, byName, added(func() { run(t, r, "other task", fail) }))
+
+	var pool *tether.Pool
+	assert.Equal(t, ofPool+byName, added(func() {
+		pool = r.NewPool("pool", tether.PoolConfig{})
+		run(t, pool, "task", succeed)
+	}))
+	assert.Equal(t, byName, added(func() { run(t, pool, "other task", succeed) }))
+	assert.Equal(t, ofPool+ofWeight+byName, added(func() {
+		run(t, r.NewPool("heavy", tether.PoolConfig{Capacity: 5}), "task", succeed)
+	}))
+
+	m = tetherprom.New(tetherprom.Config{Buckets: []float64{1, 2}})
+	r = newRegistry(t, m, tether.Config{})
+	run(t, r, "task", succeed)
+	assert.Equal(t, byName-13+2, added(func() { run(t, r, "other task", succeed) }))
 }
 
 func TestLint(t *testing.T) {

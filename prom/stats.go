@@ -9,19 +9,19 @@ import (
 	"github.com/seed-2e639f12/tether"
 )
 
-// What is read from the registries at each scrape.
+// The metrics that are read from the registries at each scrape.
 var (
-	ready     = prometheus.NewDesc("tether_ready", "1 if every watched registry wants new work, 0 if one is stopping.", nil, nil)
+	ready     = prometheus.NewDesc("tether_ready", "1 if every watched registry is ready, 0 if one is stopping.", nil, nil)
 	submitted = byPool("tether_tasks_submitted_total", "Tasks admitted.")
 	refused   = byPool("tether_tasks_refused_total", "Submissions that returned an error.")
 	ended     = byPool("tether_tasks_ended_total", "Tasks that have ended, by final state.", "state")
 	live      = byPool("tether_tasks_live", "Tasks that have not ended, by state.", "state")
 
-	inline      = byPool("tether_pool_inline_tasks", "Running tasks that are run by their submitters, not by workers.")
-	workers     = byPool("tether_pool_workers_limit", "Most tasks that workers run at once.")
-	queue       = byPool("tether_pool_queue_limit", "PoolConfig.Queue, +Inf if it is Unbounded. More tasks may be held or queued while workers are free.")
-	weight      = byPool("tether_pool_weight", "Weight of the tasks that run, if the pool bounds it.")
-	weightLimit = byPool("tether_pool_weight_limit", "Most weight that runs at once, if the pool bounds it.")
+	inline      = byPool("tether_pool_inline_tasks", "Running tasks that their submitters run, not workers.")
+	workers     = byPool("tether_pool_workers_limit", "Maximum number of tasks that workers run at once.")
+	queue       = byPool("tether_pool_queue_limit", "PoolConfig.Queue, or +Inf if it is Unbounded. More tasks may be held or queued while workers are free.")
+	weight      = byPool("tether_pool_weight", "Weight of the running tasks, if the pool bounds it.")
+	weightLimit = byPool("tether_pool_weight_limit", "Maximum weight that runs at once, if the pool bounds it.")
 	paused      = byPool("tether_pool_paused", "1 if the pool is paused, 0 if not.")
 )
 
@@ -29,9 +29,9 @@ func byPool(name, help string, more ...string) *prometheus.Desc {
 	return prometheus.NewDesc(name, help, append([]string{"pool"}, more...), nil)
 }
 
-// Watch adds a registry whose counts are read at each scrape, with those of the pools
-// that it has then. A registry is watched once, however often Watch is called, and for
-// as long as the metrics live. Watch panics if reg is nil.
+// Watch adds a registry. Its counts, and those of the pools that it has by then, are read
+// at each scrape. Calls for a registry that is watched already have no effect. A
+// registry is watched as long as the Metrics are reachable. Watch panics if reg is nil.
 func (m *Metrics) Watch(reg *tether.Registry) {
 	if reg == nil {
 		panic("tetherprom: Watch: nil registry")
@@ -48,15 +48,15 @@ func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{ready, submitted, refused, ended, live, inline, workers, queue, weight, weightLimit, paused} {
 		ch <- d
 	}
-	for _, c := range []prometheus.Collector{m.wait, m.run, m.retries, m.stuck} {
+	for _, c := range []prometheus.Collector{m.wait, m.run, m.outcomes, m.retries, m.stuck} {
 		c.Describe(ch)
 	}
 }
 
-// Collect implements [prometheus.Collector]. Its cost grows with the pools and the
-// names, not with the tasks.
+// Collect implements [prometheus.Collector]. Its cost grows with the number of pools and
+// names, not with the number of tasks.
 func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
-	for _, c := range []prometheus.Collector{m.wait, m.run, m.retries, m.stuck} {
+	for _, c := range []prometheus.Collector{m.wait, m.run, m.outcomes, m.retries, m.stuck} {
 		c.Collect(ch)
 	}
 	isReady, pools := m.read()
@@ -100,13 +100,14 @@ func flag(b bool) float64 {
 	return 0
 }
 
-// figures are those of all pools of one name, or of the registries' own tasks.
+// figures are the counts and settings of all pools of one name, or of the registries' own
+// tasks.
 type figures struct {
 	counts
 	inline, workers, queue, weight, weightLimit, paused float64
 }
 
-// read returns the figures by the name of the pool.
+// read returns the figures by pool name.
 func (m *Metrics) read() (isReady bool, byName map[string]*figures) {
 	isReady, byName = true, make(map[string]*figures)
 	at := func(name string) *figures {
@@ -137,7 +138,7 @@ func (m *Metrics) read() (isReady bool, byName map[string]*figures) {
 	return isReady, byName
 }
 
-// counts are a sum of tether.Stats.
+// counts are the sum of several tether.Stats.
 type counts struct {
 	submitted, refused uint64
 	in                 [tether.Dropped + 1]uint64 // by state

@@ -116,7 +116,7 @@ func TestRegistries(t *testing.T) {
 		for registry, want := range map[string]float64{"a": 1, "b": 2} {
 			for _, pool := range []string{"", "pool"} {
 				assert.Equal(t, want, page.value("tether_tasks_ended_total", "registry", registry, "pool", pool, "state", "succeeded"))
-				ran := page.metric("tether_task_run_seconds", "registry", registry, "pool", pool, "task", "task", "state", "succeeded")
+				ran := page.metric("tether_task_run_seconds", "registry", registry, "pool", pool, "task", "task")
 				assert.Equal(t, want, float64(ran.GetHistogram().GetSampleCount()))
 			}
 			assert.Equal(t, 1.0, page.value("tether_ready", "registry", registry))
@@ -159,12 +159,12 @@ func TestRegistries(t *testing.T) {
 		assert.Equal(t, 1.0, page.value("tether_tasks_submitted_total", "pool", "later"))
 		assert.Equal(t, 1.0, page.value("tether_tasks_submitted_total", "pool", ""))
 	})
-	t.Run("one that nobody watches", func(t *testing.T) {
+	t.Run("one that is not watched", func(t *testing.T) {
 		m := tetherprom.New(tetherprom.Config{})
 		r := tether.New(tether.Config{Observer: m})
 		run(t, r, "task", succeed)
 		page := scrape(t, m)
-		assert.NotNil(t, page.metric("tether_task_wait_seconds", "task", "task", "pool", ""))
+		assert.NotNil(t, page.metric("tether_task_run_seconds", "task", "task", "pool", ""))
 		assert.NotContains(t, page, "tether_ready")
 	})
 }
@@ -292,9 +292,15 @@ func TestUnderLoad(t *testing.T) {
 	for _, metric := range page["tether_task_run_seconds"].GetMetric() {
 		ran += float64(metric.GetHistogram().GetSampleCount())
 	}
-	for _, metric := range page["tether_task_wait_seconds"].GetMetric() {
+	for _, metric := range page["tether_tasks_wait_seconds"].GetMetric() {
 		started += float64(metric.GetHistogram().GetSampleCount())
 	}
+	outcomes := make(map[string]float64)
+	for _, metric := range page["tether_task_outcomes_total"].GetMetric() {
+		outcomes[labelsOf(metric)["state"]] += metric.GetCounter().GetValue()
+	}
+	delete(all, "submitted")
+	assert.Equal(t, all, outcomes, "by name as by pool")
 	assert.Equal(t, float64(stats.Submitted-stats.Dropped), ran)
 	assert.Equal(t, ran, started)
 }

@@ -122,7 +122,7 @@ func TestAdmin(t *testing.T) {
 	} {
 		assert.Contains(t, get(path), text, path)
 	}
-	assert.Contains(t, get("/metrics"), `tether_task_run_seconds_count{pool="orders",state="succeeded",task="fulfil-order"} 1`)
+	assert.Contains(t, get("/metrics"), `tether_task_outcomes_total{pool="orders",state="succeeded",task="fulfil-order"} 1`)
 	assert.Contains(t, get("/metrics"), "\ntether_ready 0\n", "the shop has been shut down")
 	for _, path := range []string{"/debug/tether/", "/metrics", "/debug/pprof/"} {
 		assert.Equal(t, http.StatusNotFound, serve(ts.handler(addresses{}), path), "not for customers")
