@@ -81,7 +81,7 @@ func withoutNetwork(tb testing.TB, tasks int, middleware, hooks bool) (serve fun
 	ctx := context.Context(context.Background())
 	state := func(http.ConnState) {}
 	if middleware {
-		bg := tetherhttp.NewBackground(reg)
+		bg := tetherhttp.NewReleaser(reg)
 		srv.Handler = bg.Handler(srv.Handler)
 		if hooks {
 			conn, other := net.Pipe()
@@ -105,7 +105,7 @@ func withoutNetwork(tb testing.TB, tasks int, middleware, hooks bool) (serve fun
 // The benchmark's stand-in for a connection has to be taken for one.
 func TestWithoutNetwork(t *testing.T) {
 	reg := newRegistry(t, tether.Config{})
-	bg := tetherhttp.NewBackground(reg, tetherhttp.MaxWait(time.Hour))
+	bg := tetherhttp.NewReleaser(reg, tetherhttp.ReleaserConfig{MaxWait: time.Hour})
 	srv := &http.Server{}
 	bg.Hooks(srv)
 	conn, other := net.Pipe()
@@ -116,7 +116,7 @@ func TestWithoutNetwork(t *testing.T) {
 	bg.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		var err error
 		task, err = tetherhttp.After(r.Context(), "task", func(ctx context.Context) error {
-			assert.Equal(t, tetherhttp.Sent, tetherhttp.DeliveryOf(ctx))
+			assert.Equal(t, tetherhttp.DeliverySent, tetherhttp.DeliveryOf(ctx))
 			return nil
 		})
 		assert.NoError(t, err)

@@ -75,31 +75,31 @@ func writePieces(w io.Writer, n int) {
 func situations() []situation {
 	modified := time.Date(1999, time.May, 1, 0, 0, 0, 0, time.UTC)
 	return []situation{
-		{name: "empty", request: get, handler: func(http.ResponseWriter, *http.Request) {}, delivery: tetherhttp.Sent},
-		{name: "small", request: get, handler: writes(5), delivery: tetherhttp.Sent},
-		{name: "2048 bytes", request: get, handler: writes(2048), delivery: tetherhttp.Sent},
-		{name: "2049 bytes", request: get, handler: writes(2049), delivery: tetherhttp.Sent},
+		{name: "empty", request: get, handler: func(http.ResponseWriter, *http.Request) {}, delivery: tetherhttp.DeliverySent},
+		{name: "small", request: get, handler: writes(5), delivery: tetherhttp.DeliverySent},
+		{name: "2048 bytes", request: get, handler: writes(2048), delivery: tetherhttp.DeliverySent},
+		{name: "2049 bytes", request: get, handler: writes(2049), delivery: tetherhttp.DeliverySent},
 		{name: "content length", request: get, handler: func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Length", "100")
 			writePieces(w, 100)
-		}, delivery: tetherhttp.Sent},
-		{name: "1 MB chunked", request: get, handler: writes(large), delivery: tetherhttp.Sent},
+		}, delivery: tetherhttp.DeliverySent},
+		{name: "1 MB chunked", request: get, handler: writes(large), delivery: tetherhttp.DeliverySent},
 		{name: "1 MB with a content length", request: get, handler: func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Length", strconv.Itoa(large))
 			writePieces(w, large)
-		}, delivery: tetherhttp.Sent},
+		}, delivery: tetherhttp.DeliverySent},
 		{name: "1 MB by ReadFrom", request: get, handler: func(w http.ResponseWriter, _ *http.Request) {
 			_, _ = io.Copy(w, struct{ io.Reader }{strings.NewReader(text(large))})
-		}, delivery: tetherhttp.Sent},
+		}, delivery: tetherhttp.DeliverySent},
 		{name: "an error of the handler", request: get, handler: func(w http.ResponseWriter, _ *http.Request) {
 			http.Error(w, "no", http.StatusInternalServerError)
-		}, delivery: tetherhttp.Sent},
+		}, delivery: tetherhttp.DeliverySent},
 		{name: "streamed with Flush", request: get, handler: func(w http.ResponseWriter, _ *http.Request) {
 			for range 3 {
 				writePieces(w, 100)
 				w.(http.Flusher).Flush()
 			}
-		}, delivery: tetherhttp.Sent},
+		}, delivery: tetherhttp.DeliverySent},
 		{name: "server-sent events", request: get, handler: func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "text/event-stream")
 			for i := range 3 {
@@ -107,89 +107,89 @@ func situations() []situation {
 				_ = http.NewResponseController(w).Flush()
 				time.Sleep(time.Second)
 			}
-		}, delivery: tetherhttp.Sent},
-		{name: "HEAD", request: head, handler: writes(5), delivery: tetherhttp.Sent},
+		}, delivery: tetherhttp.DeliverySent},
+		{name: "HEAD", request: head, handler: writes(5), delivery: tetherhttp.DeliverySent},
 		{name: "HEAD of 1 MB", request: head, handler: func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Length", strconv.Itoa(large))
-		}, delivery: tetherhttp.Sent},
+		}, delivery: tetherhttp.DeliverySent},
 		{name: "204", request: get, handler: func(w http.ResponseWriter, _ *http.Request) {
 			w.WriteHeader(http.StatusNoContent)
-		}, delivery: tetherhttp.Sent},
+		}, delivery: tetherhttp.DeliverySent},
 		{name: "304", request: "GET / HTTP/1.1\r\nHost: test\r\nIf-None-Match: \"tag\"\r\n\r\n", handler: func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("ETag", `"tag"`)
 			http.ServeContent(w, r, "a.txt", modified, strings.NewReader(text(5000)))
-		}, delivery: tetherhttp.Sent},
+		}, delivery: tetherhttp.DeliverySent},
 		{name: "ServeContent", request: get, handler: func(w http.ResponseWriter, r *http.Request) {
 			http.ServeContent(w, r, "a.txt", modified, strings.NewReader(text(1000)))
-		}, delivery: tetherhttp.Sent},
+		}, delivery: tetherhttp.DeliverySent},
 		{name: "206", request: "GET / HTTP/1.1\r\nHost: test\r\nRange: bytes=100-299\r\n\r\n", handler: func(w http.ResponseWriter, r *http.Request) {
 			http.ServeContent(w, r, "a.txt", modified, strings.NewReader(text(5000)))
-		}, delivery: tetherhttp.Sent},
+		}, delivery: tetherhttp.DeliverySent},
 		{name: "declared trailers", request: get, handler: func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Trailer", "Checksum")
 			writePieces(w, 100)
 			w.Header().Set("Checksum", "abc")
-		}, delivery: tetherhttp.Sent},
+		}, delivery: tetherhttp.DeliverySent},
 		{name: "trailers by prefix", request: get, handler: func(w http.ResponseWriter, _ *http.Request) {
 			writePieces(w, 3000)
 			w.Header().Set(http.TrailerPrefix+"Checksum", "abc")
-		}, delivery: tetherhttp.Sent},
-		{name: "the client closes", request: "GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n", handler: writes(100), delivery: tetherhttp.Closed},
+		}, delivery: tetherhttp.DeliverySent},
+		{name: "the client closes", request: "GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n", handler: writes(100), delivery: tetherhttp.DeliveryClosed},
 		{name: "the handler closes", request: get, handler: func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Connection", "close")
 			writePieces(w, 100)
-		}, delivery: tetherhttp.Closed},
+		}, delivery: tetherhttp.DeliveryClosed},
 		{name: "less than the content length", request: get, handler: func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Length", "100")
 			writePieces(w, 50)
-		}, delivery: tetherhttp.Closed},
-		{name: "HTTP/1.0", request: "GET / HTTP/1.0\r\n\r\n", handler: writes(100), delivery: tetherhttp.Closed},
-		{name: "HTTP/1.0 of 1 MB", request: "GET / HTTP/1.0\r\n\r\n", handler: writes(large), delivery: tetherhttp.Closed},
+		}, delivery: tetherhttp.DeliveryClosed},
+		{name: "HTTP/1.0", request: "GET / HTTP/1.0\r\n\r\n", handler: writes(100), delivery: tetherhttp.DeliveryClosed},
+		{name: "HTTP/1.0 of 1 MB", request: "GET / HTTP/1.0\r\n\r\n", handler: writes(large), delivery: tetherhttp.DeliveryClosed},
 		{name: "HTTP/1.0 kept alive", request: "GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", handler: func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Length", "100")
 			writePieces(w, 100)
-		}, delivery: tetherhttp.Sent},
+		}, delivery: tetherhttp.DeliverySent},
 		{name: "until the connection ends", request: get, handler: func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Transfer-Encoding", "identity")
 			writePieces(w, 5000)
-		}, delivery: tetherhttp.Closed},
+		}, delivery: tetherhttp.DeliveryClosed},
 		{name: "read body", request: post(5000), handler: func(w http.ResponseWriter, r *http.Request) {
 			_, _ = io.Copy(w, r.Body)
-		}, delivery: tetherhttp.Sent},
-		{name: "unread body", request: post(5000), handler: writes(100), delivery: tetherhttp.Sent},
-		{name: "unread body of 1 MB", request: post(1 << 20), handler: writes(100), delivery: tetherhttp.Closed},
-		{name: "unread chunked body of 1 MB", request: "POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n100000\r\n" + text(1<<20) + "\r\n0\r\n\r\n", handler: writes(100), delivery: tetherhttp.Closed},
+		}, delivery: tetherhttp.DeliverySent},
+		{name: "unread body", request: post(5000), handler: writes(100), delivery: tetherhttp.DeliverySent},
+		{name: "unread body of 1 MB", request: post(1 << 20), handler: writes(100), delivery: tetherhttp.DeliveryClosed},
+		{name: "unread chunked body of 1 MB", request: "POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n100000\r\n" + text(1<<20) + "\r\n0\r\n\r\n", handler: writes(100), delivery: tetherhttp.DeliveryClosed},
 		{name: "told to continue", request: "POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 500\r\nExpect: 100-continue\r\n\r\n", expect: text(500), handler: func(w http.ResponseWriter, r *http.Request) {
 			_, _ = io.Copy(w, r.Body)
-		}, delivery: tetherhttp.Sent},
+		}, delivery: tetherhttp.DeliverySent},
 		{name: "not told to continue", request: "POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 500\r\nExpect: 100-continue\r\n\r\n", handler: func(w http.ResponseWriter, _ *http.Request) {
 			w.WriteHeader(http.StatusForbidden)
-		}, delivery: tetherhttp.Timeout}, // the server waits for the body all the same
+		}, delivery: tetherhttp.DeliveryTimeout}, // the server waits for the body all the same
 		{name: "too large a body", request: post(10_000), handler: func(w http.ResponseWriter, r *http.Request) {
 			if _, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 100)); err != nil {
 				http.Error(w, err.Error(), http.StatusRequestEntityTooLarge)
 			}
-		}, delivery: tetherhttp.Closed, unlike: "MaxBytesReader has the server's own writer close the connection, by a method that is not exported"},
+		}, delivery: tetherhttp.DeliveryClosed, unlike: "MaxBytesReader has the server's own writer close the connection, by a method that is not exported"},
 		{name: "within its time limit", request: get, handler: writes(3000), within: func(h http.Handler) http.Handler {
 			return http.TimeoutHandler(h, time.Second, "late")
-		}, delivery: tetherhttp.Sent},
+		}, delivery: tetherhttp.DeliverySent},
 		{name: "beyond its time limit", request: get, handler: func(w http.ResponseWriter, _ *http.Request) {
 			time.Sleep(3 * time.Hour) // until long after its 503
 			writePieces(w, 100)
 		}, within: func(h http.Handler) http.Handler {
 			return http.TimeoutHandler(h, time.Second, "late")
-		}, delivery: tetherhttp.Sent},
+		}, delivery: tetherhttp.DeliverySent},
 		{name: "gzip", request: get, handler: func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Encoding", "gzip")
 			z := gzip.NewWriter(w)
 			writePieces(z, large)
 			_ = z.Close()
-		}, delivery: tetherhttp.Sent},
+		}, delivery: tetherhttp.DeliverySent},
 		{name: "early hints", request: get, handler: func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Link", "</a.css>; rel=preload")
 			w.WriteHeader(http.StatusEarlyHints)
 			writePieces(w, 100)
-		}, delivery: tetherhttp.Sent},
+		}, delivery: tetherhttp.DeliverySent},
 		{name: "full duplex", request: post(10_000), handler: func(w http.ResponseWriter, r *http.Request) {
 			_ = http.NewResponseController(w).EnableFullDuplex()
 			for p := make([]byte, 1000); ; {
@@ -200,15 +200,15 @@ func situations() []situation {
 					return
 				}
 			}
-		}, delivery: tetherhttp.Sent},
+		}, delivery: tetherhttp.DeliverySent},
 		{name: "late header", request: get, handler: func(w http.ResponseWriter, _ *http.Request) {
 			writePieces(w, 100)
 			w.Header().Set("Late", "yes")
-		}, delivery: tetherhttp.Sent},
+		}, delivery: tetherhttp.DeliverySent},
 		{name: "two statuses", request: get, handler: func(w http.ResponseWriter, _ *http.Request) {
 			w.WriteHeader(http.StatusAccepted)
 			w.WriteHeader(http.StatusTeapot)
-		}, delivery: tetherhttp.Sent},
+		}, delivery: tetherhttp.DeliverySent},
 		{name: "hijacked", request: get, handler: func(w http.ResponseWriter, _ *http.Request) {
 			c, rw, err := http.NewResponseController(w).Hijack()
 			if err != nil {
@@ -219,7 +219,7 @@ func situations() []situation {
 			time.Sleep(time.Second) // a task that starts at the hijacking is early
 			_, _ = c.Write([]byte("hello"))
 			_ = c.Close()
-		}, delivery: tetherhttp.Hijacked, written: "the handler itself has written all of it"},
+		}, delivery: tetherhttp.DeliveryHijacked, written: "the handler itself has written all of it"},
 		{name: "panic", request: get, handler: func(http.ResponseWriter, *http.Request) {
 			panic(errTest)
 		}, dropped: true},
@@ -323,13 +323,13 @@ func (s situation) run(t *testing.T, secure bool, with how) (e exchange) {
 					finished()
 				}
 			}
-			var opts []tetherhttp.Option
+			var opts []tetherhttp.ReleaserConfig
 			if with == wrapped {
-				opts = append(opts, tetherhttp.OnlyIf(func(int) bool { return true }))
+				opts = append(opts, tetherhttp.ReleaserConfig{OnlyIf: func(int) bool { return true }})
 			}
 			tetherhttp.Attach(srv, newRegistry(t, tether.Config{}), opts...)
 		case atReturn:
-			inner := tetherhttp.NewBackground(newRegistry(t, tether.Config{})).Handler(srv.Handler)
+			inner := tetherhttp.NewReleaser(newRegistry(t, tether.Config{})).Handler(srv.Handler)
 			srv.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				defer finished()
 				inner.ServeHTTP(w, r)
@@ -406,7 +406,7 @@ func TestHTTP1(t *testing.T) {
 					assert.Equal(t, got.total, got.onWire, "bytes on the wire when the task has started")
 
 					require.True(t, control.started)
-					assert.Equal(t, tetherhttp.Unknown, control.delivery)
+					assert.Equal(t, tetherhttp.DeliveryUnknown, control.delivery)
 					assert.Equal(t, s.written == "", control.early, "whether the control is found to be early")
 					assert.Equal(t, s.written == "", control.onWire < control.total, "whether the control is found to write later")
 				})
@@ -423,9 +423,9 @@ func TestHTTP1File(t *testing.T) {
 	require.NoError(t, os.WriteFile(path, []byte(content), 0o600))
 	sum := sha256.Sum256([]byte(content))
 
-	for name, opts := range map[string][]tetherhttp.Option{
+	for name, opts := range map[string][]tetherhttp.ReleaserConfig{
 		"unwrapped": nil,
-		"wrapped":   {tetherhttp.OnlyIf(func(status int) bool { return status == http.StatusOK })},
+		"wrapped":   {tetherhttp.ReleaserConfig{OnlyIf: func(status int) bool { return status == http.StatusOK }}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			reg := newRegistry(t, tether.Config{})
@@ -436,7 +436,7 @@ func TestHTTP1File(t *testing.T) {
 				Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					var err error
 					task, err = tetherhttp.After(r.Context(), "look", func(ctx context.Context) error {
-						assert.Equal(t, tetherhttp.Sent, tetherhttp.DeliveryOf(ctx))
+						assert.Equal(t, tetherhttp.DeliverySent, tetherhttp.DeliveryOf(ctx))
 						select {
 						case <-complete:
 						case <-time.After(time.Minute): // a guard against hanging: the connection waits for us
@@ -563,7 +563,7 @@ func TestHTTP1Pipelining(t *testing.T) {
 			if i == 0 {
 				size = int(s.onWire)
 			}
-			require.Equal(t, start{i, int64(size * (i + 1)), tetherhttp.Sent}, s)
+			require.Equal(t, start{i, int64(size * (i + 1)), tetherhttp.DeliverySent}, s)
 		}
 		c.close()
 	})

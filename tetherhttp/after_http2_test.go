@@ -151,7 +151,7 @@ func (s streamCase) run(t *testing.T, secure bool, with how) (c conversation) {
 		case attached:
 			tetherhttp.Attach(srv, newRegistry(t, tether.Config{}))
 		case atReturn:
-			inner := tetherhttp.NewBackground(newRegistry(t, tether.Config{})).Handler(srv.Handler)
+			inner := tetherhttp.NewReleaser(newRegistry(t, tether.Config{})).Handler(srv.Handler)
 			srv.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { inner.ServeHTTP(opaque{w}, r) })
 		}
 		srv.Protocols = protos
@@ -206,11 +206,11 @@ func TestHTTP2(t *testing.T) {
 					}
 					require.True(t, got.started, "the task has not run")
 					assert.Equal(t, tether.Succeeded, got.task.State())
-					assert.Equal(t, tetherhttp.Frame, got.delivery)
+					assert.Equal(t, tetherhttp.DeliveryFrame, got.delivery)
 					assert.False(t, got.early, "the task has started before the client had the response")
 
 					require.True(t, control.started)
-					assert.Equal(t, tetherhttp.Unknown, control.delivery)
+					assert.Equal(t, tetherhttp.DeliveryUnknown, control.delivery)
 					assert.Equal(t, s.sent == "", control.early, "whether the control is found to be early")
 				})
 			}
@@ -229,10 +229,10 @@ func TestHTTP2Wrapped(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				network := newMemNet(100 * time.Microsecond)
 				reg := newRegistry(t, tether.Config{})
-				inner := tetherhttp.NewBackground(reg, tetherhttp.OnlyIf(func(status int) bool { return status == http.StatusOK })).
+				inner := tetherhttp.NewReleaser(reg, tetherhttp.ReleaserConfig{OnlyIf: func(status int) bool { return status == http.StatusOK }}).
 					Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 						_, err := tetherhttp.After(r.Context(), "task", func(ctx context.Context) error {
-							assert.Equal(t, tetherhttp.Frame, tetherhttp.DeliveryOf(ctx))
+							assert.Equal(t, tetherhttp.DeliveryFrame, tetherhttp.DeliveryOf(ctx))
 							return nil
 						})
 						assert.NoError(t, err)
@@ -287,7 +287,7 @@ func TestHTTP2ClientGone(t *testing.T) {
 		require.NoError(t, err)
 		_, err = network.client(t, srv.Protocols).Do(req) //nolint:bodyclose // there is none
 		require.ErrorIs(t, err, context.DeadlineExceeded)
-		assert.Equal(t, tetherhttp.Closed, <-deliveries)
+		assert.Equal(t, tetherhttp.DeliveryClosed, <-deliveries)
 		time.Sleep(time.Second)
 		assert.EqualValues(t, 1, reg.Stats().Succeeded)
 	})
@@ -316,11 +316,11 @@ func TestHTTP2MaxWait(t *testing.T) {
 		}))
 		srv.Protocols = protocols("h2c")
 		reg := newRegistry(t, tether.Config{})
-		tetherhttp.Attach(srv, reg, tetherhttp.MaxWait(time.Minute))
+		tetherhttp.Attach(srv, reg, tetherhttp.ReleaserConfig{MaxWait: time.Minute})
 		network.serve(t, srv, false)
 		res, err := network.client(t, srv.Protocols).Get("http://test/")
 		require.NoError(t, err)
-		assert.Equal(t, tetherhttp.Timeout, <-started)
+		assert.Equal(t, tetherhttp.DeliveryTimeout, <-started)
 		n, err := io.Copy(io.Discard, res.Body)
 		require.NoError(t, err)
 		require.NoError(t, res.Body.Close())
@@ -337,10 +337,10 @@ func TestHTTP2HandlerOutlivesItsWriter(t *testing.T) {
 	r := httptest.NewRequest(http.MethodGet, "/", nil)
 	r.ProtoMajor, r.ProtoMinor = 2, 0
 	var task *tether.Task
-	h := tetherhttp.NewBackground(reg).Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+	h := tetherhttp.NewReleaser(reg).Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		var err error
 		task, err = tetherhttp.After(r.Context(), "task", func(ctx context.Context) error {
-			assert.Equal(t, tetherhttp.Unknown, tetherhttp.DeliveryOf(ctx))
+			assert.Equal(t, tetherhttp.DeliveryUnknown, tetherhttp.DeliveryOf(ctx))
 			return nil
 		})
 		assert.NoError(t, err)

@@ -61,9 +61,9 @@ func TestHTTP1Kernel(t *testing.T) {
 					writePieces(w, size)
 				})}
 				reg := newRegistry(t, tether.Config{})
-				want := tetherhttp.Unknown
+				want := tetherhttp.DeliveryUnknown
 				if with == attached {
-					want = tetherhttp.Sent
+					want = tetherhttp.DeliverySent
 					srv.ConnState = func(_ net.Conn, state http.ConnState) {
 						if state == http.StateIdle {
 							finished()
@@ -71,7 +71,7 @@ func TestHTTP1Kernel(t *testing.T) {
 					}
 					tetherhttp.Attach(srv, reg)
 				} else {
-					inner := tetherhttp.NewBackground(reg).Handler(srv.Handler)
+					inner := tetherhttp.NewReleaser(reg).Handler(srv.Handler)
 					srv.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 						defer finished()
 						inner.ServeHTTP(w, r)

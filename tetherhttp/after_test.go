@@ -49,7 +49,7 @@ func TestAfterScope(t *testing.T) {
 			_, err = tetherhttp.AfterInOrder(ctx, "task", nothing)
 			require.ErrorIs(t, err, tetherhttp.ErrNoScope)
 			tetherhttp.Discard(ctx, errTest)
-			assert.Equal(t, tetherhttp.Unknown, tetherhttp.DeliveryOf(ctx))
+			assert.Equal(t, tetherhttp.DeliveryUnknown, tetherhttp.DeliveryOf(ctx))
 		}
 	})
 
@@ -74,14 +74,14 @@ func TestAfterScope(t *testing.T) {
 			s := serveMem(t, func(_ http.ResponseWriter, r *http.Request) {
 				ctx, cancel := context.WithCancel(context.WithValue(r.Context(), key{}, "mine"))
 				defer cancel()
-				assert.Equal(t, tetherhttp.Unknown, tetherhttp.DeliveryOf(ctx), "before the task has started")
+				assert.Equal(t, tetherhttp.DeliveryUnknown, tetherhttp.DeliveryOf(ctx), "before the task has started")
 				_, err := tetherhttp.After(ctx, "task", func(ctx context.Context) error {
 					assert.NoError(t, ctx.Err())
 					assert.Equal(t, "mine", ctx.Value(key{}))
 					assert.NotNil(t, ctx.Value(http.ServerContextKey))
 					derived, cancel := context.WithCancel(ctx)
 					defer cancel()
-					assert.Equal(t, tetherhttp.Sent, tetherhttp.DeliveryOf(derived))
+					assert.Equal(t, tetherhttp.DeliverySent, tetherhttp.DeliveryOf(derived))
 					return nil
 				})
 				assert.NoError(t, err)
@@ -190,7 +190,7 @@ func TestAfterScope(t *testing.T) {
 	})
 
 	t.Run("the protocol's preface gets no scope", func(t *testing.T) {
-		b := tetherhttp.NewBackground(newRegistry(t, tether.Config{}))
+		b := tetherhttp.NewReleaser(newRegistry(t, tether.Config{}))
 		called := false
 		b.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 			called = true
@@ -204,7 +204,7 @@ func TestAfterScope(t *testing.T) {
 // A server of HTTP/2 behind a connection that a request of HTTP/1 has opened hands
 // down the context of that one; its requests are of their own all the same.
 func TestAfterWithinAnotherProtocol(t *testing.T) {
-	b := tetherhttp.NewBackground(newRegistry(t, tether.Config{}))
+	b := tetherhttp.NewReleaser(newRegistry(t, tether.Config{}))
 	add := func(r *http.Request) *tether.Task {
 		task, err := tetherhttp.After(r.Context(), "task", func(context.Context) error { return nil })
 		assert.NoError(t, err)
@@ -253,7 +253,7 @@ func TestAfterHijack(t *testing.T) {
 		c := s.rawClient(t, false)
 		go c.send("GET / HTTP/1.1\r\nHost: test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
 		require.Contains(t, c.response(http.MethodGet, nil), "101 Switching Protocols")
-		assert.Equal(t, tetherhttp.Hijacked, <-deliveries)
+		assert.Equal(t, tetherhttp.DeliveryHijacked, <-deliveries)
 		s.drained(t, 1)
 	})
 }
@@ -287,10 +287,10 @@ func TestAfterUpgrade(t *testing.T) {
 		c := s.rawClient(t, false)
 		go c.send(fmt.Sprintf(upgrade, "/ignored"))
 		require.Contains(t, c.response(http.MethodGet, nil), "200 OK")
-		assert.Equal(t, tetherhttp.Sent, <-deliveries)
+		assert.Equal(t, tetherhttp.DeliverySent, <-deliveries)
 		go c.send(fmt.Sprintf(upgrade, "/"))
 		require.Contains(t, c.response(http.MethodGet, nil), "101 Switching Protocols")
-		assert.Equal(t, tetherhttp.Hijacked, <-deliveries)
+		assert.Equal(t, tetherhttp.DeliveryHijacked, <-deliveries)
 		s.drained(t, 2)
 	})
 }
@@ -394,7 +394,7 @@ func TestDiscard(t *testing.T) {
 	t.Run("is no news for the log, whatever the cause", func(t *testing.T) {
 		log := make(lineCount)
 		reg := newRegistry(t, tether.Config{Logger: slog.New(slog.NewTextHandler(log, nil))})
-		tetherhttp.NewBackground(reg).Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		tetherhttp.NewReleaser(reg).Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 			_, err := tetherhttp.After(r.Context(), "task", func(context.Context) error { return nil })
 			assert.NoError(t, err)
 			tetherhttp.Discard(r.Context(), &tether.FullError{})
@@ -470,14 +470,14 @@ func TestHandlerThatDoesNotReturn(t *testing.T) {
 		end                func()
 		outside, inside    bool // where the middleware is mounted
 		between, wrapped   func(http.Handler) http.Handler
-		opts               []tetherhttp.Option
+		opts               []tetherhttp.ReleaserConfig
 		state              tether.State
 		wantsNoOtherResult bool
 	}{
 		"a panic":                   {end: panics, outside: true, between: none, state: tether.Dropped},
 		"an abort":                  {end: func() { panic(http.ErrAbortHandler) }, outside: true, between: none, state: tether.Dropped},
 		"its goroutine ends":        {end: runtime.Goexit, outside: true, between: none, state: tether.Dropped},
-		"a panic, with OnlyIf":      {end: panics, outside: true, between: none, opts: []tetherhttp.Option{tetherhttp.OnlyIf(func(int) bool { return true })}, state: tether.Dropped},
+		"a panic, with OnlyIf":      {end: panics, outside: true, between: none, opts: []tetherhttp.ReleaserConfig{{OnlyIf: func(int) bool { return true }}}, state: tether.Dropped},
 		"a panic that is recovered": {end: panics, outside: true, between: recoverer, state: tether.Succeeded},
 		"a panic that is recovered, and the guard": {end: panics, outside: true, inside: true, between: recoverer, state: tether.Dropped},
 		"an abort recovered, and the guard":        {end: func() { panic(http.ErrAbortHandler) }, outside: true, inside: true, between: recoverer, state: tether.Dropped},
@@ -488,7 +488,7 @@ func TestHandlerThatDoesNotReturn(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				network := newMemNet(0)
 				reg := newRegistry(t, tether.Config{})
-				b := tetherhttp.NewBackground(reg, c.opts...)
+				b := tetherhttp.NewReleaser(reg, c.opts...)
 				var task *tether.Task
 				var h http.Handler = http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 					var err error
@@ -538,7 +538,7 @@ func TestHandlerWithoutItsConnection(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				network := newMemNet(0)
-				b := tetherhttp.NewBackground(newRegistry(t, tether.Config{}))
+				b := tetherhttp.NewReleaser(newRegistry(t, tether.Config{}))
 				var served time.Time
 				deliveries := make(chan tetherhttp.Delivery, 1)
 				inner := b.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
@@ -564,10 +564,10 @@ func TestHandlerWithoutItsConnection(t *testing.T) {
 				c := network.rawClient(t, false)
 				go c.send("GET /first HTTP/1.1\r\nHost: test\r\n\r\n") // the connection is known
 				require.Contains(t, c.response(http.MethodGet, nil), "200 OK")
-				assert.Equal(t, tetherhttp.Sent, <-deliveries)
+				assert.Equal(t, tetherhttp.DeliverySent, <-deliveries)
 				go c.send(get)
 				require.Contains(t, c.response(http.MethodGet, nil), "200 OK")
-				assert.Equal(t, tetherhttp.Unknown, <-deliveries)
+				assert.Equal(t, tetherhttp.DeliveryUnknown, <-deliveries)
 			})
 		})
 	}
@@ -575,7 +575,7 @@ func TestHandlerWithoutItsConnection(t *testing.T) {
 
 // What a recoverer adds itself, behind the guard that has dropped the handler's tasks, runs.
 func TestAfterInRecoverer(t *testing.T) {
-	b := tetherhttp.NewBackground(newRegistry(t, tether.Config{}))
+	b := tetherhttp.NewReleaser(newRegistry(t, tether.Config{}))
 	var earlier, dropped, report *tether.Task
 	add := func(r *http.Request) *tether.Task {
 		task, err := tetherhttp.After(r.Context(), "task", func(context.Context) error { return nil })
@@ -604,9 +604,9 @@ func TestHandlerOutlivesItsResponse(t *testing.T) {
 	limit := func(h http.Handler) http.Handler { return http.TimeoutHandler(h, time.Second, "late") }
 
 	// The middleware may be outside the time limit, where it belongs, or inside.
-	for name, mount := range map[string]func(*tetherhttp.Background, http.Handler) http.Handler{
-		"the limit is inside":  func(b *tetherhttp.Background, h http.Handler) http.Handler { return b.Handler(limit(h)) },
-		"the limit is outside": func(b *tetherhttp.Background, h http.Handler) http.Handler { return limit(b.Handler(h)) },
+	for name, mount := range map[string]func(*tetherhttp.Releaser, http.Handler) http.Handler{
+		"the limit is inside":  func(b *tetherhttp.Releaser, h http.Handler) http.Handler { return b.Handler(limit(h)) },
+		"the limit is outside": func(b *tetherhttp.Releaser, h http.Handler) http.Handler { return limit(b.Handler(h)) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -635,7 +635,7 @@ func TestHandlerOutlivesItsResponse(t *testing.T) {
 					assert.ErrorIs(t, err, tetherhttp.ErrFinished)
 				})
 				reg := newRegistry(t, tether.Config{})
-				b := tetherhttp.NewBackground(reg)
+				b := tetherhttp.NewReleaser(reg)
 				srv := network.server(mount(b, h))
 				b.Hooks(srv)
 				network.serve(t, srv, false)
@@ -645,7 +645,7 @@ func TestHandlerOutlivesItsResponse(t *testing.T) {
 				require.Contains(t, c.response(http.MethodGet, nil), "503 Service Unavailable")
 				go c.send("GET /next HTTP/1.1\r\nHost: test\r\n\r\n")
 				require.Contains(t, c.response(http.MethodGet, nil), "200 OK")
-				assert.Equal(t, start{time.Second + 15*time.Millisecond, tetherhttp.Sent}, <-starts)
+				assert.Equal(t, start{time.Second + 15*time.Millisecond, tetherhttp.DeliverySent}, <-starts)
 				handlers.Wait()
 				assert.EqualValues(t, 1, reg.Stats().Succeeded)
 				assert.EqualValues(t, 0, reg.Stats().Dropped)
@@ -658,7 +658,7 @@ func TestHandlerOutlivesItsResponse(t *testing.T) {
 	t.Run("until the next request", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			network := newMemNet(15 * time.Millisecond)
-			b := tetherhttp.NewBackground(newRegistry(t, tether.Config{}))
+			b := tetherhttp.NewReleaser(newRegistry(t, tether.Config{}))
 			began := time.Now()
 			started := make(chan tetherhttp.Delivery, 1)
 			inner := b.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
@@ -687,7 +687,7 @@ func TestHandlerOutlivesItsResponse(t *testing.T) {
 			require.Contains(t, c.response(http.MethodGet, nil), "503 Service Unavailable")
 			go c.send("GET /next HTTP/1.1\r\nHost: test\r\n\r\n")
 			require.Contains(t, c.response(http.MethodGet, nil), "200 OK")
-			assert.Equal(t, tetherhttp.Unknown, <-started)
+			assert.Equal(t, tetherhttp.DeliveryUnknown, <-started)
 		})
 	})
 }
@@ -752,8 +752,8 @@ func TestAfterClientGone(t *testing.T) {
 		c := s.rawClient(t, false)
 		c.send(get)
 		c.close()
-		assert.Equal(t, tetherhttp.Closed, <-deliveries)
-		assert.Equal(t, tetherhttp.Closed, <-deliveries)
+		assert.Equal(t, tetherhttp.DeliveryClosed, <-deliveries)
+		assert.Equal(t, tetherhttp.DeliveryClosed, <-deliveries)
 		s.drained(t, 2)
 	})
 }
@@ -764,7 +764,7 @@ func TestAfterClientGoneEarly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		network := newMemNet(0)
 		deliveries := make(chan tetherhttp.Delivery, 1)
-		b := tetherhttp.NewBackground(newRegistry(t, tether.Config{}))
+		b := tetherhttp.NewReleaser(newRegistry(t, tether.Config{}))
 		inner := b.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 			_, err := tetherhttp.After(r.Context(), "task", func(ctx context.Context) error {
 				deliveries <- tetherhttp.DeliveryOf(ctx)
@@ -781,21 +781,20 @@ func TestAfterClientGoneEarly(t *testing.T) {
 		c := network.rawClient(t, false)
 		c.send(get)
 		c.close()
-		assert.Equal(t, tetherhttp.Unknown, <-deliveries)
+		assert.Equal(t, tetherhttp.DeliveryUnknown, <-deliveries)
 	})
 }
 
 // A client that does not read does not hold tasks up for ever.
 func TestMaxWait(t *testing.T) {
 	for name, c := range map[string]struct {
-		opts []tetherhttp.Option
+		opts []tetherhttp.ReleaserConfig
 		want time.Duration
 	}{
-		"by default":   {nil, 2 * time.Second},
-		"set":          {[]tetherhttp.Option{nil, tetherhttp.MaxWait(time.Minute)}, time.Minute},
-		"nothing":      {[]tetherhttp.Option{tetherhttp.MaxWait(0)}, 0},
-		"below zero":   {[]tetherhttp.Option{tetherhttp.MaxWait(-time.Second)}, 0},
-		"the last one": {[]tetherhttp.Option{tetherhttp.MaxWait(time.Minute), tetherhttp.MaxWait(time.Hour)}, time.Hour},
+		"by default": {nil, 2 * time.Second},
+		"set":        {[]tetherhttp.ReleaserConfig{{MaxWait: time.Minute}}, time.Minute},
+		"zero":       {[]tetherhttp.ReleaserConfig{{}}, 2 * time.Second},
+		"below zero": {[]tetherhttp.ReleaserConfig{{MaxWait: -time.Second}}, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -804,7 +803,7 @@ func TestMaxWait(t *testing.T) {
 					for range 3 {
 						_, err := tetherhttp.After(r.Context(), "task", func(ctx context.Context) error {
 							assert.Equal(t, c.want, time.Since(began)-time.Second)
-							assert.Equal(t, tetherhttp.Timeout, tetherhttp.DeliveryOf(ctx))
+							assert.Equal(t, tetherhttp.DeliveryTimeout, tetherhttp.DeliveryOf(ctx))
 							return nil
 						})
 						assert.NoError(t, err)
@@ -832,9 +831,9 @@ func TestMaxWait(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			s := serveMem(t, func(_ http.ResponseWriter, r *http.Request) {
 				_, err := tetherhttp.After(r.Context(), "task", func(ctx context.Context) error {
-					assert.Equal(t, tetherhttp.Timeout, tetherhttp.DeliveryOf(ctx))
+					assert.Equal(t, tetherhttp.DeliveryTimeout, tetherhttp.DeliveryOf(ctx))
 					time.Sleep(time.Hour)
-					assert.Equal(t, tetherhttp.Timeout, tetherhttp.DeliveryOf(ctx))
+					assert.Equal(t, tetherhttp.DeliveryTimeout, tetherhttp.DeliveryOf(ctx))
 					return nil
 				})
 				assert.NoError(t, err)
@@ -922,7 +921,7 @@ func TestHooks(t *testing.T) {
 				srv := network.server(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 					began := time.Now()
 					_, err := tetherhttp.After(r.Context(), "task", func(ctx context.Context) error {
-						assert.Equal(t, tetherhttp.Unknown, tetherhttp.DeliveryOf(ctx))
+						assert.Equal(t, tetherhttp.DeliveryUnknown, tetherhttp.DeliveryOf(ctx))
 						assert.Zero(t, time.Since(began))
 						return nil
 					})
@@ -947,12 +946,12 @@ func TestHooks(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			network := newMemNet(15 * time.Millisecond)
 			reg1, reg2 := newRegistry(t, tether.Config{}), newRegistry(t, tether.Config{})
-			b1, b2 := tetherhttp.NewBackground(reg1), tetherhttp.NewBackground(reg2)
+			b1, b2 := tetherhttp.NewReleaser(reg1), tetherhttp.NewReleaser(reg2)
 			began := time.Now()
 			add := func(next http.Handler) http.Handler {
 				return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					_, err := tetherhttp.After(r.Context(), "task", func(ctx context.Context) error {
-						assert.Equal(t, tetherhttp.Sent, tetherhttp.DeliveryOf(ctx))
+						assert.Equal(t, tetherhttp.DeliverySent, tetherhttp.DeliveryOf(ctx))
 						assert.Equal(t, 15*time.Millisecond, time.Since(began))
 						return nil
 					})
@@ -981,7 +980,7 @@ func TestHooks(t *testing.T) {
 			reg := newRegistry(t, tether.Config{})
 			srv := network.server(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 				_, err := tetherhttp.After(r.Context(), "task", func(ctx context.Context) error {
-					assert.Equal(t, tetherhttp.Unknown, tetherhttp.DeliveryOf(ctx))
+					assert.Equal(t, tetherhttp.DeliveryUnknown, tetherhttp.DeliveryOf(ctx))
 					return nil
 				})
 				assert.NoError(t, err)
@@ -1005,7 +1004,7 @@ func TestHooks(t *testing.T) {
 	})
 
 	t.Run("a Background has a registry", func(t *testing.T) {
-		assert.Panics(t, func() { tetherhttp.NewBackground(nil) })
+		assert.Panics(t, func() { tetherhttp.NewReleaser(nil) })
 	})
 
 	t.Run("a server without a handler serves the default one", func(t *testing.T) {
@@ -1024,7 +1023,7 @@ func TestHooks(t *testing.T) {
 			ran = make(chan tetherhttp.Delivery, 1)
 			s := serveMem(t, nil)
 			assert.Contains(t, s.get(t, "/"), "200 OK")
-			assert.Equal(t, tetherhttp.Sent, <-ran)
+			assert.Equal(t, tetherhttp.DeliverySent, <-ran)
 		})
 	})
 }
@@ -1041,7 +1040,7 @@ func TestAfterWithHTTPTest(t *testing.T) {
 		rec := record(t, func(w http.ResponseWriter, r *http.Request) {
 			var err error
 			task, err = tetherhttp.After(r.Context(), "task", func(ctx context.Context) error {
-				assert.Equal(t, tetherhttp.Unknown, tetherhttp.DeliveryOf(ctx))
+				assert.Equal(t, tetherhttp.DeliveryUnknown, tetherhttp.DeliveryOf(ctx))
 				return nil
 			})
 			assert.NoError(t, err)
@@ -1068,7 +1067,7 @@ func TestAfterWithHTTPTest(t *testing.T) {
 			res, err := srv.Client().Get(srv.URL)
 			require.NoError(t, err)
 			require.NoError(t, res.Body.Close())
-			assert.Equal(t, tetherhttp.Sent, <-deliveries)
+			assert.Equal(t, tetherhttp.DeliverySent, <-deliveries)
 		}
 	})
 }
@@ -1104,11 +1103,11 @@ func TestOnlyIf(t *testing.T) {
 						task, err = tetherhttp.After(r.Context(), "task", func(context.Context) error { return nil })
 						assert.NoError(t, err)
 						c.handler(w, r)
-					}, tetherhttp.OnlyIf(func(status int) bool {
+					}, tetherhttp.ReleaserConfig{OnlyIf: func(status int) bool {
 						asked++
 						assert.Equal(t, c.status, status)
 						return accepted
-					}))
+					}})
 					client := s.rawClient(t, false)
 					go client.send(get)
 					assert.Contains(t, client.response(http.MethodGet, nil), fmt.Sprint(c.status))
@@ -1146,7 +1145,7 @@ func TestOnlyIf(t *testing.T) {
 				n, err := w.(io.ReaderFrom).ReadFrom(strings.NewReader("third"))
 				assert.NoError(t, err)
 				assert.EqualValues(t, 5, n)
-			}, tetherhttp.OnlyIf(func(int) bool { return true }))
+			}, tetherhttp.ReleaserConfig{OnlyIf: func(int) bool { return true }})
 			res, err := s.client(t, nil).Get("http://test/")
 			require.NoError(t, err)
 			p := make([]byte, 6)
@@ -1171,13 +1170,13 @@ func TestOnlyIf(t *testing.T) {
 			noticed := make(chan bool, 1)
 			s := serveMem(t, func(w http.ResponseWriter, _ *http.Request) {
 				noticed <- <-w.(notifier).CloseNotify()
-			}, tetherhttp.OnlyIf(func(int) bool { return true }))
+			}, tetherhttp.ReleaserConfig{OnlyIf: func(int) bool { return true }})
 			c := s.rawClient(t, false)
 			c.send(get)
 			c.close()
 			assert.True(t, <-noticed)
 		})
-		b := tetherhttp.NewBackground(newRegistry(t, tether.Config{}), tetherhttp.OnlyIf(func(int) bool { return true }))
+		b := tetherhttp.NewReleaser(newRegistry(t, tether.Config{}), tetherhttp.ReleaserConfig{OnlyIf: func(int) bool { return true }})
 		b.Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			assert.Nil(t, w.(notifier).CloseNotify())
 		})).ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/", nil))
@@ -1186,11 +1185,11 @@ func TestOnlyIf(t *testing.T) {
 	t.Run("what cannot be done is told", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		asked := 0
-		onlyIf := tetherhttp.OnlyIf(func(status int) bool {
+		onlyIf := tetherhttp.ReleaserConfig{OnlyIf: func(status int) bool {
 			asked = status
 			return true
-		})
-		tetherhttp.NewBackground(reg, onlyIf).Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		}}
+		tetherhttp.NewReleaser(reg, onlyIf).Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			rc := http.NewResponseController(w)
 			_, _, err := rc.Hijack()
 			assert.ErrorIs(t, err, http.ErrNotSupported)
@@ -1206,10 +1205,10 @@ func TestMultipart(t *testing.T) {
 	for name, c := range map[string]struct {
 		secure bool
 		protos *http.Protocols
-		opts   []tetherhttp.Option
+		opts   []tetherhttp.ReleaserConfig
 	}{
 		"HTTP/1":             {},
-		"HTTP/1 with OnlyIf": {opts: []tetherhttp.Option{tetherhttp.OnlyIf(func(int) bool { return true })}},
+		"HTTP/1 with OnlyIf": {opts: []tetherhttp.ReleaserConfig{{OnlyIf: func(int) bool { return true }}}},
 		"HTTP/2":             {true, protocols("h2"), nil},
 		"HTTP/2 unencrypted": {false, protocols("h2c"), nil},
 	} {
@@ -1267,7 +1266,7 @@ func TestPattern(t *testing.T) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /users/{id}", func(_ http.ResponseWriter, r *http.Request) { assert.Equal(t, "7", r.PathValue("id")) })
 	r := httptest.NewRequest(http.MethodGet, "/users/7", nil)
-	tetherhttp.NewBackground(reg).Handler(mux).ServeHTTP(httptest.NewRecorder(), r)
+	tetherhttp.NewReleaser(reg).Handler(mux).ServeHTTP(httptest.NewRecorder(), r)
 	assert.Equal(t, "GET /users/{id}", r.Pattern)
 }
 
@@ -1384,7 +1383,7 @@ func TestConnectionsAreForgotten(t *testing.T) {
 		}))
 		srv.Protocols = protocols("h1", "h2c")
 		reg := newRegistry(t, tether.Config{})
-		b := tetherhttp.Attach(srv, reg, tetherhttp.MaxWait(1000*time.Hour)) // a timer that is not stopped keeps its request
+		b := tetherhttp.Attach(srv, reg, tetherhttp.ReleaserConfig{MaxWait: 1000 * time.Hour}) // a timer that is not stopped keeps its request
 		network.serve(t, srv, false)
 
 		for _, path := range []string{"/none", "/", "/close", "/hijack", "/panic"} {
@@ -1424,7 +1423,7 @@ func TestRequestsAreForgotten(t *testing.T) {
 		var values []weak.Pointer[value]
 		network := newMemNet(0)
 		reg := newRegistry(t, tether.Config{})
-		b := tetherhttp.NewBackground(reg, tetherhttp.MaxWait(1000*time.Hour))
+		b := tetherhttp.NewReleaser(reg, tetherhttp.ReleaserConfig{MaxWait: 1000 * time.Hour})
 		h := b.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 			_, err := tetherhttp.After(r.Context(), "task", func(context.Context) error { return nil })
 			assert.NoError(t, err)
@@ -1620,7 +1619,7 @@ func TestDeliveryString(t *testing.T) {
 func record(t *testing.T, h http.HandlerFunc) *httptest.ResponseRecorder {
 	t.Helper()
 	rec := httptest.NewRecorder()
-	b := tetherhttp.NewBackground(newRegistry(t, tether.Config{}))
+	b := tetherhttp.NewReleaser(newRegistry(t, tether.Config{}))
 	b.Handler(h).ServeHTTP(rec, httptest.NewRequest(http.MethodGet, "/", nil))
 	return rec
 }
@@ -1632,14 +1631,14 @@ type memServer struct {
 }
 
 // serveMem serves h in clear text; the default handler if it is nil.
-func serveMem(t *testing.T, h http.HandlerFunc, opts ...tetherhttp.Option) memServer {
+func serveMem(t *testing.T, h http.HandlerFunc, cfg ...tetherhttp.ReleaserConfig) memServer {
 	t.Helper()
 	s := memServer{newMemNet(0), newRegistry(t, tether.Config{})}
 	srv := s.server(h)
 	if h == nil {
 		srv.Handler = nil
 	}
-	tetherhttp.Attach(srv, s.reg, opts...)
+	tetherhttp.Attach(srv, s.reg, cfg...)
 	s.serve(t, srv, false)
 	return s
 }

@@ -8,112 +8,94 @@ import (
 	"iter"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/seed-2e639f12/tether"
 )
 
-// Causes of cancellation, to compare with errors.Is.
+// Causes of cancellation. Compare with errors.Is.
 var (
-	// ErrClientGone is why a task of [Async] is cancelled whose client has gone
-	// before it was told where to find the outcome.
+	// ErrClientGone is the cause of an [Async] task that is canceled because its client has
+	// gone before it was told where to find the outcome.
 	ErrClientGone = errors.New("tetherhttp: the client has gone before the answer")
-	// ErrCanceled is why a task is cancelled that a client has DELETEd or has cancelled on the live page, see [Tasks] and [Debug].
+	// ErrCanceled is the cause of a task that a client has canceled, with DELETE or on the
+	// live page. See [Tasks] and [Debug].
 	ErrCanceled = errors.New("tetherhttp: canceled by a client")
 )
 
-// AsyncOption is a setting of [Async] and [AsyncHandler].
-type AsyncOption interface{ applyAsync(*async) }
-
-type asyncOption func(*async)
-
-func (f asyncOption) applyAsync(a *async)   { f(a) }
-func (d MaxWaitOption) applyAsync(a *async) { a.maxWait = time.Duration(d) }
-
-// Inline is how long a request waits for its work before it is answered 202: 500 ms
-// without it. 0: not at all; work that has ended by then is answered even so.
-func Inline(d time.Duration) AsyncOption {
-	return asyncOption(func(a *async) { a.inline = max(d, 0) })
+// AsyncConfig configures [Async] and [AsyncHandler]. The zero value is ready to use.
+type AsyncConfig struct {
+	// Inline is how long a request waits for its task before it is answered 202. Zero means
+	// 500 ms. If it is negative, a request does not wait, but a task that has ended by the
+	// time of the answer is answered with its result.
+	Inline time.Duration
+	// Always202 makes the handler answer 202 to every request whose task is admitted, for
+	// APIs that must answer an operation with a single success status. Inline and
+	// Prefer: wait=N have no effect then.
+	Always202 bool
+	// MaxWait is the longest wait that a client can ask for with Prefer: wait=N. Zero means
+	// 30 s. It has no effect if Inline is longer.
+	MaxWait time.Duration
+	// StatusAt is the path or URL at which Tasks is mounted, for the Location of a 202.
+	// Empty means "/tasks/".
+	StatusAt string
+	// MaxBody is the most bytes that the body of a request may have; it is read into memory.
+	// A larger one is answered 413. Zero means 1 MiB. If it is negative, only requests
+	// without a body are accepted.
+	MaxBody int64
+	// Check, if non-nil, is called with each request, the body in memory, before a task is
+	// submitted. Its error is the answer, see [ProblemOf]. A request that it refuses takes no
+	// worker, does not consume its Idempotency-Key, and is not answered 202.
+	Check func(*http.Request) error
+	// Idempotency, if non-nil, makes the handler run one task for all requests that share an
+	// Idempotency-Key.
+	Idempotency *IdempotencyConfig
+	// KeepOnDisconnect lets the task continue if the client disconnects while waiting.
+	// Otherwise the task is canceled with ErrClientGone, because no client could fetch the
+	// outcome.
+	KeepOnDisconnect bool
+	// TaskOptions are options for the tasks, such as [tether.Timeout]. A task with
+	// [tether.Unique] may be shared by several requests, and continues if a client
+	// disconnects. A task with [tether.Hold] starts when the program releases it.
+	TaskOptions []tether.Option
 }
 
-// StatusAt says where [Tasks] is mounted, for the Location of a 202: "/tasks/"
-// without it. It may be a whole URL.
-func StatusAt(prefix string) AsyncOption {
-	return asyncOption(func(a *async) { a.statusAt = strings.TrimSuffix(prefix, "/") + "/" })
-}
-
-// Always202 answers 202 to every request whose work is admitted, done or not, for
-// APIs whose guidelines forbid an operation two kinds of success. Inline and
-// Prefer: wait count for nothing then.
-func Always202() AsyncOption {
-	return asyncOption(func(a *async) { a.always202 = true })
-}
-
-// KeepOnDisconnect has the work go on if the client goes while it waits. Without it
-// nobody could fetch the outcome, and the task is cancelled with [ErrClientGone].
-func KeepOnDisconnect() AsyncOption {
-	return asyncOption(func(a *async) { a.keep = true })
-}
-
-// MaxBody bounds the request's body, which is read into memory: 1 MiB without it. A
-// larger one is answered 413.
-func MaxBody(bytes int64) AsyncOption {
-	return asyncOption(func(a *async) { a.maxBody = max(bytes, 0) })
-}
-
-// Check has ok look at a request before there is a task, with the body in memory. Its
-// error is the answer, see [ProblemOf]. What is refused like that takes no worker, uses
-// no Idempotency-Key, and is not answered 202.
-func Check(ok func(*http.Request) error) AsyncOption {
-	return asyncOption(func(a *async) { a.check = ok })
-}
-
-// TaskOptions are those of the tasks, such as [tether.Timeout]. A task with
-// [tether.Unique] may be that of several requests, and goes on whoever of their clients
-// goes. One with [tether.Hold] starts when somebody releases it.
-func TaskOptions(opts ...tether.Option) AsyncOption {
-	return asyncOption(func(a *async) { a.task = append(a.task, opts...) })
-}
-
-// Async returns a handler that does its work as a task of r, and waits for it a
-// while ([Inline]). If the task ends in time, the answer is its result: 200 and T as
-// JSON, or whatever T itself writes if it is an [http.Handler]; or its error, see
-// [Problem]. If not, the answer is 202 with Location and Retry-After, the task goes on, and
-// [Tasks] shows it at the Location. Clients must be ready for both; [Always202] and
-// Inline are for those that are not.
+// Async returns a handler that runs fn as a task of r and waits for it for a short time, see
+// [AsyncConfig].Inline. If the task ends in time, the answer is its result: 200 with T as
+// JSON, or what T writes if it is an [http.Handler]; or its error, see [Problem]. Otherwise
+// the answer is 202 with Location and Retry-After, the task continues, and [Tasks] serves its
+// status at the Location. Clients must be prepared for both; for clients that are not, set
+// Always202 or a longer Inline.
 //
-// fn gets the task's context, which is the request's context too, and a request of
-// its own, with the body in memory: it may be used until fn returns. Route parameters
-// are there by [http.Request.PathValue]; those that a router keeps in a context that it
-// uses again (chi.URLParam, gin.Context) are not.
+// fn receives the task's context, which has the values of the request's, and a copy of the
+// request with its body in memory, which may be used until fn returns.
+// [http.Request.PathValue] works in fn. Route parameters that a router keeps in a context
+// that it reuses (chi.URLParam, gin.Context) do not.
 //
-// A client can choose the wait: Prefer: respond-async for 202 at once, Prefer: wait=N
-// for up to N seconds, but [MaxWait] at most (RFC 7240). The server's WriteTimeout
-// begins when the wait is over.
+// A client can choose the wait (RFC 7240): Prefer: respond-async asks for 202 at once,
+// Prefer: wait=N for a wait of up to N seconds, at most [AsyncConfig].MaxWait. The server's
+// WriteTimeout begins when the wait has ended. A server's base context that ends, as one of
+// signal.NotifyContext does when the process is told to stop, does not end the wait: the
+// request is finished.
 //
-// What is not admitted is not started, and never answered 202: 413 for the body, what
-// [Check] says, 400, 409 and 422 for the key of [Idempotent], 503 with Retry-After for
-// a stopping process or a full pool that rejects. A pool of [tether.OverflowBlock] has the
-// request wait for room, and one of [tether.OverflowCallerRuns] for the end of the work,
-// however long that takes.
+// A request whose task is not admitted is never answered 202: it is 413 for the body, the
+// answer of Check, 400, 409 or 422 for its Idempotency-Key, or 503 with Retry-After if the
+// process is stopping or a pool rejects the task. A full pool of [tether.OverflowBlock] makes the
+// request wait for room, and one of [tether.OverflowCallerRuns] runs the task before the answer.
 //
-// The status lives in the registry's memory, in this process alone: it keeps the last
-// [tether.Config].Retain tasks that were answered 202, each for RetainFor after its
-// end. With more than one replica, route the Location to the one that gave it, or use a durable
-// queue. A result that was sent inline is forgotten with that.
+// The status is kept in the registry's memory, in this process alone: the registry retains
+// the last [tether.Config].Retain tasks that were answered 202, each for RetainFor after its
+// end. With several replicas, route the Location to the one that gave it, or use a durable
+// queue. A task whose result was sent inline is forgotten.
 //
-// Async panics if r or fn is nil: no request could mend that.
-func Async[T any](r tether.Submitter, name string, fn func(context.Context, *http.Request) (T, error), opts ...AsyncOption) http.Handler {
+// Async panics if r or fn is nil, or name is not valid, which are programming errors.
+func Async[T any](r tether.Submitter, name string, fn func(context.Context, *http.Request) (T, error), cfg ...AsyncConfig) http.Handler {
 	if r == nil || fn == nil {
-		panic("tetherhttp: Async needs a Runner and a function")
+		panic("tetherhttp: Async needs a Submitter and a function")
 	}
-	a := &async{inline: 500 * time.Millisecond, maxWait: 30 * time.Second, statusAt: "/tasks/", maxBody: 1 << 20}
-	for _, opt := range opts {
-		if opt != nil {
-			opt.applyAsync(a)
-		}
-	}
+	a := newAsync("Async", name, cfg)
 	a.submit = func(in *http.Request, body []byte, opts []tether.Option) (*tether.Task, error) {
 		result, err := tether.Submit(detached{in.Context()}, r, name, func(ctx context.Context) (v T, err error) {
 			err = withBody(in.WithContext(ctx), body, func(in *http.Request) (err error) {
@@ -141,10 +123,33 @@ type async struct {
 	maxBody   int64
 	check     func(*http.Request) error // may be nil
 	task      []tether.Option
-	keys      *keys // nil without Idempotent
+	keys      *keys // nil without an IdempotencyConfig
 }
 
-// finder starts a request's task, or finds the one that it shares.
+// newAsync returns a handler without its submit function.
+func newAsync(constructor, name string, cfg []AsyncConfig) *async {
+	if err := tether.CheckName(name); err != nil {
+		panic("tetherhttp: " + constructor + ": " + err.Error())
+	}
+	c := optional(constructor, cfg)
+	a := &async{
+		inline: orDefault(c.Inline, 500*time.Millisecond), maxWait: orDefault(c.MaxWait, 30*time.Second),
+		always202: c.Always202, keep: c.KeepOnDisconnect, maxBody: max(c.MaxBody, 0), check: c.Check,
+		statusAt: strings.TrimSuffix(c.StatusAt, "/") + "/", task: slices.Clone(c.TaskOptions),
+	}
+	if c.StatusAt == "" {
+		a.statusAt = "/tasks/"
+	}
+	if c.MaxBody == 0 {
+		a.maxBody = 1 << 20
+	}
+	if c.Idempotency != nil {
+		a.keys = newKeys(*c.Idempotency)
+	}
+	return a
+}
+
+// A finder starts a request's task, or finds the one that the request shares.
 type finder func() (t *tether.Task, isNew bool, err error)
 
 func (a *async) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -159,7 +164,7 @@ func (a *async) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	in := r.Clone(client)
 	in.ContentLength, in.TransferEncoding = int64(len(body)), nil
 	if a.check != nil {
-		if err := withBody(in.WithContext(in.Context()), body, a.check); err != nil { // on a copy: it may parse the form
+		if err := withBody(in.WithContext(in.Context()), body, a.check); err != nil { // a copy, because check may parse the form
 			answerTo(err).ServeHTTP(w, r)
 			return
 		}
@@ -184,27 +189,27 @@ func (a *async) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a.answer(client, w, r, find, hasKey)
 }
 
-// withBody calls do with a request whose body is there from the start.
+// withBody calls do with a request whose body is in memory.
 func withBody(in *http.Request, body []byte, do func(*http.Request) error) error {
 	in.Body = io.NopCloser(bytes.NewReader(body))
 	defer func() {
 		if in.MultipartForm != nil {
-			_ = in.MultipartForm.RemoveAll() // the server does as much for its own, and as quietly
+			_ = in.MultipartForm.RemoveAll() // the server ignores this error too
 		}
 	}()
 	return do(in)
 }
 
-// read reads the body, which is gone when the handler has returned.
+// read reads the body: the server closes it when the handler returns.
 func (a *async) read(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	if r.ContentLength > a.maxBody {
 		if r.ProtoMajor == 1 {
-			w.Header().Set("Connection", "close") // or the server would read on before it answers
+			w.Header().Set("Connection", "close") // otherwise the server reads the body before it answers
 		}
 		return nil, &http.MaxBytesError{Limit: a.maxBody}
 	}
 	if r.MultipartForm != nil {
-		// The server removes its files when the handler returns.
+		// The server removes the form's files when the handler returns.
 		logf(r, "tetherhttp: %s %q: the multipart form was parsed before Async could read it", r.Method, r.URL.Path)
 		return nil, &Problem{Status: http.StatusInternalServerError}
 	}
@@ -227,29 +232,29 @@ func (a *async) read(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 // answer finds the request's task, waits for it, and writes the one answer that the
 // request gets.
 func (a *async) answer(client *client, w http.ResponseWriter, r *http.Request, find finder, hasKey bool) {
-	limit := putOff(w, r)
+	resume := suspendWriteTimeout(w, r)
 	t, isNew, err := find()
 	if err != nil {
 		if errorIs(err, tether.ErrInvalid) {
-			logf(r, "tetherhttp: %s %q: %v", r.Method, r.URL.Path, err) // a mistake in the program, not in the request
+			logf(r, "tetherhttp: %s %q: %v", r.Method, r.URL.Path, err) // the program is at fault, not the request
 		}
-		limit()
+		resume()
 		answerTo(err).ServeHTTP(w, r)
 		return
 	}
-	wish := parsePrefer(r.Header)
-	info, granted := a.wait(client, t, wish)
-	limit()
+	prefer := parsePrefer(r.Header)
+	info, granted := a.wait(client, t, prefer)
+	resume()
 	ended := info.State.Final()
-	ours := isNew && !hasKey && info.Unique == "" // nobody else can have been given the task
+	ours := isNew && !hasKey && info.Unique == "" // no other request can have been given the task
 	gone := !ended && client.gone() && ours && !a.keep
-	tell := !gone && (!ended || a.always202)
-	if tell && !t.Keep() && ended {
-		tell = false // it is forgotten: there would be nothing at the Location
+	accept := !gone && (!ended || a.always202)
+	if accept && !t.Keep() && ended {
+		accept = false // the task is forgotten: the Location would be 410
 	}
 	switch {
-	case tell:
-		a.tell(w, r, t, info, granted, wish.async)
+	case accept:
+		a.accept(w, r, t, info, granted, prefer.async)
 	case ended:
 		applied(w, granted, false)
 		outcome(t, info).ServeHTTP(w, r)
@@ -258,12 +263,12 @@ func (a *async) answer(client *client, w http.ResponseWriter, r *http.Request, f
 		}
 	default:
 		t.Cancel(ErrClientGone)
-		answerTo(ErrClientGone).ServeHTTP(w, r) // somebody may be there: a time limit further out looks the same
+		answerTo(ErrClientGone).ServeHTTP(w, r) // after a time limit further out, the client is still there
 	}
 }
 
-// tell answers 202: the client finds the task at the Location.
-func (a *async) tell(w http.ResponseWriter, r *http.Request, t *tether.Task, info tether.Info, granted string, async bool) {
+// accept answers 202: the client finds the task at the Location.
+func (a *async) accept(w http.ResponseWriter, r *http.Request, t *tether.Task, info tether.Info, granted string, async bool) {
 	applied(w, granted, async)
 	h := w.Header()
 	h.Set("Location", a.statusAt+info.ID)
@@ -272,32 +277,33 @@ func (a *async) tell(w http.ResponseWriter, r *http.Request, t *tether.Task, inf
 	writeBody(w, "application/json", http.StatusAccepted, represent(r, t, info, a.statusAt).body)
 }
 
-// wait waits for a task as long as the request wants it. It returns what the task is
-// then, and the seconds of the wait that the client has asked for, if it got them.
-func (a *async) wait(client context.Context, t *tether.Task, wish preferences) (info tether.Info, granted string) {
+// wait waits for a task as long as the configuration and the client's preferences say. It
+// returns the task's Info, and in granted the seconds that the client asked for, if it got
+// them.
+func (a *async) wait(client context.Context, t *tether.Task, prefer preferences) (info tether.Info, granted string) {
 	d := a.inline
 	switch {
 	case a.always202:
 		d = 0
-	case wish.waits:
-		d, granted = wish.waitUpTo(max(a.maxWait, a.inline))
-	case wish.async:
+	case prefer.waits:
+		d, granted = prefer.waitUpTo(max(a.maxWait, a.inline))
+	case prefer.async:
 		d = 0
 	}
 	ctx, cancel := context.WithTimeout(client, d)
 	defer cancel()
-	for info = range watch(ctx, t) {
+	for info = range watchPaced(ctx, t) {
 	}
 	return info, granted
 }
 
-// watch is [tether.Task.Watch] for those who can wait a little: for longer the more has
-// changed, so that a body that says much of its progress does not keep a processor
-// busy with every one who waits for it.
-func watch(ctx context.Context, t *tether.Task) iter.Seq[tether.Info] {
+// watchPaced is [tether.Task.Watch], except that it pauses between changes of a running
+// task's progress, for longer the more of them there are. A body that reports progress in a
+// tight loop does not keep a processor busy for each request that waits.
+func watchPaced(ctx context.Context, t *tether.Task) iter.Seq[tether.Info] {
 	return func(yield func(tether.Info) bool) {
 		pause := time.Duration(0)
-		for info := range t.Watch(ctx) { // to Wait would be to take a failure from the log
+		for info := range t.Watch(ctx) { // unlike Wait, it does not mark a failure as seen
 			if !yield(info) {
 				return
 			}
@@ -311,7 +317,7 @@ func watch(ctx context.Context, t *tether.Task) iter.Seq[tether.Info] {
 	}
 }
 
-// applied says which preferences were granted.
+// applied sets Preference-Applied for the preferences that were granted.
 func applied(w http.ResponseWriter, wait string, async bool) {
 	if async {
 		w.Header().Add("Preference-Applied", "respond-async")
@@ -321,15 +327,15 @@ func applied(w http.ResponseWriter, wait string, async bool) {
 	}
 }
 
-// putOff suspends the server's WriteTimeout for a wait, after which it would cut the
-// answer off. limit has it begin anew, for the answer. A ReadTimeout does no harm: the
-// server itself lifts it when the body has been read.
-func putOff(w http.ResponseWriter, r *http.Request) (limit func()) {
+// suspendWriteTimeout lifts the server's WriteTimeout for a wait, after which it would cut
+// the answer off. resume makes it begin again, for the answer. A ReadTimeout is not in the
+// way: the server lifts it when the body has been read.
+func suspendWriteTimeout(w http.ResponseWriter, r *http.Request) (resume func()) {
 	srv := serverOf(r)
 	if srv == nil || srv.WriteTimeout <= 0 {
 		return func() {}
 	}
-	// Not supported by all that can stand around w: then the limit holds.
+	// A wrapper around w may not support deadlines: then the timeout stays in force.
 	control := http.NewResponseController(w)
 	_ = control.SetWriteDeadline(time.Time{})
 	return func() { _ = control.SetWriteDeadline(time.Now().Add(srv.WriteTimeout)) }

@@ -311,15 +311,15 @@ func TestAsync(t *testing.T) {
 			"https://a.example/t": "https://a.example/t/",
 		} {
 			reg := newRegistry(t, tether.Config{})
-			w := ask(t, tetherhttp.Async(reg, "report", takes(time.Second), tetherhttp.StatusAt(prefix)), request("POST", "/", ""))
+			w := ask(t, tetherhttp.Async(reg, "report", takes(time.Second), tetherhttp.AsyncConfig{StatusAt: prefix}), request("POST", "/", ""))
 			assert.Equal(t, want+live(t, reg).ID(), w.Header().Get("Location"))
 		}
 	})
-	bubble(t, "Inline(0) does not wait", func(t *testing.T) {
-		for _, d := range []time.Duration{0, -1} {
+	bubble(t, "a negative Inline does not wait", func(t *testing.T) {
+		for _, d := range []time.Duration{-1, -time.Hour} {
 			reg := newRegistry(t, tether.Config{})
 			began := time.Now()
-			accepted(t, reg, ask(t, tetherhttp.Async(reg, "report", takes(1), tetherhttp.Inline(d)), request("POST", "/", "")))
+			accepted(t, reg, ask(t, tetherhttp.Async(reg, "report", takes(1), tetherhttp.AsyncConfig{Inline: d}), request("POST", "/", "")))
 			assert.Zero(t, time.Since(began))
 		}
 	})
@@ -331,7 +331,7 @@ func TestAsync(t *testing.T) {
 			if i%2 == 0 {
 				r = p
 			}
-			w := ask(t, tetherhttp.Async(r, "report", takes(1), tetherhttp.Inline(0)), request("POST", "/", ""))
+			w := ask(t, tetherhttp.Async(r, "report", takes(1), tetherhttp.AsyncConfig{Inline: -1}), request("POST", "/", ""))
 			accepted(t, reg, w)
 			if s := readStatus(t, w.Body.Bytes()); r == p || s.State != "queued" {
 				require.True(t, s.Submitted.Equal(time.Now()), w.Body.String())
@@ -344,7 +344,7 @@ func TestAsync(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		p := reg.NewPool("p", tether.PoolConfig{Workers: 1, Overflow: tether.OverflowCallerRuns})
 		block(t, p)
-		h := tetherhttp.Async(p, "report", takes(0), tetherhttp.Always202(), tetherhttp.Inline(time.Hour))
+		h := tetherhttp.Async(p, "report", takes(0), tetherhttp.AsyncConfig{Always202: true, Inline: time.Hour})
 		w := ask(t, h, request("POST", "/", "", "Prefer", "wait=5"))
 		task := accepted(t, reg, w)
 		s := readStatus(t, w.Body.Bytes())
@@ -358,15 +358,15 @@ func TestAsync(t *testing.T) {
 		reg := newRegistry(t, tether.Config{Retain: -1})
 		p := reg.NewPool("p", tether.PoolConfig{Workers: 1, Overflow: tether.OverflowCallerRuns})
 		block(t, p)
-		w := ask(t, tetherhttp.Async(p, "report", takes(0), tetherhttp.Always202()), request("POST", "/", ""))
+		w := ask(t, tetherhttp.Async(p, "report", takes(0), tetherhttp.AsyncConfig{Always202: true}), request("POST", "/", ""))
 		assert.Equal(t, http.StatusOK, w.Code)
 		assert.Equal(t, sevenPages, w.Body.String())
 		assert.Empty(t, w.Header().Get("Location"))
-		accepted(t, reg, ask(t, tetherhttp.Async(reg, "report", takes(1), tetherhttp.Always202()), request("POST", "/", "")))
+		accepted(t, reg, ask(t, tetherhttp.Async(reg, "report", takes(1), tetherhttp.AsyncConfig{Always202: true}), request("POST", "/", "")))
 	})
 	bubble(t, "what a 202 has promised stays, whatever else comes and goes", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{Retain: 10})
-		promised := accepted(t, reg, ask(t, tetherhttp.Async(reg, "report", takes(1), tetherhttp.Inline(0)), request("POST", "/", "")))
+		promised := accepted(t, reg, ask(t, tetherhttp.Async(reg, "report", takes(1), tetherhttp.AsyncConfig{Inline: -1}), request("POST", "/", "")))
 		require.NoError(t, promised.Wait(t.Context()))
 		for range 100 {
 			start(t, reg, succeed)
@@ -378,7 +378,7 @@ func TestAsync(t *testing.T) {
 	bubble(t, "Always202 does not wait", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		began := time.Now()
-		h := tetherhttp.Async(reg, "report", takes(time.Second), tetherhttp.Always202())
+		h := tetherhttp.Async(reg, "report", takes(time.Second), tetherhttp.AsyncConfig{Always202: true})
 		w := ask(t, h, request("POST", "/", "", "Prefer", "respond-async, wait=5"))
 		accepted(t, reg, w)
 		assert.Zero(t, time.Since(began))
@@ -389,19 +389,25 @@ func TestAsync(t *testing.T) {
 		p := reg.NewPool("p", tether.PoolConfig{Workers: 1, Overflow: tether.OverflowCallerRuns})
 		block(t, p)
 		var book logbook
-		h := tetherhttp.Async(p, "report", func(context.Context, *http.Request) (chan int, error) { return nil, nil }, tetherhttp.Always202())
+		h := tetherhttp.Async(p, "report", func(context.Context, *http.Request) (chan int, error) { return nil, nil }, tetherhttp.AsyncConfig{Always202: true})
 		accepted(t, reg, ask(t, h, book.of(request("POST", "/", ""))))
 	})
 	t.Run("what no request could mend is a panic", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		assert.Panics(t, func() { tetherhttp.Async(nil, "t", takes(0)) })
 		assert.Panics(t, func() { tetherhttp.Async[int](reg, "t", nil) })
-		assert.NotPanics(t, func() { tetherhttp.Async(reg, "t", takes(0), nil) })
+		assert.Panics(t, func() { tetherhttp.Async(reg, "", takes(0)) }, "a name that is not valid")
+		assert.Panics(t, func() { tetherhttp.AsyncHandler(reg, "\n", http.NotFoundHandler()) })
+		assert.Panics(t, func() { tetherhttp.AsyncHandler(nil, "t", http.NotFoundHandler()) })
+		assert.Panics(t, func() { tetherhttp.Async(reg, "t", takes(0), tetherhttp.AsyncConfig{}, tetherhttp.AsyncConfig{}) }, "two configurations")
+		for _, cfg := range []tetherhttp.IdempotencyConfig{{RetainFor: -1}, {MaxKeys: -1}} {
+			assert.Panics(t, func() { tetherhttp.Async(reg, "t", takes(0), tetherhttp.AsyncConfig{Idempotency: &cfg}) })
+		}
 	})
-	bubble(t, "a name that is none is logged, and answered 500", func(t *testing.T) {
+	bubble(t, "an option that is not valid is logged, and answered 500", func(t *testing.T) {
 		var book logbook
 		reg := newRegistry(t, tether.Config{})
-		w := ask(t, tetherhttp.Async(reg, "", takes(0)), book.of(request("POST", "/reports", "")))
+		w := ask(t, tetherhttp.Async(reg, "t", takes(0), tetherhttp.AsyncConfig{TaskOptions: []tether.Option{tether.Timeout(-1)}}), book.of(request("POST", "/reports", "")))
 		assert.Equal(t, http.StatusInternalServerError, w.problem(t).Status)
 		assert.Len(t, book.about(`POST "/reports"`), 1)
 	})
@@ -409,7 +415,7 @@ func TestAsync(t *testing.T) {
 		ended := make(chan struct{})
 		reg := newRegistry(t, tether.Config{Observer: slowEnd{until: ended}})
 		t.Cleanup(func() { close(ended) })
-		h := tetherhttp.Async(reg, "report", takes(0), tetherhttp.Inline(0), tetherhttp.TaskOptions(tether.Unique("one")))
+		h := tetherhttp.Async(reg, "report", takes(0), tetherhttp.AsyncConfig{Inline: -1, TaskOptions: []tether.Option{tether.Unique("one")}})
 		accepted(t, reg, ask(t, h, request("POST", "/", "")))
 		synctest.Wait() // the task's state is final; its outcome cannot be seen yet
 		accepted(t, reg, ask(t, h, request("POST", "/", "")))
@@ -454,9 +460,9 @@ func TestAsyncExactlyOneAnswer(t *testing.T) {
 		for i := range 1500 {
 			ctx, cancel := context.WithCancel(context.Background())
 			release := make(chan struct{})
-			h := tetherhttp.Async(reg, "report", until(release), tetherhttp.Inline(time.Hour))
+			h := tetherhttp.Async(reg, "report", until(release), tetherhttp.AsyncConfig{Inline: time.Hour})
 			if i%3 == 0 {
-				h = tetherhttp.Async(reg, "report", until(release), tetherhttp.Inline(0))
+				h = tetherhttp.Async(reg, "report", until(release), tetherhttp.AsyncConfig{Inline: -1})
 			}
 			var wg sync.WaitGroup
 			start := make(chan struct{})
@@ -523,7 +529,7 @@ func TestAsyncPrefer(t *testing.T) {
 	} {
 		bubble(t, name, func(t *testing.T) {
 			reg := newRegistry(t, tether.Config{})
-			h := tetherhttp.Async(reg, "report", takes(test.work), tetherhttp.MaxWait(20*s))
+			h := tetherhttp.Async(reg, "report", takes(test.work), tetherhttp.AsyncConfig{MaxWait: 20 * s})
 			r := request("POST", "/", "")
 			r.Header["Prefer"] = test.prefer
 			began := time.Now()
@@ -542,7 +548,7 @@ func TestAsyncPrefer(t *testing.T) {
 	})
 	bubble(t, "but Inline is always granted", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
-		h := tetherhttp.Async(reg, "report", takes(time.Minute), tetherhttp.MaxWait(-1), tetherhttp.Inline(5*time.Second))
+		h := tetherhttp.Async(reg, "report", takes(time.Minute), tetherhttp.AsyncConfig{MaxWait: -1, Inline: 5 * time.Second})
 		for prefer, want := range map[string]string{"wait=40": "", "wait=6": "", "wait=5": "wait=5", "wait=3": "wait=3"} {
 			began := time.Now()
 			w := ask(t, h, request("POST", "/", "", "Prefer", prefer))
@@ -563,7 +569,7 @@ func TestAsyncClientGone(t *testing.T) {
 			<-ctx.Done()
 			cause <- context.Cause(ctx)
 			return report{}, ctx.Err()
-		}, tetherhttp.Inline(time.Hour))), version == 2)
+		}, tetherhttp.AsyncConfig{Inline: time.Hour})), version == 2)
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		done := make(chan error, 1)
@@ -583,7 +589,7 @@ func TestAsyncClientGone(t *testing.T) {
 	overTheNetwork(t, "but not with KeepOnDisconnect", func(t *testing.T, n *memNet, version int) {
 		reg := newRegistry(t, tether.Config{})
 		release := make(chan struct{})
-		n.serve(t, n.server(tetherhttp.Async(reg, "report", until(release), tetherhttp.Inline(time.Hour), tetherhttp.KeepOnDisconnect())), version == 2)
+		n.serve(t, n.server(tetherhttp.Async(reg, "report", until(release), tetherhttp.AsyncConfig{Inline: time.Hour, KeepOnDisconnect: true})), version == 2)
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		go func() {
@@ -619,7 +625,7 @@ func TestAsyncClientGone(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		h := tetherhttp.Async(reg, "report", until(nil), tetherhttp.Inline(time.Hour))
+		h := tetherhttp.Async(reg, "report", until(nil), tetherhttp.AsyncConfig{Inline: time.Hour})
 		w := ask(t, h, request("POST", "/", "").WithContext(ctx))
 		assert.Equal(t, http.StatusServiceUnavailable, w.problem(t).Status)
 		assert.Equal(t, "1", w.Header().Get("Retry-After"))
@@ -651,7 +657,7 @@ func TestAsyncServerTimeouts(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		var conns atomic.Int32
 		n.onConn = func(net.Conn) { conns.Add(1) }
-		srv := n.server(tetherhttp.Async(reg, "report", takes(20*time.Second), tetherhttp.Inline(30*time.Second)))
+		srv := n.server(tetherhttp.Async(reg, "report", takes(20*time.Second), tetherhttp.AsyncConfig{Inline: 30 * time.Second}))
 		srv.ReadTimeout, srv.WriteTimeout, srv.IdleTimeout = time.Second, time.Second, time.Hour
 		n.serve(t, srv, version == 2)
 		c := clientOf(t, n, version)
@@ -675,7 +681,7 @@ func TestAsyncServerTimeouts(t *testing.T) {
 					}
 				}
 			}), nil
-		}, tetherhttp.Inline(time.Minute))
+		}, tetherhttp.AsyncConfig{Inline: time.Minute})
 		srv := n.server(inner)
 		srv.WriteTimeout = time.Second
 		n.serve(t, srv, version == 2)
@@ -713,18 +719,20 @@ func (n *memNet) cutOff(t *testing.T, srv *http.Server, request string) time.Dur
 // A client that reads nothing of its answer is cut off by the WriteTimeout, whatever
 // the answer is.
 func TestAsyncReaderThatDoesNotRead(t *testing.T) {
-	for name, handler := range map[string]func(*tether.Registry) http.Handler{
-		"of a result": func(reg *tether.Registry) http.Handler { return tetherhttp.Async(reg, "report", takes(0)) },
-		"of a promise": func(reg *tether.Registry) http.Handler {
-			return tetherhttp.Async(reg, "report", takes(1), tetherhttp.Inline(0))
+	for name, handler := range map[string]func(*testing.T, *tether.Registry) http.Handler{
+		"of a result": func(_ *testing.T, reg *tether.Registry) http.Handler {
+			return tetherhttp.Async(reg, "report", takes(0))
 		},
-		"of a refusal": func(*tether.Registry) http.Handler {
+		"of a promise": func(_ *testing.T, reg *tether.Registry) http.Handler {
+			return tetherhttp.Async(reg, "report", takes(1), tetherhttp.AsyncConfig{Inline: -1})
+		},
+		"of a refusal": func(t *testing.T, _ *tether.Registry) http.Handler {
 			return tetherhttp.Async(full(t), "report", takes(0))
 		},
 	} {
 		bubble(t, name, func(t *testing.T) {
 			n := newMemNet(0)
-			srv := n.server(handler(newRegistry(t, tether.Config{})))
+			srv := n.server(handler(t, newRegistry(t, tether.Config{})))
 			srv.WriteTimeout = time.Second
 			assert.Equal(t, time.Second, n.cutOff(t, srv, "POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 0\r\n\r\n"))
 		})
@@ -750,7 +758,7 @@ func TestAsyncBody(t *testing.T) {
 	bubble(t, "as large as it may be", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		var ran atomic.Int32
-		h := tetherhttp.Async(reg, "echo", echo(&ran), tetherhttp.MaxBody(1000))
+		h := tetherhttp.Async(reg, "echo", echo(&ran), tetherhttp.AsyncConfig{MaxBody: 1000})
 		assert.Equal(t, "1000\n", ask(t, h, request("POST", "/", text(1000))).Body.String())
 		assert.Equal(t, "1000\n", ask(t, h, chunked(request("POST", "/", text(1000)))).Body.String())
 	})
@@ -758,9 +766,9 @@ func TestAsyncBody(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		var ran atomic.Int32
 		for i, h := range []http.Handler{
-			tetherhttp.Async(reg, "echo", echo(&ran), tetherhttp.MaxBody(1000)),
+			tetherhttp.Async(reg, "echo", echo(&ran), tetherhttp.AsyncConfig{MaxBody: 1000}),
 			tetherhttp.Async(reg, "echo", echo(&ran)), // 1 MiB
-			tetherhttp.Async(reg, "echo", echo(&ran), tetherhttp.MaxBody(-1)),
+			tetherhttp.Async(reg, "echo", echo(&ran), tetherhttp.AsyncConfig{MaxBody: -1}),
 		} {
 			most := []int{1000, 1 << 20, 0}[i]
 			for _, r := range []*http.Request{request("POST", "/", text(most+1)), chunked(request("POST", "/", text(most+1)))} {
@@ -779,7 +787,7 @@ func TestAsyncBody(t *testing.T) {
 		for version, connection := range map[int]string{1: "close", 2: ""} {
 			r := httptest.NewRequest("POST", "/", io.MultiReader(iotestErr{errors.New("was read")}))
 			r.ContentLength, r.ProtoMajor = 1001, version
-			w := ask(t, tetherhttp.Async(reg, "echo", echo(&ran), tetherhttp.MaxBody(1000)), r)
+			w := ask(t, tetherhttp.Async(reg, "echo", echo(&ran), tetherhttp.AsyncConfig{MaxBody: 1000}), r)
 			assert.Equal(t, http.StatusRequestEntityTooLarge, w.Code)
 			assert.Equal(t, connection, w.Header().Get("Connection"))
 		}
@@ -787,7 +795,7 @@ func TestAsyncBody(t *testing.T) {
 	bubble(t, "none", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		var ran atomic.Int32
-		h := tetherhttp.Async(reg, "echo", echo(&ran), tetherhttp.MaxBody(0))
+		h := tetherhttp.Async(reg, "echo", echo(&ran), tetherhttp.AsyncConfig{MaxBody: -1})
 		r := request("POST", "/", "")
 		r.Body = nil
 		assert.Equal(t, "0\n", ask(t, h, r).Body.String())
@@ -828,7 +836,7 @@ func TestAsyncBody(t *testing.T) {
 				return report{}, errors.Join(errTest, err)
 			}
 			return report{len(got)}, err
-		}, tetherhttp.TaskOptions(tether.Retry(tether.RetryPolicy{Attempts: 3, Backoff: func(int, error) time.Duration { return time.Millisecond }})))
+		}, tetherhttp.AsyncConfig{TaskOptions: []tether.Option{tether.Retry(tether.RetryPolicy{Attempts: 3, Backoff: func(int, error) time.Duration { return time.Millisecond }})}})
 		assert.Equal(t, "{\"pages\":3}\n", ask(t, h, request("POST", "/", "abc")).Body.String())
 		assert.Equal(t, []string{"abc", "abc", "abc"}, got)
 	})
@@ -890,9 +898,9 @@ func TestAsyncUpload(t *testing.T) {
 						return "", end()
 					}
 					return r.FormValue("field"), nil
-				}, tetherhttp.TaskOptions(tether.Retry(tether.RetryPolicy{
+				}, tetherhttp.AsyncConfig{TaskOptions: []tether.Option{tether.Retry(tether.RetryPolicy{
 					Attempts: 2, Backoff: func(int, error) time.Duration { return time.Second }, ShouldRetry: func(error) bool { return true },
-				})))
+				})}})
 				task := accepted(t, reg, ask(t, h, request("POST", "/", body, "Content-Type", contentType)))
 				time.Sleep(time.Second)
 				synctest.Wait() // between the attempts
@@ -968,7 +976,7 @@ func TestAsyncRequest(t *testing.T) {
 				default:
 				}
 			}
-		}, tetherhttp.Inline(0))
+		}, tetherhttp.AsyncConfig{Inline: -1})
 		r := request("POST", "/path?a=1", "", "X-User", "me")
 		require.NoError(t, r.ParseForm())
 		task := accepted(t, reg, ask(t, h, r))
@@ -985,8 +993,7 @@ func TestAsyncCheck(t *testing.T) {
 	bubble(t, "a request that is refused is no task, has used no key, and is told why", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		var refuse error
-		h := tetherhttp.Async(reg, "report", takes(0), tetherhttp.Always202(), tetherhttp.Idempotent(tetherhttp.Idempotency{}),
-			tetherhttp.Check(func(*http.Request) error { return refuse }))
+		h := tetherhttp.Async(reg, "report", takes(0), tetherhttp.AsyncConfig{Always202: true, Idempotency: &tetherhttp.IdempotencyConfig{}, Check: func(*http.Request) error { return refuse }})
 		for status, err := range map[int]error{
 			http.StatusForbidden:           fmt.Errorf("%s: %w", secret, &tetherhttp.Problem{Status: 403, Detail: "not yours"}),
 			http.StatusInternalServerError: errors.New(secret),
@@ -1024,10 +1031,10 @@ func TestAsyncCheck(t *testing.T) {
 			body, contentType := upload(t, 1<<16)
 			h := tetherhttp.Async(reg, "report", func(_ context.Context, r *http.Request) (string, error) {
 				return r.PathValue("id"), parse(r)
-			}, tetherhttp.Check(func(r *http.Request) error {
+			}, tetherhttp.AsyncConfig{Check: func(r *http.Request) error {
 				assert.EqualValues(t, len(body), r.ContentLength)
 				return errors.Join(parse(r), r.Context().Err())
-			}))
+			}})
 			mux := http.NewServeMux()
 			mux.Handle("POST /reports/{id}", h)
 			w := ask(t, mux, request("POST", "/reports/7", body, "Content-Type", contentType))
@@ -1037,27 +1044,12 @@ func TestAsyncCheck(t *testing.T) {
 	})
 	bubble(t, "a body that is too large is not looked at", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
-		h := tetherhttp.Async(reg, "report", takes(0), tetherhttp.MaxBody(1), tetherhttp.Check(func(*http.Request) error {
+		h := tetherhttp.Async(reg, "report", takes(0), tetherhttp.AsyncConfig{MaxBody: 1, Check: func(*http.Request) error {
 			t.Error("it was")
 			return nil
-		}))
+		}})
 		assert.Equal(t, http.StatusRequestEntityTooLarge, ask(t, h, request("POST", "/", "ab")).Code)
 	})
-}
-
-// holdingRunner lets a test do something between a submission and what the submitter
-// does next.
-type holdingRunner struct {
-	tether.Submitter
-	then func(*tether.Task)
-}
-
-func (h holdingRunner) Go(ctx context.Context, name string, fn tether.Func, opts ...tether.Option) (*tether.Task, error) {
-	task, err := h.Submitter.Go(ctx, name, fn, opts...)
-	if err == nil {
-		h.then(task)
-	}
-	return task, err
 }
 
 // Requests that share a task: nobody can know who else has it.
@@ -1074,9 +1066,8 @@ func TestAsyncUnique(t *testing.T) {
 		synctest.Wait()
 		return v
 	}
-	shared := func(reg *tether.Registry, release chan struct{}, opts ...tetherhttp.AsyncOption) http.Handler {
-		return tetherhttp.Async(reg, "report", until(release), append(opts,
-			tetherhttp.Inline(time.Hour), tetherhttp.TaskOptions(tether.Unique("one")))...)
+	shared := func(reg *tether.Registry, release chan struct{}) http.Handler {
+		return tetherhttp.Async(reg, "report", until(release), tetherhttp.AsyncConfig{Inline: time.Hour, TaskOptions: []tether.Option{tether.Unique("one")}})
 	}
 	bubble(t, "all get the answer", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
@@ -1162,7 +1153,7 @@ func TestAsyncRefused(t *testing.T) {
 	}
 	bubble(t, "by a full pool that rejects", func(t *testing.T) {
 		reg, p := crowd(t, tether.PoolConfig{Overflow: tether.OverflowReject})
-		w := ask(t, tetherhttp.Async(p, "report", never(t), tetherhttp.Always202()), request("POST", "/", ""))
+		w := ask(t, tetherhttp.Async(p, "report", never(t), tetherhttp.AsyncConfig{Always202: true}), request("POST", "/", ""))
 		refused(t, w)
 		assert.Equal(t, "1", w.Header().Get("Retry-After"))
 		assert.EqualValues(t, 1, reg.Stats().Refused)
@@ -1182,7 +1173,7 @@ func TestAsyncRefused(t *testing.T) {
 	})
 	bubble(t, "by a pool that drops the oldest, when a later request comes", func(t *testing.T) {
 		reg, p := crowd(t, tether.PoolConfig{Queue: 1, Overflow: tether.OverflowDropOldest})
-		h := tetherhttp.Async(p, "report", never(t), tetherhttp.Inline(time.Hour))
+		h := tetherhttp.Async(p, "report", never(t), tetherhttp.AsyncConfig{Inline: time.Hour})
 		answer := make(chan *asked)
 		go func() { answer <- ask(t, h, request("POST", "/", "")) }()
 		synctest.Wait()
@@ -1210,7 +1201,7 @@ func TestAsyncRefused(t *testing.T) {
 	bubble(t, "by a shutdown that cancels what runs", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		answer := make(chan *asked)
-		h := tetherhttp.Async(reg, "report", until(nil), tetherhttp.Inline(time.Hour))
+		h := tetherhttp.Async(reg, "report", until(nil), tetherhttp.AsyncConfig{Inline: time.Hour})
 		go func() { answer <- ask(t, h, request("POST", "/", "")) }()
 		synctest.Wait()
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -1309,7 +1300,7 @@ func TestAsyncOutcomes(t *testing.T) {
 		bubble(t, name+", inline", func(t *testing.T) {
 			var book, server logbook
 			reg := newRegistry(t, tether.Config{Logger: book.logger()})
-			h := tetherhttp.Async(reg, "report", test.body, tetherhttp.Inline(time.Hour), tetherhttp.TaskOptions(test.opts...))
+			h := tetherhttp.Async(reg, "report", test.body, tetherhttp.AsyncConfig{Inline: time.Hour, TaskOptions: test.opts})
 			check(t, ask(t, h, server.of(request("POST", "/reports", ""))))
 			assert.Len(t, book.about("task=report"), test.logged, "T8: a failure that was answered is logged once all the same")
 			assert.Len(t, server.about(`POST "/reports"`), test.server)
@@ -1320,7 +1311,7 @@ func TestAsyncOutcomes(t *testing.T) {
 			var book, server logbook
 			reg := newRegistry(t, tether.Config{Logger: book.logger()})
 			status := tetherhttp.Tasks(reg)
-			h := tetherhttp.Async(reg, "report", test.body, tetherhttp.Always202(), tetherhttp.TaskOptions(test.opts...))
+			h := tetherhttp.Async(reg, "report", test.body, tetherhttp.AsyncConfig{Always202: true, TaskOptions: test.opts})
 			w := ask(t, h, server.of(request("POST", "/", "")))
 			accepted(t, reg, w)
 			time.Sleep(time.Hour / 2)
@@ -1364,7 +1355,7 @@ func TestAsyncOutcomes(t *testing.T) {
 	})
 	bubble(t, "what the status says of an error that writes itself", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
-		h := tetherhttp.Async(reg, "report", returns(nil, ownError{teapot{"short"}}), tetherhttp.Always202())
+		h := tetherhttp.Async(reg, "report", returns(nil, ownError{teapot{"short"}}), tetherhttp.AsyncConfig{Always202: true})
 		w := ask(t, h, request("POST", "/", ""))
 		synctest.Wait()
 		s := readStatus(t, ask(t, tetherhttp.Tasks(reg), request("GET", w.Header().Get("Location"), "")).Body.Bytes())

@@ -14,7 +14,7 @@ import (
 type baseKey struct{}
 
 // baseOf returns the context that the server's BaseContext returned, nil if the server has
-// no hooks of a [Background].
+// no hooks of a [Releaser].
 func baseOf(ctx context.Context) context.Context {
 	base, _ := ctx.Value(baseKey{}).(context.Context)
 	return base

@@ -54,7 +54,7 @@ func TestBaseContextEnds(t *testing.T) {
 			reg := newRegistry(t, tether.Config{})
 			h := tetherhttp.Async(reg, "report", func(ctx context.Context, _ *http.Request) (report, error) {
 				return report{7}, pass(ctx, 5*time.Second)
-			}, tetherhttp.Inline(10*time.Second))
+			}, tetherhttp.AsyncConfig{Inline: 10 * time.Second})
 			c, signal := based(t, n, version, h, hooks(reg))
 			time.AfterFunc(time.Second, signal)
 			for range 2 { // the second begins when the base context has ended
@@ -85,7 +85,7 @@ func TestBaseContextEnds(t *testing.T) {
 				<-ctx.Done()
 				cause <- context.Cause(ctx)
 				return report{}, ctx.Err()
-			}, tetherhttp.Inline(time.Hour))
+			}, tetherhttp.AsyncConfig{Inline: time.Hour})
 			c, signal := based(t, n, version, h, hooks(reg))
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
@@ -104,7 +104,7 @@ func TestBaseContextEnds(t *testing.T) {
 		})
 		overTheNetwork(t, "and a time limit is one"+name, func(t *testing.T, n *memNet, version int) {
 			reg := newRegistry(t, tether.Config{})
-			inner := tetherhttp.Async(reg, "report", until(nil), tetherhttp.Inline(time.Hour))
+			inner := tetherhttp.Async(reg, "report", until(nil), tetherhttp.AsyncConfig{Inline: time.Hour})
 			c, signal := based(t, n, version, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				ctx, cancel := context.WithTimeout(r.Context(), time.Minute)
 				defer cancel()
@@ -127,7 +127,7 @@ func TestBaseContextEnds(t *testing.T) {
 		pool := reg.NewPool("p", tether.PoolConfig{Workers: 1, Overflow: tether.OverflowBlock})
 		_, err := pool.Go(t.Context(), "fills it", func(context.Context) error { <-room; return nil })
 		require.NoError(t, err)
-		h := tetherhttp.Async(pool, "order", seven, tetherhttp.Idempotent(tetherhttp.Idempotency{Join: true}))
+		h := tetherhttp.Async(pool, "order", seven, tetherhttp.AsyncConfig{Idempotency: &tetherhttp.IdempotencyConfig{Join: true}})
 		c, signal := based(t, n, version, h, reg)
 		answers := make(chan string, 2)
 		for range 2 {
@@ -169,9 +169,9 @@ func TestBaseContextEnds(t *testing.T) {
 			require.NoError(t, err)
 			assert.Equal(t, "hello", readAll(t, res))
 			assert.Greater(t, <-started, before, "bytes that had been written when the task started")
-			want := tetherhttp.Sent
+			want := tetherhttp.DeliverySent
 			if version == 2 {
-				want = tetherhttp.Frame
+				want = tetherhttp.DeliveryFrame
 			}
 			assert.Equal(t, want, <-deliveries)
 		}
@@ -190,7 +190,7 @@ func TestBaseContextEnds(t *testing.T) {
 	overTheNetwork(t, "a task that has ended is forgotten on request", func(t *testing.T, n *memNet, version int) {
 		busy := make(chan struct{})
 		reg := newRegistry(t, tether.Config{Observer: slowEnd{until: busy}})
-		c, signal := based(t, n, version, tetherhttp.Tasks(reg, tetherhttp.AllowCancel()), reg)
+		c, signal := based(t, n, version, tetherhttp.Tasks(reg, tetherhttp.TasksConfig{AllowCancel: true}), reg)
 		task := start(t, reg, succeed)
 		synctest.Wait()
 		signal()

@@ -16,21 +16,14 @@ import (
 	"github.com/seed-2e639f12/tether"
 )
 
-// DebugOption is a setting of [Debug].
-type DebugOption interface{ applyDebug(*debug) }
-
-// AllowCancelOption is made by [AllowCancel].
-type AllowCancelOption struct{}
-
-func (AllowCancelOption) applyTasks(h *tasks) { h.cancel = true }
-func (AllowCancelOption) applyDebug(h *debug) { h.cancel = true }
-
-// AllowCancel lets clients cancel tasks. Without it whatever would do so is answered 405.
-// In [Tasks] DELETE cancels a task, and forgets one that has ended. In [Debug] there are
-// buttons; a request that a browser sends for another site is answered 403, see
-// [http.CrossOriginProtection]. Behind a proxy that rewrites Host so may be the page's own: have
-// it kept. The cause is [ErrCanceled].
-func AllowCancel() AllowCancelOption { return AllowCancelOption{} }
+// DebugConfig configures [Debug]. The zero value is ready to use.
+type DebugConfig struct {
+	// AllowCancel adds buttons that cancel tasks with [ErrCanceled]. Otherwise such a request
+	// is answered 405. A request that a browser sends for another site is answered 403, see
+	// [http.CrossOriginProtection]; so may be the page's own behind a proxy that rewrites
+	// the Host header: configure the proxy to keep it.
+	AllowCancel bool
+}
 
 // Debug shows what the tasks of reg do, to people: whether it serves or drains, what has
 // failed and what is stuck, its pools, its live tasks, and those that have ended lately.
@@ -85,16 +78,12 @@ func AllowCancel() AllowCancelOption { return AllowCancelOption{} }
 //
 // Times are as RFC 3339 has them, what does not apply is left out, and age and running time
 // end when the task does.
-func Debug(reg *tether.Registry, opts ...DebugOption) http.Handler {
+func Debug(reg *tether.Registry, cfg ...DebugConfig) http.Handler {
 	if reg == nil {
 		panic("tetherhttp: Debug needs a registry")
 	}
 	h := &debug{reg: reg, origin: http.NewCrossOriginProtection(), assets: make(map[string]*asset), turn: make(chan struct{}, 1)}
-	for _, opt := range opts {
-		if opt != nil {
-			opt.applyDebug(h)
-		}
-	}
+	h.cancel = optional("Debug", cfg).AllowCancel
 	for name, contentType := range map[string]string{
 		"debug.css": "text/css; charset=utf-8", "debug.js": "text/javascript; charset=utf-8", "icon.svg": "image/svg+xml",
 	} {
@@ -150,10 +139,10 @@ func (h *debug) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	// send the body of his POST, and no more.
 	srv, control := serverOf(r), http.NewResponseController(w)
 	if srv == nil || srv.WriteTimeout <= 0 {
-		_ = control.SetWriteDeadline(time.Now().Add(patience))
+		_ = control.SetWriteDeadline(time.Now().Add(writeTimeout))
 	}
 	if r.Method == http.MethodPost && (srv == nil || srv.ReadTimeout <= 0) {
-		_ = control.SetReadDeadline(time.Now().Add(patience))
+		_ = control.SetReadDeadline(time.Now().Add(writeTimeout))
 	}
 
 	name := r.URL.Path[strings.LastIndexByte(r.URL.Path, '/')+1:]

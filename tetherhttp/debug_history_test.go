@@ -296,21 +296,6 @@ func TestDebugDrain(t *testing.T) {
 		page := shownPage(t, h, "")
 		assert.Contains(t, page, "1 finished, 0 canceled, 0 handed over,\n0 never started, <strong>0 abandoned</strong>.")
 	})
-	bubble(t, "by a task that calls Shutdown itself", func(t *testing.T) {
-		reg := newRegistry(t, tether.Config{})
-		h := tetherhttp.Debug(reg)
-		task := named(t, reg, "shuts down", func(ctx context.Context) error {
-			err := reg.Shutdown(ctx)
-			time.Sleep(time.Minute)
-			return err
-		})
-		synctest.Wait()
-		p := debugged(t, h, "")
-		assert.Equal(t, "draining", p.State, "it has abandoned nothing")
-		assert.NotNil(t, p.Drain)
-		require.NoError(t, task.Wait(t.Context()))
-		assert.Equal(t, "drained", debugged(t, h, "").State)
-	})
 	bubble(t, "what did not end in time", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		h := tetherhttp.Debug(reg)
@@ -440,7 +425,7 @@ func TestDebugNetwork(t *testing.T) {
 	}
 	overTheNetwork(t, "a body that never comes is waited for 30 s", func(t *testing.T, n *memNet, version int) {
 		returned := make(chan time.Duration, 1)
-		h := tetherhttp.Debug(newRegistry(t, tether.Config{}), tetherhttp.AllowCancel())
+		h := tetherhttp.Debug(newRegistry(t, tether.Config{}), tetherhttp.DebugConfig{AllowCancel: true})
 		n.serve(t, n.server(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			began := time.Now()
 			h.ServeHTTP(w, r)

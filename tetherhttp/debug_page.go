@@ -212,7 +212,7 @@ func (p *debugPage) begin(now time.Time, ready bool, drain *tether.Report, s tet
 		p.State = "serving"
 	case s.Held+s.Queued+s.Running == 0:
 		p.State = "drained"
-	case drain != nil && len(drain.Abandoned)+drain.Omitted > 0: // a Shutdown in a task leaves that one alone
+	case drain != nil && len(drain.Abandoned)+drain.Omitted > 0:
 		p.State = "abandoned"
 	}
 }

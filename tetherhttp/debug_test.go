@@ -27,7 +27,7 @@ import (
 func ExampleDebug() {
 	reg := tether.New(tether.Config{})
 	mux := http.NewServeMux()
-	mux.Handle("/debug/tether/", tetherhttp.Debug(reg, tetherhttp.AllowCancel())) // for authenticated eyes only
+	mux.Handle("/debug/tether/", tetherhttp.Debug(reg, tetherhttp.DebugConfig{AllowCancel: true})) // for authenticated eyes only
 
 	w := httptest.NewRecorder()
 	mux.ServeHTTP(w, httptest.NewRequest("GET", "/debug/tether/?format=json&state=failed", nil))
@@ -427,7 +427,7 @@ func TestDebug(t *testing.T) {
 		stopped.Cancel(brokenError{})
 		named(t, reg, "panics", func(context.Context) error { panic(brokenError{}) })
 		time.Sleep(2 * time.Second)
-		h := tetherhttp.Debug(reg, tetherhttp.AllowCancel())
+		h := tetherhttp.Debug(reg, tetherhttp.DebugConfig{AllowCancel: true})
 		p := debugged(t, h, "fsort=name")
 		require.Len(t, p.Finished.Tasks, 8)
 		for _, i := range []int{0, 1, 2, 3} {
@@ -441,7 +441,9 @@ func TestDebug(t *testing.T) {
 	})
 	t.Run("nil is a panic", func(t *testing.T) {
 		assert.Panics(t, func() { tetherhttp.Debug(nil) })
-		assert.NotPanics(t, func() { tetherhttp.Debug(newRegistry(t, tether.Config{}), nil) })
+		assert.Panics(t, func() {
+			tetherhttp.Debug(newRegistry(t, tether.Config{}), tetherhttp.DebugConfig{}, tetherhttp.DebugConfig{})
+		})
 	})
 }
 
@@ -688,7 +690,7 @@ func TestDebugSafety(t *testing.T) {
 		failed := named(t, reg, hostile, failing(hostile))
 		panicked := named(t, reg, hostile, func(context.Context) error { panic(hostile) })
 		time.Sleep(time.Minute)
-		h := tetherhttp.Debug(reg, tetherhttp.AllowCancel())
+		h := tetherhttp.Debug(reg, tetherhttp.DebugConfig{AllowCancel: true})
 		evil := url.QueryEscape(hostile)
 		queries := []string{"", "q=" + evil, "pool=" + evil, "sort=" + evil, "task=" + evil, "asked=" + live.ID(),
 			"task=" + live.ID(), "task=" + failed.ID(), "task=" + panicked.ID(), evil + "=" + evil}
@@ -716,7 +718,7 @@ func TestDebugSafety(t *testing.T) {
 	bubble(t, "headers", func(t *testing.T) {
 		const policy = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 		reg := newRegistry(t, tether.Config{})
-		plain, cancel := tetherhttp.Debug(reg), tetherhttp.Debug(reg, tetherhttp.AllowCancel())
+		plain, cancel := tetherhttp.Debug(reg), tetherhttp.Debug(reg, tetherhttp.DebugConfig{AllowCancel: true})
 		for _, target := range []string{"", "?format=json", "?task=x", "?task=x&format=json", "debug.css", "debug.js", "icon.svg", "nothing", "cancel"} {
 			for _, method := range []string{"GET", "HEAD", "POST", "DELETE"} {
 				w := ask(t, plain, request(method, debugAt+target, ""))
@@ -801,7 +803,7 @@ func TestDebugCancel(t *testing.T) {
 			return context.Cause(ctx)
 		})
 		synctest.Wait()
-		h := tetherhttp.Debug(reg, tetherhttp.AllowCancel())
+		h := tetherhttp.Debug(reg, tetherhttp.DebugConfig{AllowCancel: true})
 		page := shownPage(t, h, "q=stub&sort=name")
 		action := regexp.MustCompile(`<form class="cancel" method="post" action="([^"]*)"><input type="hidden" name="task" value="` + task.ID() + `">`).FindStringSubmatch(page)
 		require.Len(t, action, 2)
@@ -823,7 +825,7 @@ func TestDebugCancel(t *testing.T) {
 		reg := newRegistry(t, tether.Config{Retain: -1})
 		gone := start(t, reg, succeed)
 		synctest.Wait()
-		h := tetherhttp.Debug(reg, tetherhttp.AllowCancel())
+		h := tetherhttp.Debug(reg, tetherhttp.DebugConfig{AllowCancel: true})
 		assert.Equal(t, http.StatusSeeOther, ask(t, h, send(h, debugAt+"cancel", gone.ID())).Code, "it has ended, as was wished")
 		assert.Equal(t, http.StatusNotFound, ask(t, h, send(h, debugAt+"cancel", "nonsense")).problem(t).Status)
 		assert.Equal(t, http.StatusNotFound, ask(t, h, send(h, debugAt+"cancel", strings.Repeat("x", 10_000))).problem(t).Status)
@@ -832,7 +834,7 @@ func TestDebugCancel(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		cancelAll(t, reg)
 		task := start(t, reg, untilCanceled)
-		h := tetherhttp.Debug(reg, tetherhttp.AllowCancel())
+		h := tetherhttp.Debug(reg, tetherhttp.DebugConfig{AllowCancel: true})
 		for _, method := range []string{"GET", "HEAD", "PUT", "DELETE"} {
 			w := ask(t, h, request(method, debugAt+"cancel?task="+task.ID(), ""))
 			assert.Equal(t, http.StatusMethodNotAllowed, w.problem(t).Status, method)
@@ -863,7 +865,7 @@ func TestDebugCancel(t *testing.T) {
 			cancelAll(t, reg)
 			task := start(t, reg, untilCanceled)
 			synctest.Wait()
-			h := tetherhttp.Debug(reg, tetherhttp.AllowCancel())
+			h := tetherhttp.Debug(reg, tetherhttp.DebugConfig{AllowCancel: true})
 			w := ask(t, h, send(h, debugAt+"cancel", task.ID(), test.header...))
 			synctest.Wait()
 			if test.allowed {

@@ -1,11 +1,11 @@
-// Package tetherhttp brings tether's tasks to net/http: after the response, in its
-// place, and behind a URL that shows them. It works with any router that is an
-// [http.Handler].
+// Package tetherhttp connects tether to net/http. It runs tasks after a response has been
+// sent, answers slow requests with 202 instead of making them wait, and serves the status of
+// such tasks. It works with any router that is an [http.Handler].
 //
 // # After the response
 //
-// [Attach] prepares a server; then a handler adds tasks that start when its response
-// has been sent, and learns in time if they are refused:
+// [Attach] prepares a server. A handler then adds tasks that start when its response has
+// been sent. If a task is refused, the handler learns it in time to answer 503:
 //
 //	srv := &http.Server{Addr: ":8080", Handler: mux}
 //	tetherhttp.Attach(srv, reg)
@@ -18,31 +18,32 @@
 //		w.WriteHeader(http.StatusNoContent)
 //	}
 //
-// [Background] says what "sent" means. Nothing about the response changes.
+// [Releaser] defines "sent". The response does not change.
 //
 // # The 500 ms rule
 //
-// Work that takes longer than half a second does not belong in a request. [Async]
-// runs it as a task and answers with its result if that comes in time; if not, it
-// answers 202 with the URL of the task's status, which [Tasks] serves:
+// Work that takes longer than half a second does not belong in a request. [Async] runs it as
+// a task and answers with the result if the task ends within that time. Otherwise it answers
+// 202 with the URL of the task's status, which [Tasks] serves:
 //
 //	mux.Handle("POST /reports", tetherhttp.Async(reg, "report", makeReport))
 //	mux.Handle("/tasks/", tetherhttp.Tasks(reg))
 //
 //	func makeReport(ctx context.Context, r *http.Request) (Report, error)
 //
-// [AsyncHandler] does the same for a handler as it is; [Idempotent] makes one task of
-// the same request sent twice. [Problem] is how an error tells the client something.
+// [AsyncHandler] does the same for an existing [http.Handler]. [IdempotencyConfig] collapses
+// retries of one request into one task. Return a [*Problem] to control what the client is
+// told.
 //
 // # The live page
 //
-// [Debug] shows people what the tasks do: what has failed or is stuck, the pools, the live
-// tasks and those that have ended. Protect it as you would net/http/pprof.
+// [Debug] serves a page that shows what has failed or is stuck, the pools, the live tasks and
+// those that ended last. Protect it as you would net/http/pprof.
 //
 //	mux.Handle("/debug/tether/", tetherhttp.Debug(reg))
 //
 // # The server
 //
-// [ListenAndServe] attaches, serves, and on SIGTERM stops the server and drains the
-// tasks, in this order; [Readiness] and [Liveness] are for Kubernetes' probes.
+// [ListenAndServe] attaches and serves any number of servers. On SIGTERM it stops the servers
+// and then drains the tasks. [Readiness] and [Liveness] are for Kubernetes' probes.
 package tetherhttp

@@ -67,11 +67,11 @@ func TestHostileErrors(t *testing.T) {
 
 			w := ask(t, tetherhttp.Async(reg, "t", body), request("POST", "/", ""))
 			assert.Equal(t, http.StatusInternalServerError, w.Code)
-			w = ask(t, tetherhttp.Async(reg, "t", seven, tetherhttp.Check(func(*http.Request) error { return err })), request("POST", "/", ""))
+			w = ask(t, tetherhttp.Async(reg, "t", seven, tetherhttp.AsyncConfig{Check: func(*http.Request) error { return err }}), request("POST", "/", ""))
 			assert.Equal(t, http.StatusInternalServerError, w.Code)
 			assert.Equal(t, http.StatusInternalServerError, tetherhttp.ProblemOf(err).Status)
 
-			told := ask(t, tetherhttp.Async(reg, "t", body, tetherhttp.Always202()), request("POST", "/", ""))
+			told := ask(t, tetherhttp.Async(reg, "t", body, tetherhttp.AsyncConfig{Always202: true}), request("POST", "/", ""))
 			require.Equal(t, http.StatusAccepted, told.Code)
 			synctest.Wait()
 			location := told.Header().Get("Location")
@@ -114,7 +114,7 @@ func TestResultWhoseEncodingPanics(t *testing.T) {
 		assert.Contains(t, text.String(), "wildResult: its encoding panicked: boom")
 		assert.Contains(t, text.String(), "MarshalJSON")
 
-		told := ask(t, tetherhttp.Async(reg, "t", body, tetherhttp.Always202()), request("POST", "/", ""))
+		told := ask(t, tetherhttp.Async(reg, "t", body, tetherhttp.AsyncConfig{Always202: true}), request("POST", "/", ""))
 		synctest.Wait()
 		w = ask(t, tetherhttp.Tasks(reg), servedBy(srv, request("GET", told.Header().Get("Location"), "")))
 		assert.Equal(t, http.StatusOK, w.Code)

@@ -156,10 +156,9 @@ func ExampleAsyncHandler() {
 // A task of any kind, watched as it goes on.
 func ExampleTasks() {
 	reg := tether.New(tether.Config{Logger: slog.New(slog.DiscardHandler)})
-	srv := httptest.NewServer(tetherhttp.Tasks(reg, tetherhttp.AllowCancel(),
-		tetherhttp.Authorize(func(r *http.Request, t *tether.Task) bool {
-			return t.Info().Labels["owner"] == r.Header.Get("X-User") // as a middleware has set it
-		})))
+	srv := httptest.NewServer(tetherhttp.Tasks(reg, tetherhttp.TasksConfig{AllowCancel: true, Authorize: func(r *http.Request, t *tether.Task) bool {
+		return t.Info().Labels["owner"] == r.Header.Get("X-User") // as a middleware has set it
+	}}))
 	defer srv.Close()
 
 	seen := make(chan struct{})
@@ -206,14 +205,14 @@ func ExampleTasks() {
 }
 
 // An order that is made once, however often the client sends it.
-func ExampleIdempotent() {
+func ExampleIdempotencyConfig() {
 	reg := tether.New(tether.Config{Logger: slog.New(slog.DiscardHandler)})
 	orders := 0
 	order := func(context.Context, *http.Request) (string, error) {
 		orders++
 		return fmt.Sprint("order ", orders), nil
 	}
-	srv := httptest.NewServer(tetherhttp.Async(reg, "order", order, tetherhttp.Idempotent(tetherhttp.Idempotency{Required: true})))
+	srv := httptest.NewServer(tetherhttp.Async(reg, "order", order, tetherhttp.AsyncConfig{Idempotency: &tetherhttp.IdempotencyConfig{Required: true}}))
 	defer srv.Close()
 
 	for _, key := range []string{"8e03978e", "8e03978e", "0f3a5c11", ""} {

@@ -13,58 +13,64 @@ import (
 	"github.com/seed-2e639f12/tether"
 )
 
-// Idempotency sets [Idempotent] up. The zero Idempotency is a good one for services
-// that tell their users apart by the Authorization header.
-type Idempotency struct {
-	// Required has requests without a key refused with 400.
+// IdempotencyConfig configures the Idempotency-Key of [AsyncConfig]. The zero value suits
+// services that tell their users apart by the Authorization header.
+//
+// All requests with the same key, principal, method and path are one task, however often they
+// are sent. They must have the same query, Content-Type and body, byte for byte; a multipart
+// form that a browser encodes again has another boundary, and so another body.
+//
+// A repetition is answered as the first request was, or would be now, with
+// Idempotency-Replayed: true: with the final answer, or 202 and the same Location. While the
+// first request waits for its task, a repetition is answered 409 with Retry-After, unless Join
+// is set. With another query or body it is answered 422, and a malformed key 400. A request
+// that is not admitted, or whose task is dropped before it runs, does not consume its key.
+//
+// A task with a key is not canceled when its client disconnects, because the client will
+// repeat the request.
+//
+// The header is that of the IETF draft draft-ietf-httpapi-idempotency-key-header-07, which has
+// expired and is not an RFC. Keys are kept in the memory of this process.
+type IdempotencyConfig struct {
+	// Required makes the handler answer 400 to requests without a key.
 	Required bool
-	// Join has a request whose first instance is being worked on wait with it, instead
-	// of being answered 409.
+	// Join makes a repetition wait together with the first request instead of being
+	// answered 409.
 	Join bool
-	// Keep is how long a key is known after its first request, and always until its
-	// task has ended. 0: 1 hour. As long, its task's result stays in memory.
-	Keep time.Duration
-	// Most is how many keys are known: beyond it the oldest whose tasks have ended are
-	// forgotten. 0: 10,000.
-	Most int
-	// Principal tells users apart: two of them may have the same key. nil: by the
-	// Authorization header. A service that knows its users by a cookie, or its tenants by
-	// the host, must set it.
+	// RetainFor is how long a key is remembered after its first request; it is always
+	// remembered until its task has ended. The task's result is retained as long. Zero means
+	// 1 hour.
+	RetainFor time.Duration
+	// MaxKeys is how many keys are remembered. Beyond it the oldest keys whose tasks have
+	// ended are forgotten. Zero means 10,000.
+	MaxKeys int
+	// Principal returns a string that identifies the user who sent a request; a key is
+	// unique per principal. If nil, the Authorization header is used. A service that knows
+	// its users by a cookie, or its tenants by the host, must set it.
 	Principal func(*http.Request) string
 }
 
-// Idempotent has requests with the same Idempotency-Key be one task, however often
-// they are sent: the key of the same principal, method and path, with the same query,
-// content type and body, byte for byte. (A multipart form that a browser encodes again has another
-// boundary, and is another body.)
-//
-// A repetition is answered as the first request was or would be now, with
-// Idempotency-Replayed: true: the final answer, or 202 with the same Location. While
-// the first waits for its answer still, a repetition is answered 409 with Retry-After
-// (or see Join). With another query or body it is 422. A malformed key is 400. A request that
-// was not admitted, or whose task was dropped before it ran, has not used its key.
-//
-// A task with a key is not cancelled when its client goes: the client will ask again.
-//
-// The header is that of the IETF draft draft-ietf-httpapi-idempotency-key-header-07,
-// which has expired and is no RFC. Keys live in this process's memory.
-func Idempotent(cfg Idempotency) AsyncOption {
-	if cfg.Keep <= 0 {
-		cfg.Keep = time.Hour
+// newKeys returns the memory of a handler with a configuration.
+func newKeys(cfg IdempotencyConfig) *keys {
+	if cfg.RetainFor < 0 || cfg.MaxKeys < 0 {
+		panic("tetherhttp: an IdempotencyConfig has a negative setting")
 	}
-	if cfg.Most <= 0 {
-		cfg.Most = 10_000
+	if cfg.RetainFor == 0 {
+		cfg.RetainFor = time.Hour
+	}
+	if cfg.MaxKeys == 0 {
+		cfg.MaxKeys = 10_000
 	}
 	if cfg.Principal == nil {
 		cfg.Principal = func(r *http.Request) string { return strings.Join(r.Header.Values("Authorization"), "\n") }
 	}
-	return asyncOption(func(a *async) { a.keys = &keys{cfg: cfg, known: make(map[hash]*key)} })
+	return &keys{cfg: cfg, known: make(map[hash]*key)}
 }
 
-// IdempotencyKey returns the Idempotency-Key of a request, "" if it has none, or a
-// [*Problem] (400). A key is a string in quotes, as the draft has it (RFC 8941, 3.3.3;
-// parameters are ignored), or plain visible ASCII without quotes and commas, as many
-// clients have it; 1 to 255 characters, one per request.
+// IdempotencyKey returns the Idempotency-Key in the headers of a request, "" if there is none.
+// A malformed key is a [*Problem] with status 400. A key has 1 to 255 characters. It is a
+// quoted string, as in the draft (RFC 8941, 3.3.3; parameters are ignored), or visible ASCII
+// without quotes and commas, as many clients send it. A request has one key.
 func IdempotencyKey(h http.Header) (string, error) {
 	values := h.Values("Idempotency-Key")
 	if len(values) == 0 {
@@ -94,8 +100,8 @@ func idempotencyKey(s string) (key string, ok bool) {
 	return key, 1 <= len(key) && len(key) <= 255
 }
 
-// sfString reads a string of RFC 8941 (4.2.5), in which only a quote and a backslash
-// can be escaped, and returns what follows.
+// sfString reads a string of RFC 8941 (4.2.5), in which only a quote and a backslash can be
+// escaped, and returns the rest of s.
 func sfString(s string) (value, rest string, ok bool) {
 	var b strings.Builder
 	for i := 1; i < len(s); i++ {
@@ -114,19 +120,20 @@ func sfString(s string) (value, rest string, ok bool) {
 	return "", "", false
 }
 
-// keys is the memory of an Idempotent handler.
+// keys are the Idempotency-Keys that a handler remembers.
 type keys struct {
-	cfg Idempotency
+	cfg IdempotencyConfig
 
 	mu    sync.Mutex
 	known map[hash]*key // guarded by mu
-	order list.List     // of *key: the oldest first, but for live ones that were passed over; guarded by mu
-	armed bool          // a timer will run sweep; guarded by mu
+	order list.List     // of *key: the oldest first, except live ones that were passed over; guarded by mu
+	armed bool          // a timer is set that calls sweep; guarded by mu
 }
 
 type hash [sha256.Size]byte
 
-// hashOf hashes fields; none of them can pass for a part of its neighbour.
+// hashOf hashes fields. The length of each is hashed too, so that no two lists of fields are
+// hashed alike.
 func hashOf(fields ...string) (sum hash) {
 	h := sha256.New()
 	var size [8]byte
@@ -141,21 +148,21 @@ func hashOf(fields ...string) (sum hash) {
 
 // key is a key that has been used.
 type key struct {
-	id    hash // of principal, method, path and key
-	print hash // of what was asked for
-	came  time.Time
-	ready chan struct{} // closed when the task is admitted, or refused
+	id        hash // of principal, method, path and key
+	print     hash // of query, Content-Type and body
+	firstSeen time.Time
+	ready     chan struct{} // closed when the task is admitted or refused
 
-	task  *tether.Task  // nil if it was refused; written before ready is closed
-	told  bool          // a request with it was answered, or its client has gone; guarded by keys.mu
-	place *list.Element // nil when it is forgotten; guarded by keys.mu
+	task     *tether.Task  // nil if it was refused; written before ready is closed
+	answered bool          // a request with it was answered, or its client has gone; guarded by keys.mu
+	element  *list.Element // of keys.order, nil when it is forgotten; guarded by keys.mu
 }
 
-// use is a request that uses a key.
+// use is one request's use of a key.
 type use struct {
 	of        *keys
 	id, print hash
-	key       *key // what it has found or made
+	key       *key // found or made by lookup
 }
 
 // read returns a request's use of a key, nil if it has none.
@@ -173,17 +180,17 @@ func (k *keys) read(r *http.Request, body []byte) (*use, error) {
 	return &use{
 		of: k,
 		id: hashOf(k.cfg.Principal(r), r.Method, r.URL.EscapedPath(), key),
-		// If the form has been read further out, the body is empty.
+		// If a middleware has read the form, the body is empty.
 		print: hashOf(r.URL.RawQuery, r.Header.Get("Content-Type"), string(body), r.PostForm.Encode()),
 	}, nil
 }
 
-// once returns a finder for a request with a key: it starts a task by find, or finds
-// the one that an earlier request has started.
+// once returns a finder for a request with a key: it calls find for the first request, and
+// returns the task of the first request for all others.
 func (u *use) once(client context.Context, w http.ResponseWriter, find finder) finder {
 	return func() (*tether.Task, bool, error) {
 		for {
-			first, err := u.enter()
+			first, err := u.lookup()
 			if err != nil {
 				return nil, false, err
 			}
@@ -199,13 +206,13 @@ func (u *use) once(client context.Context, w http.ResponseWriter, find finder) f
 				w.Header().Set("Idempotency-Replayed", "true")
 				return u.key.task, false, nil
 			}
-			// The first one was refused. This one may fare better.
+			// The first request was refused. This one may be admitted.
 		}
 	}
 }
 
-// enter finds the request's key, or makes it, and reports which.
-func (u *use) enter() (first bool, err error) {
+// lookup finds the request's key, or makes it and reports that the request is the first.
+func (u *use) lookup() (first bool, err error) {
 	k := u.of
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -221,7 +228,7 @@ func (u *use) enter() (first bool, err error) {
 		return true, nil
 	case known.print != u.print:
 		return false, &Problem{Status: http.StatusUnprocessableEntity, Detail: "this Idempotency-Key was used for another request; use a new key for a new request"}
-	case !known.told && !k.cfg.Join:
+	case !known.answered && !k.cfg.Join:
 		return false, &Problem{Status: http.StatusConflict, Detail: "the first request with this Idempotency-Key is being worked on", RetryAfter: time.Second}
 	}
 	u.key = known
@@ -230,7 +237,7 @@ func (u *use) enter() (first bool, err error) {
 
 // start submits the task of a key that was made for this request.
 func (u *use) start(find finder) (t *tether.Task, isNew bool, err error) {
-	defer func() { // also if an observer ends the goroutine
+	defer func() { // deferred, because an observer may end the goroutine
 		k := u.of
 		k.mu.Lock()
 		defer k.mu.Unlock()
@@ -242,46 +249,46 @@ func (u *use) start(find finder) (t *tether.Task, isNew bool, err error) {
 	return find()
 }
 
-// answered notes that the request is over.
+// answered records that the request has ended.
 func (u *use) answered() {
 	if u.key == nil {
 		return
 	}
 	u.of.mu.Lock()
 	defer u.of.mu.Unlock()
-	u.key.told = true
+	u.key.answered = true
 }
 
-// over reports whether the key's task has ended. The caller holds the lock.
-func (k *key) over() bool { return k.task != nil && k.task.State().Final() }
+// finished reports whether the key's task has ended. The caller holds the lock.
+func (k *key) finished() bool { return k.task != nil && k.task.State().Final() }
 
-// unused reports whether a key may be used for something new: its time is over, or its
-// task has never run. The caller holds the lock.
+// unused reports whether a key can be used for a new request: it has expired, or its task has
+// never run. The caller holds the lock.
 func (k *keys) unused(old *key, now time.Time) bool {
-	return old.over() && (now.Sub(old.came) >= k.cfg.Keep || old.task.State() == tether.Dropped)
+	return old.finished() && (now.Sub(old.firstSeen) >= k.cfg.RetainFor || old.task.State() == tether.Dropped)
 }
 
-// add makes a key. Beyond the most there may be, it makes room: by two, if it can, so
-// that they get fewer again. The caller holds the lock.
+// add makes a key. If there are MaxKeys already, it forgets up to two, so that their number
+// shrinks again after live keys have exceeded the limit. The caller holds the lock.
 func (k *keys) add(u *use, now time.Time) *key {
 	for range 2 {
 		front := k.order.Front()
-		if len(k.known) < k.cfg.Most || front == nil {
+		if len(k.known) < k.cfg.MaxKeys || front == nil {
 			break
 		}
-		if oldest := front.Value.(*key); oldest.over() {
+		if oldest := front.Value.(*key); oldest.finished() {
 			k.forget(oldest)
 		} else {
 			k.order.MoveToBack(front)
 		}
 	}
-	added := &key{id: u.id, print: u.print, came: now, ready: make(chan struct{})}
-	k.known[u.id], added.place = added, k.order.PushBack(added)
-	k.arm(k.cfg.Keep)
+	added := &key{id: u.id, print: u.print, firstSeen: now, ready: make(chan struct{})}
+	k.known[u.id], added.element = added, k.order.PushBack(added)
+	k.arm(k.cfg.RetainFor)
 	return added
 }
 
-// arm has sweep run, if it is not to run already. The caller holds the lock.
+// arm sets a timer that calls sweep, unless one is set. The caller holds the lock.
 func (k *keys) arm(in time.Duration) {
 	if !k.armed {
 		k.armed = true
@@ -289,28 +296,28 @@ func (k *keys) arm(in time.Duration) {
 	}
 }
 
-// sweep forgets the keys whose time is over, and their results with them.
+// sweep forgets the keys that have expired, and so their results.
 func (k *keys) sweep() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	now, soonest := time.Now(), k.cfg.Keep
+	now, soonest := time.Now(), k.cfg.RetainFor
 	for _, old := range k.known {
 		if k.unused(old, now) {
 			k.forget(old)
-		} else if left := k.cfg.Keep - now.Sub(old.came); left > 0 { // else its task is live still
+		} else if left := k.cfg.RetainFor - now.Sub(old.firstSeen); left > 0 { // otherwise its task is still live
 			soonest = min(soonest, left)
 		}
 	}
 	if k.armed = false; len(k.known) > 0 {
-		k.arm(max(soonest, k.cfg.Keep/10)) // not for each of many
+		k.arm(max(soonest, k.cfg.RetainFor/10)) // a sweep visits every key: do not run one for each
 	}
 }
 
 // forget removes a key. The caller holds the lock.
 func (k *keys) forget(old *key) {
-	if old.place != nil {
-		k.order.Remove(old.place)
-		old.place = nil
+	if old.element != nil {
+		k.order.Remove(old.element)
+		old.element = nil
 		delete(k.known, old.id)
 	}
 }

@@ -123,7 +123,7 @@ func TestIdempotent(t *testing.T) {
 	bubble(t, "a thousand double clicks are one run, and the others are told to wait", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		var runs atomic.Int32
-		h := tetherhttp.Async(reg, "order", counting(&runs, 400*time.Millisecond), tetherhttp.Idempotent(tetherhttp.Idempotency{}))
+		h := tetherhttp.Async(reg, "order", counting(&runs, 400*time.Millisecond), tetherhttp.AsyncConfig{Idempotency: &tetherhttp.IdempotencyConfig{}})
 		answers := make(chan *asked)
 		for range 1000 {
 			go func() { answers <- ask(t, h, keyed("k")) }()
@@ -152,7 +152,7 @@ func TestIdempotent(t *testing.T) {
 	bubble(t, "with Join all of them have the answer", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		var runs atomic.Int32
-		h := tetherhttp.Async(reg, "order", counting(&runs, 400*time.Millisecond), tetherhttp.Idempotent(tetherhttp.Idempotency{Join: true}))
+		h := tetherhttp.Async(reg, "order", counting(&runs, 400*time.Millisecond), tetherhttp.AsyncConfig{Idempotency: &tetherhttp.IdempotencyConfig{Join: true}})
 		began := time.Now()
 		answers := make(chan *asked)
 		for range 1000 {
@@ -179,7 +179,7 @@ func TestIdempotent(t *testing.T) {
 			h := tetherhttp.Async(reg, "order", func(context.Context, *http.Request) (string, error) {
 				runtime.Gosched()
 				return fmt.Sprint("run ", runs.Add(1)), nil
-			}, tetherhttp.Inline(time.Hour), tetherhttp.Idempotent(tetherhttp.Idempotency{Join: join}))
+			}, tetherhttp.AsyncConfig{Inline: time.Hour, Idempotency: &tetherhttp.IdempotencyConfig{Join: join}})
 			var wg sync.WaitGroup
 			for key := range 20 {
 				for range 50 {
@@ -201,7 +201,7 @@ func TestIdempotent(t *testing.T) {
 	bubble(t, "requests without a key have nothing to do with each other", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		var runs atomic.Int32
-		h := tetherhttp.Async(reg, "order", counting(&runs, 0), tetherhttp.Idempotent(tetherhttp.Idempotency{}))
+		h := tetherhttp.Async(reg, "order", counting(&runs, 0), tetherhttp.AsyncConfig{Idempotency: &tetherhttp.IdempotencyConfig{}})
 		for i := range 3 {
 			w := ask(t, h, request("POST", "/orders", "{}"))
 			assert.Equal(t, fmt.Sprintf("\"run %d\"\n", i+1), w.Body.String())
@@ -211,7 +211,7 @@ func TestIdempotent(t *testing.T) {
 	bubble(t, "what is refused before it is looked for", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		var runs atomic.Int32
-		h := tetherhttp.Async(reg, "order", counting(&runs, 0), tetherhttp.Idempotent(tetherhttp.Idempotency{Required: true}), tetherhttp.MaxBody(10))
+		h := tetherhttp.Async(reg, "order", counting(&runs, 0), tetherhttp.AsyncConfig{Idempotency: &tetherhttp.IdempotencyConfig{Required: true}, MaxBody: 10})
 		none := request("POST", "/orders", "{}")
 		twice := keyed("a")
 		twice.Header.Add("Idempotency-Key", "a")
@@ -230,7 +230,7 @@ func TestIdempotent(t *testing.T) {
 	bubble(t, "another request with the same key is refused, at any time", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		var runs atomic.Int32
-		h := tetherhttp.Async(reg, "order", counting(&runs, time.Minute), tetherhttp.Idempotent(tetherhttp.Idempotency{Join: true}))
+		h := tetherhttp.Async(reg, "order", counting(&runs, time.Minute), tetherhttp.AsyncConfig{Idempotency: &tetherhttp.IdempotencyConfig{Join: true}})
 		key := []string{"Idempotency-Key", "k", "Content-Type", "a/b"}
 		go ask(t, h, request("POST", "/orders?a=1", "body", key...))
 		synctest.Wait()
@@ -258,7 +258,7 @@ func TestIdempotent(t *testing.T) {
 	bubble(t, "also if a middleware has read the form", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		var runs atomic.Int32
-		h := tetherhttp.Async(reg, "order", counting(&runs, 0), tetherhttp.Idempotent(tetherhttp.Idempotency{}))
+		h := tetherhttp.Async(reg, "order", counting(&runs, 0), tetherhttp.AsyncConfig{Idempotency: &tetherhttp.IdempotencyConfig{}})
 		send := func(form string) *asked {
 			r := request("POST", "/orders", form, "Idempotency-Key", "k", "Content-Type", "application/x-www-form-urlencoded")
 			require.NoError(t, r.ParseForm())
@@ -271,7 +271,7 @@ func TestIdempotent(t *testing.T) {
 	bubble(t, "each principal, method and path has keys of its own", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		var runs atomic.Int32
-		h := tetherhttp.Async(reg, "order", counting(&runs, 0), tetherhttp.Idempotent(tetherhttp.Idempotency{}))
+		h := tetherhttp.Async(reg, "order", counting(&runs, 0), tetherhttp.AsyncConfig{Idempotency: &tetherhttp.IdempotencyConfig{}})
 		twice := request("POST", "/orders", "", "Idempotency-Key", "k", "Authorization", "me")
 		twice.Header.Add("Authorization", "you")
 		for i, r := range []*http.Request{
@@ -295,9 +295,9 @@ func TestIdempotent(t *testing.T) {
 	bubble(t, "a principal may be told by something else", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		var runs atomic.Int32
-		h := tetherhttp.Async(reg, "order", counting(&runs, 0), tetherhttp.Idempotent(tetherhttp.Idempotency{
+		h := tetherhttp.Async(reg, "order", counting(&runs, 0), tetherhttp.AsyncConfig{Idempotency: &tetherhttp.IdempotencyConfig{
 			Principal: func(r *http.Request) string { return r.Header.Get("X-User") },
-		}))
+		}})
 		for i, user := range []string{"me", "you", "me"} {
 			w := ask(t, h, keyed("k", "X-User", user, "Authorization", fmt.Sprint("token ", i)))
 			assert.Equal(t, i == 2, replayed(t, w))
@@ -307,7 +307,7 @@ func TestIdempotent(t *testing.T) {
 	bubble(t, "each handler has keys of its own, though they share the option", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		var runs atomic.Int32
-		opt := tetherhttp.Idempotent(tetherhttp.Idempotency{})
+		opt := tetherhttp.AsyncConfig{Idempotency: &tetherhttp.IdempotencyConfig{}}
 		for range 2 {
 			assert.False(t, replayed(t, ask(t, tetherhttp.Async(reg, "order", counting(&runs, 0), opt), keyed("k"))))
 		}
@@ -315,7 +315,7 @@ func TestIdempotent(t *testing.T) {
 	bubble(t, "after a 202 the same 202, and then the answer", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		var runs atomic.Int32
-		h := tetherhttp.Async(reg, "order", counting(&runs, time.Minute), tetherhttp.Idempotent(tetherhttp.Idempotency{}))
+		h := tetherhttp.Async(reg, "order", counting(&runs, time.Minute), tetherhttp.AsyncConfig{Idempotency: &tetherhttp.IdempotencyConfig{}})
 		first := make(chan *asked, 1)
 		go func() { first <- ask(t, h, keyed("k")) }()
 		synctest.Wait()
@@ -348,7 +348,7 @@ func TestIdempotent(t *testing.T) {
 			h := tetherhttp.Async(reg, "order", func(context.Context, *http.Request) (string, error) {
 				runs++
 				return "", end
-			}, tetherhttp.Idempotent(tetherhttp.Idempotency{}))
+			}, tetherhttp.AsyncConfig{Idempotency: &tetherhttp.IdempotencyConfig{}})
 			first, second := ask(t, h, keyed("k")), ask(t, h, keyed("k"))
 			assert.Equal(t, first.Code, second.Code)
 			assert.Equal(t, first.Body.String(), second.Body.String())
@@ -363,7 +363,7 @@ func TestIdempotent(t *testing.T) {
 		h := tetherhttp.AsyncHandler(reg, "order", http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
 			runs++
 			panic("test panic")
-		}), tetherhttp.Idempotent(tetherhttp.Idempotency{}))
+		}), tetherhttp.AsyncConfig{Idempotency: &tetherhttp.IdempotencyConfig{}})
 		for range 2 {
 			assert.Equal(t, 500, ask(t, h, keyed("k")).Code)
 		}
@@ -372,7 +372,7 @@ func TestIdempotent(t *testing.T) {
 	bubble(t, "an answer is there to be replayed when the registry has forgotten the task", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{Retain: -1})
 		var runs atomic.Int32
-		h := tetherhttp.Async(reg, "order", counting(&runs, time.Second), tetherhttp.Idempotent(tetherhttp.Idempotency{}))
+		h := tetherhttp.Async(reg, "order", counting(&runs, time.Second), tetherhttp.AsyncConfig{Idempotency: &tetherhttp.IdempotencyConfig{}})
 		assert.Equal(t, http.StatusAccepted, ask(t, h, keyed("k")).Code)
 		time.Sleep(time.Minute)
 		assert.Equal(t, "\"run 1\"\n", ask(t, h, keyed("k")).Body.String())
@@ -380,14 +380,14 @@ func TestIdempotent(t *testing.T) {
 	bubble(t, "a result answered inline stays to be found", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		var runs atomic.Int32
-		ask(t, tetherhttp.Async(reg, "order", counting(&runs, 0), tetherhttp.Idempotent(tetherhttp.Idempotency{})), keyed("k"))
+		ask(t, tetherhttp.Async(reg, "order", counting(&runs, 0), tetherhttp.AsyncConfig{Idempotency: &tetherhttp.IdempotencyConfig{}}), keyed("k"))
 		assert.Len(t, slices.Collect(reg.Finished()), 1)
 	})
 	bubble(t, "a client that goes leaves its task behind, and finds it when it asks again", func(t *testing.T) {
 		for _, join := range []bool{false, true} {
 			reg := newRegistry(t, tether.Config{})
 			var runs atomic.Int32
-			h := tetherhttp.Async(reg, "order", counting(&runs, time.Minute), tetherhttp.Inline(2*time.Minute), tetherhttp.Idempotent(tetherhttp.Idempotency{Join: join}))
+			h := tetherhttp.Async(reg, "order", counting(&runs, time.Minute), tetherhttp.AsyncConfig{Inline: 2 * time.Minute, Idempotency: &tetherhttp.IdempotencyConfig{Join: join}})
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 			ask(t, h, keyed("k").WithContext(ctx))
 			cancel()
@@ -402,7 +402,7 @@ func TestIdempotent(t *testing.T) {
 	bubble(t, "one that goes while it joins takes nothing with it", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		var runs atomic.Int32
-		h := tetherhttp.Async(reg, "order", counting(&runs, time.Minute), tetherhttp.Inline(2*time.Minute), tetherhttp.Idempotent(tetherhttp.Idempotency{Join: true}))
+		h := tetherhttp.Async(reg, "order", counting(&runs, time.Minute), tetherhttp.AsyncConfig{Inline: 2 * time.Minute, Idempotency: &tetherhttp.IdempotencyConfig{Join: true}})
 		first := make(chan *asked, 1)
 		go func() { first <- ask(t, h, keyed("k")) }()
 		synctest.Wait()
@@ -413,7 +413,7 @@ func TestIdempotent(t *testing.T) {
 	})
 	bubble(t, "over a task that is canceled, its end is what is replayed", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
-		h := tetherhttp.Async(reg, "order", until(nil), tetherhttp.Inline(0), tetherhttp.Idempotent(tetherhttp.Idempotency{}))
+		h := tetherhttp.Async(reg, "order", until(nil), tetherhttp.AsyncConfig{Inline: -1, Idempotency: &tetherhttp.IdempotencyConfig{}})
 		task := accepted(t, reg, ask(t, h, keyed("k")))
 		synctest.Wait()
 		task.Cancel(tetherhttp.ErrCanceled)
@@ -425,7 +425,7 @@ func TestIdempotent(t *testing.T) {
 	bubble(t, "a refusal does not use the key", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{Limit: 1})
 		var runs atomic.Int32
-		h := tetherhttp.Async(reg, "order", counting(&runs, 0), tetherhttp.Idempotent(tetherhttp.Idempotency{}))
+		h := tetherhttp.Async(reg, "order", counting(&runs, 0), tetherhttp.AsyncConfig{Idempotency: &tetherhttp.IdempotencyConfig{}})
 		blocker := start(t, reg, untilCanceled)
 		for range 2 {
 			w := ask(t, h, keyed("k"))
@@ -445,7 +445,7 @@ func TestIdempotent(t *testing.T) {
 		blocker := start(t, p, untilCanceled)
 		synctest.Wait()
 		var runs atomic.Int32
-		h := tetherhttp.Async(p, "order", counting(&runs, 0), tetherhttp.Inline(time.Hour), tetherhttp.Idempotent(tetherhttp.Idempotency{}))
+		h := tetherhttp.Async(p, "order", counting(&runs, 0), tetherhttp.AsyncConfig{Inline: time.Hour, Idempotency: &tetherhttp.IdempotencyConfig{}})
 		first := make(chan *asked, 1)
 		go func() { first <- ask(t, h, keyed("k")) }()
 		synctest.Wait()
@@ -464,7 +464,7 @@ func TestIdempotent(t *testing.T) {
 		blocker := start(t, p, untilCanceled)
 		synctest.Wait()
 		var runs atomic.Int32
-		h := tetherhttp.Async(p, "order", counting(&runs, 0), tetherhttp.Inline(time.Hour), tetherhttp.Idempotent(tetherhttp.Idempotency{Join: true}))
+		h := tetherhttp.Async(p, "order", counting(&runs, 0), tetherhttp.AsyncConfig{Inline: time.Hour, Idempotency: &tetherhttp.IdempotencyConfig{Join: true}})
 		ctx, cancel := context.WithCancel(t.Context())
 		first, others := make(chan *asked, 1), make(chan *asked, 10)
 		go func() { first <- ask(t, h, keyed("k").WithContext(ctx)) }()
@@ -494,7 +494,7 @@ func TestIdempotent(t *testing.T) {
 		blocker := start(t, p, untilCanceled)
 		synctest.Wait()
 		var runs atomic.Int32
-		h := tetherhttp.Async(p, "order", counting(&runs, 0), tetherhttp.Inline(time.Hour), tetherhttp.Idempotent(tetherhttp.Idempotency{Join: true}))
+		h := tetherhttp.Async(p, "order", counting(&runs, 0), tetherhttp.AsyncConfig{Inline: time.Hour, Idempotency: &tetherhttp.IdempotencyConfig{Join: true}})
 		first := make(chan *asked, 1)
 		go func() { first <- ask(t, h, keyed("k")) }()
 		synctest.Wait()
@@ -507,13 +507,13 @@ func TestIdempotent(t *testing.T) {
 	bubble(t, "a submission that does not return frees the key", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		crash := true
-		runner := holdingRunner{reg, func(*tether.Task) {
+		var runs atomic.Int32
+		h := tetherhttp.Async(reg, "order", counting(&runs, 0), tetherhttp.AsyncConfig{Idempotency: &tetherhttp.IdempotencyConfig{}})
+		tetherhttp.AfterSubmit(h, func(*tether.Task) {
 			if crash {
 				panic("test panic")
 			}
-		}}
-		var runs atomic.Int32
-		h := tetherhttp.Async(runner, "order", counting(&runs, 0), tetherhttp.Idempotent(tetherhttp.Idempotency{}))
+		})
 		assert.Panics(t, func() { ask(t, h, keyed("k")) })
 		crash = false
 		assert.Equal(t, 200, ask(t, h, keyed("k")).Code)
@@ -522,10 +522,10 @@ func TestIdempotent(t *testing.T) {
 
 func TestIdempotentMemory(t *testing.T) {
 	bubble(t, "keys are kept for an hour", func(t *testing.T) {
-		for keep, want := range map[time.Duration]time.Duration{0: time.Hour, -1: time.Hour, time.Minute: time.Minute} {
+		for keep, want := range map[time.Duration]time.Duration{0: time.Hour, time.Minute: time.Minute} {
 			reg := newRegistry(t, tether.Config{})
 			var runs atomic.Int32
-			h := tetherhttp.Async(reg, "order", counting(&runs, 0), tetherhttp.Idempotent(tetherhttp.Idempotency{Keep: keep}))
+			h := tetherhttp.Async(reg, "order", counting(&runs, 0), tetherhttp.AsyncConfig{Idempotency: &tetherhttp.IdempotencyConfig{RetainFor: keep}})
 			ask(t, h, keyed("k"))
 			time.Sleep(want - 1)
 			assert.True(t, replayed(t, ask(t, h, keyed("k"))))
@@ -538,7 +538,7 @@ func TestIdempotentMemory(t *testing.T) {
 	bubble(t, "and as long as their task lives", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		var runs atomic.Int32
-		h := tetherhttp.Async(reg, "order", counting(&runs, time.Hour), tetherhttp.Idempotent(tetherhttp.Idempotency{Keep: time.Minute}))
+		h := tetherhttp.Async(reg, "order", counting(&runs, time.Hour), tetherhttp.AsyncConfig{Idempotency: &tetherhttp.IdempotencyConfig{RetainFor: time.Minute}})
 		task := accepted(t, reg, ask(t, h, keyed("k")))
 		time.Sleep(59 * time.Minute)
 		ask(t, h, keyed("other"))
@@ -554,7 +554,7 @@ func TestIdempotentMemory(t *testing.T) {
 				<-release
 			}
 			return "", nil
-		}, tetherhttp.Idempotent(tetherhttp.Idempotency{Most: 10}))
+		}, tetherhttp.AsyncConfig{Idempotency: &tetherhttp.IdempotencyConfig{MaxKeys: 10}})
 		long := func(i int) *http.Request { return keyed(fmt.Sprint("long-", i), "X-Long", "1") }
 		short := func(i int) *http.Request { return keyed(fmt.Sprint("short-", i)) }
 		for i := range 5 {
@@ -593,7 +593,7 @@ func TestIdempotentMemory(t *testing.T) {
 			r := new(result)
 			results <- weak.Make(r)
 			return r, nil
-		}, tetherhttp.Idempotent(tetherhttp.Idempotency{Keep: time.Minute}))
+		}, tetherhttp.AsyncConfig{Idempotency: &tetherhttp.IdempotencyConfig{RetainFor: time.Minute}})
 		ask(t, h, keyed("a"))
 		time.Sleep(30 * time.Second)
 		ask(t, h, keyed("b"))
@@ -617,7 +617,7 @@ func TestIdempotentMemory(t *testing.T) {
 	bubble(t, "10,000 if nobody says otherwise", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{Retain: -1})
 		var runs atomic.Int32
-		h := tetherhttp.Async(reg, "order", counting(&runs, 0), tetherhttp.Idempotent(tetherhttp.Idempotency{}))
+		h := tetherhttp.Async(reg, "order", counting(&runs, 0), tetherhttp.AsyncConfig{Idempotency: &tetherhttp.IdempotencyConfig{}})
 		r := request("POST", "/orders", "")
 		with := func(key string) *http.Request {
 			r.Header["Idempotency-Key"] = []string{key}

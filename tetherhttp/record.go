@@ -13,25 +13,27 @@ import (
 	"github.com/seed-2e639f12/tether"
 )
 
-// AsyncHandler is [Async] for a handler as it is. What it writes is kept in memory
-// and sent when it has returned, inline or as the result of the status resource. A
-// status of 500 or more makes the task a failed one.
+// AsyncHandler is [Async] for an existing handler. What h writes is kept in memory and sent
+// when h has returned, inline or as the result of the status resource. The task fails if the
+// status is 500 or more.
 //
-// Its ResponseWriter cannot flush, hijack or set deadlines, informational (1xx)
-// answers are left out, and more than 16 MiB, or [MaxBody] if that is more, is a
-// failure. [http.ErrAbortHandler] breaks the connection off, as it does without
-// AsyncHandler. At the result's URL the answer is Cache-Control: no-store. A value from
-// Async costs less.
-func AsyncHandler(r tether.Submitter, name string, h http.Handler, opts ...AsyncOption) http.Handler {
-	if h == nil {
-		panic("tetherhttp: AsyncHandler needs a handler")
+// The ResponseWriter that h receives cannot flush, hijack or set deadlines, and ignores
+// informational (1xx) responses. A response of more than 16 MiB, or [AsyncConfig].MaxBody if
+// that is more, makes the task fail. [http.ErrAbortHandler] aborts the response, as it does
+// without AsyncHandler. At the result's URL the response is sent with Cache-Control: no-store.
+// A value from Async costs less memory than a recorded response.
+//
+// AsyncHandler panics if r or h is nil, or name is not valid, which are programming errors.
+func AsyncHandler(r tether.Submitter, name string, h http.Handler, cfg ...AsyncConfig) http.Handler {
+	if r == nil || h == nil {
+		panic("tetherhttp: AsyncHandler needs a Submitter and a handler")
 	}
 	var a *async
 	a = Async(r, name, func(_ context.Context, in *http.Request) (_ *recording, err error) {
 		defer func() {
 			switch v := recover(); v {
 			case nil:
-			case http.ErrAbortHandler: // no panic to report: a ReverseProxy's upstream has gone, say
+			case http.ErrAbortHandler: // not a fault: the upstream of a ReverseProxy has gone, for example
 				err = abort{}
 			default:
 				panic(v)
@@ -39,7 +41,7 @@ func AsyncHandler(r tether.Submitter, name string, h http.Handler, opts ...Async
 		}()
 		rec := &recording{header: make(http.Header), most: max(16<<20, a.maxBody)}
 		h.ServeHTTP(rec, in)
-		rec.WriteHeader(http.StatusOK) // if it has not done so
+		rec.WriteHeader(http.StatusOK) // no effect if h has called it
 		switch {
 		case rec.tooMuch:
 			return nil, errTooMuch
@@ -47,23 +49,23 @@ func AsyncHandler(r tether.Submitter, name string, h http.Handler, opts ...Async
 			return nil, rec
 		}
 		return rec, nil
-	}, opts...).(*async)
+	}, cfg...).(*async)
 	return a
 }
 
-// abort is the outcome of a handler that has panicked with http.ErrAbortHandler, and
-// answers as it does.
+// abort is the error of a handler that has panicked with http.ErrAbortHandler. Its answer is
+// the same panic.
 type abort struct{}
 
 func (abort) Error() string                                { return http.ErrAbortHandler.Error() }
 func (abort) Unwrap() error                                { return http.ErrAbortHandler }
 func (abort) ServeHTTP(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }
 
-// recording is a ResponseWriter that keeps what it is given, and writes it later as
-// often as it is asked to. One of a failure is an error.
+// recording is a ResponseWriter that keeps a response, and a Handler that writes it any number
+// of times. If the response is a failure, the recording is the task's error.
 type recording struct {
 	header  http.Header // the handler's
-	sent    http.Header // as it was when the status was written
+	sent    http.Header // a copy from when the status was written
 	status  int
 	body    bytes.Buffer
 	most    int64
@@ -72,7 +74,7 @@ type recording struct {
 	promised int64 // Content-Length; -1 if it was not given
 }
 
-func (rec *recording) Error() string { return "the handler has answered " + strconv.Itoa(rec.status) }
+func (rec *recording) Error() string { return "the handler answered " + strconv.Itoa(rec.status) }
 
 func (rec *recording) Header() http.Header { return rec.header }
 
@@ -88,7 +90,7 @@ func (rec *recording) WriteHeader(status int) {
 	}
 }
 
-var errTooMuch = errors.New("tetherhttp: the answer is too large to be kept")
+var errTooMuch = errors.New("tetherhttp: the response is too large to be kept")
 
 func (rec *recording) Write(p []byte) (int, error) {
 	rec.WriteHeader(http.StatusOK)
@@ -105,7 +107,7 @@ func (rec *recording) Write(p []byte) (int, error) {
 	return rec.body.Write(p)
 }
 
-// unstored returns the same answer, for nobody to cache.
+// unstored returns the same response with Cache-Control: no-store.
 func (rec *recording) unstored() *recording {
 	same := *rec
 	same.sent = rec.sent.Clone()
@@ -113,12 +115,12 @@ func (rec *recording) unstored() *recording {
 	return &same
 }
 
-// ServeHTTP writes what was kept.
+// ServeHTTP writes the response.
 func (rec *recording) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	for name, values := range rec.sent {
 		switch name {
-		case "Vary", "Set-Cookie": // others may have added theirs
+		case "Vary", "Set-Cookie": // a middleware may have added values
 			h[name] = append(h[name], values...)
 		default:
 			h[name] = slices.Clone(values)
@@ -129,7 +131,7 @@ func (rec *recording) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	w.WriteHeader(rec.status)
 	if rec.body.Len() > 0 {
-		_, _ = w.Write(rec.body.Bytes()) // the client has gone: nobody is left to be told
+		_, _ = w.Write(rec.body.Bytes()) // an error means that the client has gone
 	}
 	for name, values := range rec.header { // trailers are set after the body
 		if _, early := rec.sent[name]; !early {

@@ -138,7 +138,7 @@ func TestAsyncHandler(t *testing.T) {
 		overTheNetwork(t, name, func(t *testing.T, n *memNet, version int) {
 			reg := newRegistry(t, tether.Config{})
 			async := tetherhttp.AsyncHandler(reg, "handler", test.handler)
-			later := tetherhttp.AsyncHandler(reg, "handler", test.handler, tetherhttp.Always202())
+			later := tetherhttp.AsyncHandler(reg, "handler", test.handler, tetherhttp.AsyncConfig{Always202: true})
 			mux := http.NewServeMux()
 			mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 				switch r.Header.Get("X-How") {
@@ -197,7 +197,7 @@ func TestAsyncHandler(t *testing.T) {
 		w := ask(t, h, request("GET", "/", ""))
 		assert.Equal(t, http.StatusInternalServerError, w.Code)
 		assert.Equal(t, "own text\n", w.Body.String())
-		assert.Len(t, book.about("the handler has answered 500"), 1)
+		assert.Len(t, book.about("the handler answered 500"), 1)
 		assert.EqualValues(t, 1, reg.Stats().Failed)
 		w = ask(t, tetherhttp.AsyncHandler(reg, "handler", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(499) })), request("GET", "/", ""))
 		assert.Equal(t, 499, w.Code)
@@ -205,7 +205,7 @@ func TestAsyncHandler(t *testing.T) {
 	})
 	bubble(t, "a failure's status is a problem", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
-		h := tetherhttp.AsyncHandler(reg, "handler", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(503) }), tetherhttp.Always202())
+		h := tetherhttp.AsyncHandler(reg, "handler", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(503) }), tetherhttp.AsyncConfig{Always202: true})
 		at := ask(t, h, request("GET", "/", "")).Header().Get("Location")
 		synctest.Wait()
 		s := readStatus(t, ask(t, tetherhttp.Tasks(reg), request("GET", at, "")).Body.Bytes())
@@ -227,9 +227,9 @@ func TestAsyncHandler(t *testing.T) {
 		assert.Len(t, book.about("task=handler"), 1)
 	})
 	bubble(t, "too large to be kept", func(t *testing.T) {
-		for most, opts := range map[int][]tetherhttp.AsyncOption{
-			16 << 20: {tetherhttp.MaxBody(100)},
-			17 << 20: {tetherhttp.MaxBody(17 << 20)},
+		for most, opts := range map[int][]tetherhttp.AsyncConfig{
+			16 << 20: {tetherhttp.AsyncConfig{MaxBody: 100}},
+			17 << 20: {tetherhttp.AsyncConfig{MaxBody: 17 << 20}},
 		} {
 			var book logbook
 			reg := newRegistry(t, tether.Config{Logger: book.logger()})
@@ -283,7 +283,7 @@ func TestAsyncHandler(t *testing.T) {
 			w.Header().Set("Vary", "Origin")
 			_, _ = io.WriteString(w, "body")
 			w.Header().Set(http.TrailerPrefix+"Sum", "123")
-		}), tetherhttp.Inline(time.Minute), tetherhttp.TaskOptions(tether.Unique("one")))
+		}), tetherhttp.AsyncConfig{Inline: time.Minute, TaskOptions: []tether.Option{tether.Unique("one")}})
 		answers := make(chan *asked)
 		for range 50 {
 			go func() { answers <- ask(t, h, request("GET", "/", "")) }()
@@ -337,7 +337,7 @@ func TestAsyncHandler(t *testing.T) {
 			w.Header().Set("Value", "original")
 			w.Header().Set("Cache-Control", "max-age=60")
 			writePieces(w, large)
-		}), tetherhttp.Idempotent(tetherhttp.Idempotency{}))
+		}), tetherhttp.AsyncConfig{Idempotency: &tetherhttp.IdempotencyConfig{}})
 		for i := range 3 {
 			w := ask(t, async, request("GET", "/", "", "Idempotency-Key", "k"))
 			assert.Equal(t, i > 0, replayed(t, w))
@@ -367,7 +367,7 @@ func TestAsyncHandler(t *testing.T) {
 			assert.Zero(t, w.Body.Len())
 		}
 		breaksOff(tetherhttp.AsyncHandler(reg, "handler", handler), request("GET", "/", ""))
-		at := ask(t, tetherhttp.AsyncHandler(reg, "handler", handler, tetherhttp.Always202()), request("GET", "/", "")).Header().Get("Location")
+		at := ask(t, tetherhttp.AsyncHandler(reg, "handler", handler, tetherhttp.AsyncConfig{Always202: true}), request("GET", "/", "")).Header().Get("Location")
 		synctest.Wait()
 		breaksOff(tetherhttp.Tasks(reg), request("GET", at+"/result", ""))
 		s := readStatus(t, ask(t, tetherhttp.Tasks(reg), request("GET", at, "")).Body.Bytes())
@@ -412,7 +412,7 @@ func TestAsyncHandler(t *testing.T) {
 				w.WriteHeader(503)
 			}
 			_, _ = fmt.Fprint(w, "attempt ", attempt)
-		}), tetherhttp.TaskOptions(tether.Retry(tether.RetryPolicy{Attempts: 2, Backoff: func(int, error) time.Duration { return 1 }})))
+		}), tetherhttp.AsyncConfig{TaskOptions: []tether.Option{tether.Retry(tether.RetryPolicy{Attempts: 2, Backoff: func(int, error) time.Duration { return 1 }})}})
 		w := ask(t, h, request("GET", "/", ""))
 		assert.Equal(t, 200, w.Code)
 		assert.Equal(t, "attempt 2", w.Body.String())

@@ -43,19 +43,6 @@ func answerOf(h http.Handler, r *http.Request) *httptest.ResponseRecorder {
 	return w
 }
 
-// afterwards is a Runner that does something when a task is submitted, before the
-// submitter knows.
-type afterwards struct {
-	tether.Submitter
-	do func()
-}
-
-func (a afterwards) Go(ctx context.Context, name string, fn tether.Func, opts ...tether.Option) (*tether.Task, error) {
-	task, err := a.Submitter.Go(ctx, name, fn, opts...)
-	a.do()
-	return task, err
-}
-
 // seven is the body of most tasks here.
 func seven(context.Context, *http.Request) (int, error) { return 7, nil }
 
@@ -179,8 +166,8 @@ func overHTTP(t *testing.T, name string, f func(t *testing.T, http2 bool)) {
 func TestToldTask(t *testing.T) {
 	bubble(t, "a 202 outlives any number of inline answers", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{Retain: 16})
-		told := tetherhttp.Async(reg, "told", seven, tetherhttp.Always202())
-		inline := tetherhttp.Async(reg, "inline", seven, tetherhttp.Inline(time.Minute))
+		told := tetherhttp.Async(reg, "told", seven, tetherhttp.AsyncConfig{Always202: true})
+		inline := tetherhttp.Async(reg, "inline", seven, tetherhttp.AsyncConfig{Inline: time.Minute})
 		location := answerOf(told, request("POST", "/", "")).Header().Get("Location")
 		synctest.Wait()
 		for range 100 {
@@ -193,9 +180,9 @@ func TestToldTask(t *testing.T) {
 		const retain = 8
 		reg := newRegistry(t, tether.Config{Retain: retain})
 		release := make(chan struct{})
-		running := tetherhttp.Async(reg, "running", sevenWhen(release), tetherhttp.Inline(0))
-		ended := tetherhttp.Async(afterwards{reg, synctest.Wait}, "ended", seven, tetherhttp.Always202())
-		failed := tetherhttp.Async(reg, "failed", func(context.Context, *http.Request) (int, error) { return 0, errTest }, tetherhttp.Always202())
+		running := tetherhttp.Async(reg, "running", sevenWhen(release), tetherhttp.AsyncConfig{Inline: -1})
+		ended := tetherhttp.AfterSubmit(tetherhttp.Async(reg, "ended", seven, tetherhttp.AsyncConfig{Always202: true}), func(*tether.Task) { synctest.Wait() })
+		failed := tetherhttp.Async(reg, "failed", func(context.Context, *http.Request) (int, error) { return 0, errTest }, tetherhttp.AsyncConfig{Always202: true})
 		status := tetherhttp.Tasks(reg)
 		var locations []string
 		for _, h := range []http.Handler{running, ended, failed} {
@@ -227,7 +214,7 @@ func TestToldTask(t *testing.T) {
 			"/v1/jobs":                     "/v1/jobs/",
 			"https://api.example.com/jobs": "https://api.example.com/jobs/",
 		} {
-			h := tetherhttp.Async(afterwards{reg, synctest.Wait}, "report", seven, tetherhttp.Always202(), tetherhttp.StatusAt(at))
+			h := tetherhttp.AfterSubmit(tetherhttp.Async(reg, "report", seven, tetherhttp.AsyncConfig{Always202: true, StatusAt: at}), func(*tether.Task) { synctest.Wait() })
 			w := answerOf(h, request("POST", "/reports/monthly", ""))
 			require.Equal(t, http.StatusAccepted, w.Code)
 			var s struct {
@@ -255,7 +242,7 @@ func TestToldTask(t *testing.T) {
 	})
 	bubble(t, "a repetition is answered with the outcome when the status is forgotten", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{Retain: 1})
-		h := tetherhttp.Async(reg, "order", seven, tetherhttp.Always202(), tetherhttp.Idempotent(tetherhttp.Idempotency{}))
+		h := tetherhttp.Async(reg, "order", seven, tetherhttp.AsyncConfig{Always202: true, Idempotency: &tetherhttp.IdempotencyConfig{}})
 		post := func(key string) *httptest.ResponseRecorder {
 			w := answerOf(h, request("POST", "/", "", "Idempotency-Key", key))
 			synctest.Wait()
@@ -277,7 +264,9 @@ func TestToldTask(t *testing.T) {
 // Requests share a task by [tether.Unique]; the one that has made it does not decide
 // what becomes of it, since it cannot know who else has been told of it.
 func TestToldTaskIsShared(t *testing.T) {
-	unique := tetherhttp.TaskOptions(tether.Unique("one"))
+	unique := func(inline time.Duration) tetherhttp.AsyncConfig {
+		return tetherhttp.AsyncConfig{Inline: inline, TaskOptions: []tether.Option{tether.Unique("one")}}
+	}
 	// visit sends a request, and returns when nothing moves any more.
 	visit := func(t *testing.T, h http.Handler) (leave context.CancelFunc, answered <-chan *httptest.ResponseRecorder) {
 		ctx, cancel := context.WithCancel(t.Context())
@@ -289,8 +278,8 @@ func TestToldTaskIsShared(t *testing.T) {
 	bubble(t, "a 202 keeps its task when the client of another request of it goes", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		release := make(chan struct{})
-		a := tetherhttp.Async(reg, "t", sevenWhen(release), tetherhttp.Inline(time.Hour), unique)
-		b := tetherhttp.Async(reg, "t", sevenWhen(release), tetherhttp.Inline(0), unique) // another route
+		a := tetherhttp.Async(reg, "t", sevenWhen(release), unique(time.Hour))
+		b := tetherhttp.Async(reg, "t", sevenWhen(release), unique(-1)) // another route
 		leave, gone := visit(t, a)
 		told := answerOf(b, request("POST", "/", ""))
 		require.Equal(t, http.StatusAccepted, told.Code)
@@ -305,8 +294,8 @@ func TestToldTaskIsShared(t *testing.T) {
 	bubble(t, "a 202 keeps its task when another request of it is answered inline", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		release := make(chan struct{})
-		a := tetherhttp.Async(reg, "t", sevenWhen(release), tetherhttp.Inline(time.Hour), unique)
-		b := tetherhttp.Async(reg, "t", sevenWhen(release), tetherhttp.Inline(0), unique)
+		a := tetherhttp.Async(reg, "t", sevenWhen(release), unique(time.Hour))
+		b := tetherhttp.Async(reg, "t", sevenWhen(release), unique(-1))
 		_, inline := visit(t, a)
 		told := answerOf(b, request("POST", "/", ""))
 		require.Equal(t, http.StatusAccepted, told.Code)
@@ -319,13 +308,12 @@ func TestToldTaskIsShared(t *testing.T) {
 		// comes and goes meanwhile.
 		reg := newRegistry(t, tether.Config{})
 		release, goOn, first := make(chan struct{}), make(chan struct{}), true
-		slow := afterwards{reg, func() {
+		h := tetherhttp.AfterSubmit(tetherhttp.Async(reg, "t", sevenWhen(release), unique(time.Hour)), func(*tether.Task) {
 			if first {
 				first = false
 				<-goOn
 			}
-		}}
-		h := tetherhttp.Async(slow, "t", sevenWhen(release), tetherhttp.Inline(time.Hour), unique)
+		})
 		leave, gone := visit(t, h)
 		told := answerOf(h, request("POST", "/", "", "Prefer", "respond-async"))
 		require.Equal(t, http.StatusAccepted, told.Code)
@@ -345,7 +333,7 @@ func TestToldTaskIsShared(t *testing.T) {
 		filled, release := make(chan struct{}), make(chan struct{})
 		_, err := p.Go(t.Context(), "fills it", func(context.Context) error { <-filled; return nil })
 		require.NoError(t, err)
-		h := tetherhttp.Async(p, "t", sevenWhen(release), unique)
+		h := tetherhttp.Async(p, "t", sevenWhen(release), unique(0))
 		_, inline := visit(t, h)
 		told := answerOf(h, request("POST", "/", "", "Prefer", "respond-async"))
 		require.Equal(t, http.StatusAccepted, told.Code)
@@ -358,14 +346,14 @@ func TestToldTaskIsShared(t *testing.T) {
 		// It ends, and is sent inline to the other one, just when this one's wait is over.
 		reg := newRegistry(t, tether.Config{})
 		release := make(chan struct{})
-		a := tetherhttp.Async(reg, "t", sevenWhen(release), tetherhttp.Inline(time.Hour), unique)
+		a := tetherhttp.Async(reg, "t", sevenWhen(release), unique(time.Hour))
 		_, inline := visit(t, a)
 		ctx := &askedContext{Context: context.Background()}
 		ctx.then = func() {
 			close(release)
 			assert.Equal(t, http.StatusOK, (<-inline).Code)
 		}
-		b := tetherhttp.Async(afterwards{reg, func() { ctx.armed.Store(true) }}, "t", sevenWhen(release), tetherhttp.Inline(0), unique)
+		b := tetherhttp.AfterSubmit(tetherhttp.Async(reg, "t", sevenWhen(release), unique(-1)), func(*tether.Task) { ctx.armed.Store(true) })
 		w := answerOf(b, request("POST", "/", "").WithContext(ctx))
 		require.False(t, ctx.armed.Load(), "nobody has asked whether the client is there")
 		if w.Code == http.StatusAccepted {
@@ -407,21 +395,21 @@ func TestObserverIsBusy(t *testing.T) {
 		Done      bool
 	}
 	for name, c := range map[string]struct {
-		option tetherhttp.AsyncOption
+		cfg    tetherhttp.AsyncConfig
 		prefer string
 	}{
-		"always 202":            {tetherhttp.Always202(), ""},
-		"no inline wait":        {tetherhttp.Inline(0), ""},
-		"respond-async":         {nil, "respond-async"},
-		"when the wait is over": {tetherhttp.Inline(time.Second), ""},
-		"when wait=1 is over":   {tetherhttp.Inline(0), "wait=1"},
+		"always 202":            {tetherhttp.AsyncConfig{Always202: true}, ""},
+		"no inline wait":        {tetherhttp.AsyncConfig{Inline: -1}, ""},
+		"respond-async":         {tetherhttp.AsyncConfig{}, "respond-async"},
+		"when the wait is over": {tetherhttp.AsyncConfig{Inline: time.Second}, ""},
+		"when wait=1 is over":   {tetherhttp.AsyncConfig{Inline: -1}, "wait=1"},
 	} {
 		bubble(t, "a 202 says whose it is: "+name, func(t *testing.T) {
 			o := busyObserver{in: make(chan struct{}), out: make(chan struct{})}
 			reg := newRegistry(t, tether.Config{Observer: o})
 			letGo := sync.OnceFunc(func() { close(o.out) })
 			defer letGo()
-			h := tetherhttp.Async(afterwards{reg, func() { <-o.in }}, "t", seven, c.option)
+			h := tetherhttp.AfterSubmit(tetherhttp.Async(reg, "t", seven, c.cfg), func(*tether.Task) { <-o.in })
 			w := answerOf(h, request("POST", "/", "", "Prefer", c.prefer))
 			require.Equal(t, http.StatusAccepted, w.Code)
 			var s status
@@ -484,7 +472,7 @@ func TestBrokenOffHandler(t *testing.T) {
 	})
 	bubble(t, "its status says that it failed, its result breaks off each time", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{OnPanic: tether.PanicCrash})
-		w := answerOf(tetherhttp.AsyncHandler(reg, "t", abort, tetherhttp.Always202()), request("GET", "/", ""))
+		w := answerOf(tetherhttp.AsyncHandler(reg, "t", abort, tetherhttp.AsyncConfig{Always202: true}), request("GET", "/", ""))
 		require.Equal(t, http.StatusAccepted, w.Code)
 		synctest.Wait()
 		s := answerOf(tetherhttp.Tasks(reg), request("GET", w.Header().Get("Location"), ""))
@@ -549,7 +537,7 @@ func TestKeptAnswer(t *testing.T) {
 			h := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) })
 			assert.Equal(t, http.StatusInternalServerError, answerOf(tetherhttp.AsyncHandler(reg, "t", h), request("GET", "/", "")).Code)
 			assert.EqualValues(t, 1, reg.Stats().Panicked)
-			w := answerOf(tetherhttp.AsyncHandler(reg, "t", h, tetherhttp.Always202()), request("GET", "/", ""))
+			w := answerOf(tetherhttp.AsyncHandler(reg, "t", h, tetherhttp.AsyncConfig{Always202: true}), request("GET", "/", ""))
 			require.Equal(t, http.StatusAccepted, w.Code)
 			synctest.Wait()
 			for range 2 {
@@ -593,7 +581,7 @@ func TestKeptAnswer(t *testing.T) {
 		})
 		inline := answerOf(tetherhttp.AsyncHandler(reg, "t", bare), request("GET", "/", ""))
 		assert.Equal(t, []string{"public, max-age=3600"}, inline.Header().Values("Cache-Control"), "where it answers itself, it decides")
-		told := answerOf(tetherhttp.AsyncHandler(reg, "t", bare, tetherhttp.Always202()), request("GET", "/", ""))
+		told := answerOf(tetherhttp.AsyncHandler(reg, "t", bare, tetherhttp.AsyncConfig{Always202: true}), request("GET", "/", ""))
 		require.Equal(t, http.StatusAccepted, told.Code)
 		synctest.Wait()
 		for range 2 {
@@ -622,7 +610,7 @@ func TestNilAnswer(t *testing.T) {
 		w := answerOf(tetherhttp.Async(reg, "t", body), request("POST", "/", ""))
 		assert.Equal(t, http.StatusOK, w.Code)
 		assert.Equal(t, "null\n", w.Body.String())
-		told := answerOf(tetherhttp.Async(reg, "t", body, tetherhttp.Always202()), request("POST", "/", ""))
+		told := answerOf(tetherhttp.Async(reg, "t", body, tetherhttp.AsyncConfig{Always202: true}), request("POST", "/", ""))
 		synctest.Wait()
 		w = answerOf(tetherhttp.Tasks(reg), request("GET", told.Header().Get("Location")+"/result", ""))
 		assert.Equal(t, http.StatusOK, w.Code)
@@ -634,7 +622,7 @@ func TestNilAnswer(t *testing.T) {
 			body := func(context.Context, *http.Request) (int, error) { return 0, nothing }
 			w := answerOf(tetherhttp.Async(reg, "t", body), request("POST", "/", ""))
 			assert.Equal(t, http.StatusInternalServerError, w.Code)
-			told := answerOf(tetherhttp.Async(reg, "t", body, tetherhttp.Always202()), request("POST", "/", ""))
+			told := answerOf(tetherhttp.Async(reg, "t", body, tetherhttp.AsyncConfig{Always202: true}), request("POST", "/", ""))
 			synctest.Wait()
 			for _, what := range []string{"", "/result"} {
 				w := answerOf(tetherhttp.Tasks(reg), request("GET", told.Header().Get("Location")+what, ""))
@@ -665,7 +653,7 @@ func TestAfterAtTheEdges(t *testing.T) {
 			for range behind {
 				fns = append(fns, func(context.Context) error { ran++; return nil })
 			}
-			answerOf(tetherhttp.NewBackground(reg).Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			answerOf(tetherhttp.NewReleaser(reg).Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 				var err error
 				task, err = tetherhttp.AfterInOrder(r.Context(), "t", fns...)
 				assert.NoError(t, err)
@@ -696,7 +684,7 @@ func TestAfterAtTheEdges(t *testing.T) {
 		res, err := do(request("GET", "/", ""))
 		require.NoError(t, err)
 		_ = res.Body.Close()
-		assert.Equal(t, tetherhttp.Unknown, <-ran)
+		assert.Equal(t, tetherhttp.DeliveryUnknown, <-ran)
 	})
 	bubble(t, "no scope in a body of Async, however soon it asks", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
@@ -709,8 +697,8 @@ func TestAfterAtTheEdges(t *testing.T) {
 					got <- err
 				}
 				return 0, nil
-			}, tetherhttp.Inline(time.Millisecond))
-			answerOf(tetherhttp.NewBackground(reg).Handler(h), request("POST", "/", ""))
+			}, tetherhttp.AsyncConfig{Inline: time.Millisecond})
+			answerOf(tetherhttp.NewReleaser(reg).Handler(h), request("POST", "/", ""))
 			assert.ErrorIs(t, <-got, tetherhttp.ErrNoScope)
 			assert.ErrorIs(t, <-got, tetherhttp.ErrNoScope)
 		}
@@ -719,18 +707,18 @@ func TestAfterAtTheEdges(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		p := reg.NewPool("p", tether.PoolConfig{Workers: 1, Queue: 1, Overflow: tether.OverflowBlock})
 		p.Pause()
-		bg := tetherhttp.NewBackground(reg)
+		bg := tetherhttp.NewReleaser(reg)
 		ran := make(chan tetherhttp.Delivery, 1)
 		inner := bg.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 			_, err := tetherhttp.After(r.Context(), "t", func(ctx context.Context) error { ran <- tetherhttp.DeliveryOf(ctx); return nil })
 			assert.NoError(t, err)
 		}))
 		mux := http.NewServeMux()
-		mux.Handle("/async", tetherhttp.AsyncHandler(p, "t", inner, tetherhttp.Inline(0)))
+		mux.Handle("/async", tetherhttp.AsyncHandler(p, "t", inner, tetherhttp.AsyncConfig{Inline: -1}))
 		mux.HandleFunc("/next", func(http.ResponseWriter, *http.Request) {
 			// The connection is at its next request when the first one's handler runs.
 			p.Resume()
-			assert.Equal(t, tetherhttp.Unknown, <-ran)
+			assert.Equal(t, tetherhttp.DeliveryUnknown, <-ran)
 		})
 		srv := &http.Server{Handler: mux}
 		bg.Hooks(srv)
@@ -749,7 +737,7 @@ func TestAfterAtTheEdges(t *testing.T) {
 		assert.Zero(t, time.Since(began), "it has waited for something")
 	})
 	t.Run("no Background without a registry", func(t *testing.T) {
-		assert.Panics(t, func() { tetherhttp.NewBackground(nil) })
+		assert.Panics(t, func() { tetherhttp.NewReleaser(nil) })
 		assert.Panics(t, func() { tetherhttp.Attach(new(http.Server), nil) })
 	})
 }
@@ -760,7 +748,7 @@ func TestReusedKey(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		inner := tetherhttp.Async(reg, "pay", func(_ context.Context, r *http.Request) (string, error) {
 			return r.FormValue("amount"), nil
-		}, tetherhttp.Idempotent(tetherhttp.Idempotency{}))
+		}, tetherhttp.AsyncConfig{Idempotency: &tetherhttp.IdempotencyConfig{}})
 		pay := func(amount string) *httptest.ResponseRecorder {
 			return answerOf(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				_ = r.FormValue("csrf_token")
@@ -808,7 +796,7 @@ func TestReusedKey(t *testing.T) {
 				big := make([]byte, 1<<10)
 				results = append(results, weak.Make(&big)) // one body at a time
 				return &big, nil
-			}, tetherhttp.Idempotent(tetherhttp.Idempotency{Keep: time.Minute}))
+			}, tetherhttp.AsyncConfig{Idempotency: &tetherhttp.IdempotencyConfig{RetainFor: time.Minute}})
 			post := func(key string) int { return answerOf(h, request("POST", "/", "", "Idempotency-Key", key)).Code }
 			// there counts the results that are in memory; a stray word on some stack may look
 			// like a pointer to one.
@@ -873,7 +861,7 @@ func TestWaitAtTheEdges(t *testing.T) {
 			"wait=0":  0,
 		} {
 			release := make(chan struct{})
-			h := tetherhttp.Async(reg, "t", sevenWhen(release), tetherhttp.MaxWait(0), tetherhttp.Inline(time.Second))
+			h := tetherhttp.Async(reg, "t", sevenWhen(release), tetherhttp.AsyncConfig{MaxWait: -1, Inline: time.Second})
 			began := time.Now()
 			assert.Equal(t, http.StatusAccepted, answerOf(h, request("POST", "/", "", "Prefer", prefer)).Code)
 			assert.Equal(t, want, time.Since(began), prefer)
@@ -926,7 +914,7 @@ func TestWaitAtTheEdges(t *testing.T) {
 	overHTTP(t, "a 202 arrives after a wait for room that is longer than the WriteTimeout", func(t *testing.T, http2 bool) {
 		reg := newRegistry(t, tether.Config{})
 		p := reg.NewPool("p", tether.PoolConfig{Workers: 1, Overflow: tether.OverflowBlock})
-		h := tetherhttp.Async(p, "t", seven, tetherhttp.Idempotent(tetherhttp.Idempotency{Join: true}))
+		h := tetherhttp.Async(p, "t", seven, tetherhttp.AsyncConfig{Idempotency: &tetherhttp.IdempotencyConfig{Join: true}})
 		do := servePipes(t, &http.Server{Handler: h, WriteTimeout: time.Second}, http2, nil)
 		for i, prefer := range []string{"", "respond-async", "wait=0"} {
 			_, err := p.Go(t.Context(), "fills it", func(context.Context) error { time.Sleep(5 * time.Second); return nil })
@@ -961,7 +949,7 @@ func TestWaitAtTheEdges(t *testing.T) {
 					tether.ReportProgress(ctx, tether.Progress{Done: i + 1})
 				}
 				return 7, nil
-			}, tetherhttp.Inline(0), tetherhttp.TaskOptions(tether.Unique("chatty")))
+			}, tetherhttp.AsyncConfig{Inline: -1, TaskOptions: []tether.Option{tether.Unique("chatty")}})
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)
 			location := answerOf(h, request("POST", "/", "")).Header().Get("Location")
@@ -986,7 +974,7 @@ func TestWaitAtTheEdges(t *testing.T) {
 		})
 		assert.Less(t, longPolls, alone+reports, "long-polls")
 		inline := cost(func(string) {
-			again := tetherhttp.Async(reg, "chatty", seven, tetherhttp.TaskOptions(tether.Unique("chatty")))
+			again := tetherhttp.Async(reg, "chatty", seven, tetherhttp.AsyncConfig{TaskOptions: []tether.Option{tether.Unique("chatty")}})
 			assert.Equal(t, "7\n", answerOf(again, request("POST", "/", "", "Prefer", "wait=30")).Body.String())
 		})
 		assert.Less(t, inline, alone+reports, "inline waits")
@@ -1099,7 +1087,7 @@ func TestHeadersAtTheEdges(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		h := map[string]http.Handler{
 			"cannot be encoded": tetherhttp.Async(reg, "t", func(context.Context, *http.Request) (any, error) { return func() {}, nil }),
-			"invalid":           tetherhttp.Async(reg, "t", seven, tetherhttp.TaskOptions(tether.Timeout(-1))),
+			"invalid":           tetherhttp.Async(reg, "t", seven, tetherhttp.AsyncConfig{TaskOptions: []tether.Option{tether.Timeout(-1)}}),
 			"multipart": http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				r.MultipartForm = new(multipart.Form)
 				tetherhttp.Async(reg, "t", seven).ServeHTTP(w, r)
@@ -1120,22 +1108,22 @@ func TestHeadersAtTheEdges(t *testing.T) {
 func TestCheck(t *testing.T) {
 	const max = 4
 	tooLong := &tetherhttp.Problem{Status: http.StatusUnprocessableEntity, Detail: "too long"}
-	check := tetherhttp.Check(func(r *http.Request) error {
+	check := func(r *http.Request) error {
 		body, err := io.ReadAll(r.Body)
 		if err == nil && len(body) > max {
 			err = fmt.Errorf("of %d bytes: %w", len(body), tooLong)
 		}
 		return err
-	})
+	}
 	echo := func(_ context.Context, r *http.Request) (string, error) {
 		body, err := io.ReadAll(r.Body)
 		return string(body), err
 	}
 	bubble(t, "what it refuses is no task, and not answered 202", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
-		for _, opt := range []tetherhttp.AsyncOption{nil, tetherhttp.Inline(0), tetherhttp.Always202()} {
+		for _, cfg := range []tetherhttp.AsyncConfig{{Check: check}, {Check: check, Inline: -1}, {Check: check, Always202: true}} {
 			for _, prefer := range []string{"", "respond-async", "wait=10"} {
-				w := answerOf(tetherhttp.Async(reg, "t", echo, check, opt), request("POST", "/", "12345", "Prefer", prefer))
+				w := answerOf(tetherhttp.Async(reg, "t", echo, cfg), request("POST", "/", "12345", "Prefer", prefer))
 				assert.Equal(t, http.StatusUnprocessableEntity, w.Code)
 				assert.Contains(t, w.Body.String(), "too long")
 				assert.Empty(t, w.Header().Get("Location"))
@@ -1150,19 +1138,19 @@ func TestCheck(t *testing.T) {
 		release := make(chan struct{})
 		_, err := p.Go(t.Context(), "fills it", func(context.Context) error { <-release; return nil })
 		require.NoError(t, err)
-		h := tetherhttp.Async(p, "t", echo, check)
+		h := tetherhttp.Async(p, "t", echo, tetherhttp.AsyncConfig{Check: check})
 		assert.Equal(t, http.StatusUnprocessableEntity, answerOf(h, request("POST", "/", "12345")).Code)
 		assert.Equal(t, http.StatusServiceUnavailable, answerOf(h, request("POST", "/", "1234")).Code)
 		close(release)
 	})
 	bubble(t, "the body is there for it, and again for the task", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
-		h := tetherhttp.Async(reg, "t", echo, tetherhttp.Check(func(r *http.Request) error {
+		h := tetherhttp.Async(reg, "t", echo, tetherhttp.AsyncConfig{Check: func(r *http.Request) error {
 			body, err := io.ReadAll(r.Body)
 			assert.Equal(t, "1234", string(body))
 			assert.EqualValues(t, 4, r.ContentLength)
 			return err
-		}))
+		}})
 		w := answerOf(h, request("POST", "/", "1234"))
 		assert.Equal(t, http.StatusOK, w.Code)
 		assert.Equal(t, "\"1234\"\n", w.Body.String())
@@ -1181,12 +1169,12 @@ func TestCheck(t *testing.T) {
 				return "", errors.New("parsed by the other one")
 			}
 			return r.FormValue("amount"), nil
-		}, tetherhttp.Check(func(r *http.Request) error {
+		}, tetherhttp.AsyncConfig{Check: func(r *http.Request) error {
 			if r.FormValue("amount") != "5" {
 				return tooLong
 			}
 			return nil
-		}))
+		}})
 		for _, r := range []*http.Request{
 			request("POST", "/", "amount=5", "Content-Type", "application/x-www-form-urlencoded"),
 			request("POST", "/", form.String(), "Content-Type", m.FormDataContentType()),
@@ -1196,7 +1184,7 @@ func TestCheck(t *testing.T) {
 	})
 	bubble(t, "what it refuses has not used its key", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
-		h := tetherhttp.Async(reg, "t", echo, check, tetherhttp.Idempotent(tetherhttp.Idempotency{}))
+		h := tetherhttp.Async(reg, "t", echo, tetherhttp.AsyncConfig{Check: check, Idempotency: &tetherhttp.IdempotencyConfig{}})
 		post := func(body string) *httptest.ResponseRecorder {
 			return answerOf(h, request("POST", "/", body, "Idempotency-Key", "k"))
 		}
@@ -1213,8 +1201,7 @@ func TestCheck(t *testing.T) {
 		// Whoever asks may not be allowed any more.
 		reg := newRegistry(t, tether.Config{})
 		var refuse error
-		h := tetherhttp.Async(reg, "t", echo, tetherhttp.Idempotent(tetherhttp.Idempotency{}),
-			tetherhttp.Check(func(*http.Request) error { return refuse }))
+		h := tetherhttp.Async(reg, "t", echo, tetherhttp.AsyncConfig{Idempotency: &tetherhttp.IdempotencyConfig{}, Check: func(*http.Request) error { return refuse }})
 		post := func() int { return answerOf(h, request("POST", "/", "", "Idempotency-Key", "k")).Code }
 		assert.Equal(t, http.StatusOK, post())
 		refuse = &tetherhttp.Problem{Status: http.StatusForbidden}
@@ -1228,7 +1215,7 @@ func TestCheck(t *testing.T) {
 			http.StatusRequestEntityTooLarge: &http.MaxBytesError{Limit: max},
 			http.StatusOK:                    &pageError{page{"it writes itself"}},
 		} {
-			h := tetherhttp.Async(reg, "t", echo, tetherhttp.Check(func(*http.Request) error { return err }))
+			h := tetherhttp.Async(reg, "t", echo, tetherhttp.AsyncConfig{Check: func(*http.Request) error { return err }})
 			w := answerOf(h, request("POST", "/", ""))
 			assert.Equal(t, status, w.Code)
 			assert.NotContains(t, w.Body.String(), errTest.Error())
@@ -1241,10 +1228,10 @@ func TestCheck(t *testing.T) {
 		called := false
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		h := tetherhttp.Async(reg, "t", echo, tetherhttp.MaxBody(max), tetherhttp.Check(func(r *http.Request) error {
+		h := tetherhttp.Async(reg, "t", echo, tetherhttp.AsyncConfig{MaxBody: max, Check: func(r *http.Request) error {
 			called = true
 			return r.Context().Err()
-		}))
+		}})
 		assert.Equal(t, http.StatusRequestEntityTooLarge, answerOf(h, request("POST", "/", "12345")).Code)
 		assert.False(t, called)
 		assert.Equal(t, http.StatusInternalServerError, answerOf(h, request("POST", "/", "").WithContext(ctx)).Code)
@@ -1294,7 +1281,7 @@ func TestProblemOfWhatHappens(t *testing.T) {
 		"a client has cancelled it": {func(t *testing.T, reg *tether.Registry) error {
 			task, err := reg.Go(t.Context(), "t", func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() })
 			require.NoError(t, err)
-			answerOf(tetherhttp.Tasks(reg, tetherhttp.AllowCancel()), request("DELETE", "/tasks/"+task.ID(), ""))
+			answerOf(tetherhttp.Tasks(reg, tetherhttp.TasksConfig{AllowCancel: true}), request("DELETE", "/tasks/"+task.ID(), ""))
 			return task.Wait(t.Context())
 		}, 410, "", true},
 		"it has read too much": {func(t *testing.T, reg *tether.Registry) error {

@@ -18,7 +18,7 @@ import (
 func ListenAndServe(ctx context.Context, reg *tether.Registry, cfg tether.RunConfig, srvs ...*http.Server) error {
 	servers := slices.Clone(cfg.Servers)
 	for _, srv := range srvs {
-		if h, ok := srv.Handler.(*handler); !ok || h.bg.reg != reg {
+		if h, ok := srv.Handler.(*handler); !ok || h.releaser.reg != reg {
 			Attach(srv, reg)
 		}
 		servers = append(servers, Server(srv.Addr, srv))

@@ -55,12 +55,14 @@ func TestServeChild(t *testing.T) {
 	mux := http.NewServeMux()
 	ready := tetherhttp.Readiness(reg)
 	mux.Handle("/ready", ready)
+	answered := make(chan struct{})
 	mux.HandleFunc("/slow", func(w http.ResponseWriter, r *http.Request) {
 		fmt.Println("request")
 		_, _ = fmt.Scanln() // until the parent lets it
 		probe := httptest.NewRecorder()
 		ready.ServeHTTP(probe, r)
 		fmt.Println("ready:", probe.Code)
+		close(answered)
 		_, err := tetherhttp.After(r.Context(), "audit", func(ctx context.Context) error {
 			fmt.Println("after:", tetherhttp.DeliveryOf(ctx))
 			return nil
@@ -70,9 +72,10 @@ func TestServeChild(t *testing.T) {
 	mux.Handle("POST /reports", tetherhttp.Async(reg, "report", func(ctx context.Context, _ *http.Request) (report, error) {
 		fmt.Println("report begun")
 		<-tether.StoppingFrom(ctx)
+		<-answered
 		fmt.Println("report done")
 		return report{7}, nil
-	}, tetherhttp.Inline(0)))
+	}, tetherhttp.AsyncConfig{Inline: -1}))
 	mux.Handle("/tasks/", tetherhttp.Tasks(reg))
 	srv := &http.Server{
 		Addr:    "127.0.0.1:0",

@@ -208,7 +208,9 @@ func TestTasksStatus(t *testing.T) {
 	})
 	t.Run("nil is a panic", func(t *testing.T) {
 		assert.Panics(t, func() { tetherhttp.Tasks(nil) })
-		assert.NotPanics(t, func() { tetherhttp.Tasks(newRegistry(t, tether.Config{}), nil) })
+		assert.Panics(t, func() {
+			tetherhttp.Tasks(newRegistry(t, tether.Config{}), tetherhttp.TasksConfig{}, tetherhttp.TasksConfig{})
+		})
 	})
 }
 
@@ -293,15 +295,15 @@ func TestTasksWait(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		task := start(t, reg, sleeps(time.Minute-time.Second))
 		for _, test := range []struct {
-			opts    []tetherhttp.TasksOption
+			opts    []tetherhttp.TasksConfig
 			prefer  string
 			took    time.Duration
 			applied string
 		}{
 			{nil, "wait=31", 30 * time.Second, ""},
-			{[]tetherhttp.TasksOption{tetherhttp.MaxWait(5 * time.Second)}, "wait=6", 5 * time.Second, ""},
-			{[]tetherhttp.TasksOption{tetherhttp.MaxWait(5 * time.Second)}, "wait=5", 5 * time.Second, "wait=5"},
-			{[]tetherhttp.TasksOption{tetherhttp.MaxWait(0)}, "wait=5", 0, ""},
+			{[]tetherhttp.TasksConfig{{MaxWait: 5 * time.Second}}, "wait=6", 5 * time.Second, ""},
+			{[]tetherhttp.TasksConfig{{MaxWait: 5 * time.Second}}, "wait=5", 5 * time.Second, "wait=5"},
+			{[]tetherhttp.TasksConfig{{MaxWait: -1}}, "wait=5", 0, ""},
 			{nil, "wait=0", 0, "wait=0"},
 			{nil, "respond-async", 0, ""},
 			{nil, "wait=x", 0, ""},
@@ -924,7 +926,7 @@ func TestTasksDelete(t *testing.T) {
 			return context.Cause(ctx)
 		})
 		synctest.Wait()
-		h := tetherhttp.Tasks(reg, tetherhttp.AllowCancel())
+		h := tetherhttp.Tasks(reg, tetherhttp.TasksConfig{AllowCancel: true})
 		for range 2 {
 			w := ask(t, h, request("DELETE", at(task), ""))
 			assert.Equal(t, http.StatusAccepted, w.Code)
@@ -947,7 +949,7 @@ func TestTasksDelete(t *testing.T) {
 	})
 	bubble(t, "drops a task that has not started", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
-		h := tetherhttp.Tasks(reg, tetherhttp.AllowCancel())
+		h := tetherhttp.Tasks(reg, tetherhttp.TasksConfig{AllowCancel: true})
 		for _, opt := range []tether.Option{tether.Hold(), tether.Delay(time.Hour)} {
 			task := start(t, reg, func(context.Context) error { t.Error("it has run"); return nil }, opt)
 			w := ask(t, h, request("DELETE", at(task), ""))
@@ -963,7 +965,7 @@ func TestTasksDelete(t *testing.T) {
 		synctest.Wait()
 		answer := make(chan *asked, 1)
 		go func() {
-			answer <- ask(t, tetherhttp.Tasks(reg, tetherhttp.AllowCancel()), request("DELETE", at(task), ""))
+			answer <- ask(t, tetherhttp.Tasks(reg, tetherhttp.TasksConfig{AllowCancel: true}), request("DELETE", at(task), ""))
 		}()
 		synctest.Wait()
 		assert.Empty(t, answer)
@@ -979,7 +981,7 @@ func TestTasksRequests(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		task := start(t, reg, succeed)
 		synctest.Wait()
-		plain, cancel := tetherhttp.Tasks(reg), tetherhttp.Tasks(reg, tetherhttp.AllowCancel())
+		plain, cancel := tetherhttp.Tasks(reg), tetherhttp.Tasks(reg, tetherhttp.TasksConfig{AllowCancel: true})
 		for _, method := range []string{"POST", "PUT", "PATCH", "OPTIONS", "CONNECT", "get", "FOO"} {
 			w := ask(t, plain, request(method, at(task), ""))
 			assert.Equal(t, http.StatusMethodNotAllowed, w.problem(t).Status)
@@ -996,7 +998,7 @@ func TestTasksRequests(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		other := start(t, newRegistry(t, tether.Config{}), succeed)
 		task := start(t, reg, succeed)
-		h := tetherhttp.Tasks(reg, tetherhttp.AllowCancel())
+		h := tetherhttp.Tasks(reg, tetherhttp.TasksConfig{AllowCancel: true})
 		for _, path := range []string{
 			"/tasks/", "/tasks", "/", "/tasks/x", "/tasks//result", "/result", "/tasks/result", at(other),
 			at(task) + "/", at(task) + "/result/", at(task) + "/result/result", at(task) + "x", at(task)[:len(at(task))-1],
@@ -1033,10 +1035,10 @@ func TestTasksRequests(t *testing.T) {
 		task := start(t, reg, untilCanceled, tether.Label("owner", "me"))
 		synctest.Wait()
 		var asks []string
-		h := tetherhttp.Tasks(reg, tetherhttp.AllowCancel(), tetherhttp.Authorize(func(r *http.Request, task *tether.Task) bool {
+		h := tetherhttp.Tasks(reg, tetherhttp.TasksConfig{AllowCancel: true, Authorize: func(r *http.Request, task *tether.Task) bool {
 			asks = append(asks, r.Method)
 			return r.Header.Get("X-User") == task.Info().Labels["owner"]
-		}))
+		}})
 		unknown := ask(t, h, request("GET", "/tasks/unknown", ""))
 		assert.Empty(t, asks)
 		for _, method := range []string{"GET", "HEAD", "POST", "DELETE"} {
@@ -1109,7 +1111,7 @@ func FuzzTasks(f *testing.F) {
 	if err := errors.Join(task.Wait(context.Background()), reg.Shutdown(context.Background())); err != nil {
 		f.Fatal(err)
 	}
-	h := tetherhttp.Tasks(reg, tetherhttp.AllowCancel())
+	h := tetherhttp.Tasks(reg, tetherhttp.TasksConfig{AllowCancel: true})
 	for _, path := range []string{"/tasks/", "/", "", "/tasks/x/result", at(task), at(task) + "/result", "/tasks/\x00/result", "//", "/tasks/%2e%2e"} {
 		for _, method := range []string{"GET", "DELETE", "POST"} {
 			f.Add(method, path, "wait=0", `"a", W/"b"`, "text/event-stream", "x")

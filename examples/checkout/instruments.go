@@ -76,7 +76,7 @@ func (i *instruments) traced(next http.Handler) http.Handler {
 // which is the one of -admin, or "".
 func (i *instruments) admin(reg *tether.Registry, address string) *http.Server {
 	mux := http.NewServeMux()
-	mux.Handle("/debug/tether/", tetherhttp.Debug(reg, tetherhttp.AllowCancel()))
+	mux.Handle("/debug/tether/", tetherhttp.Debug(reg, tetherhttp.DebugConfig{AllowCancel: true}))
 	mux.Handle("GET /ready", tetherhttp.Readiness(reg)) // a worker has no other address
 	mux.Handle("GET /healthz", tetherhttp.Liveness())
 	mux.Handle("GET /metrics", promhttp.HandlerFor(i.scraped, promhttp.HandlerOpts{}))

@@ -271,7 +271,7 @@ func fingerprint(o *order) string {
 const clientKey = "key:" // a click that the client named itself
 
 // click names what makes two requests one order. It is stored with the order: a key
-// holds for ever, in the next process too. (tetherhttp.Idempotent would do for a
+// holds for ever, in the next process too. (tetherhttp.IdempotencyConfig would do for a
 // while and in memory, which is enough for a report.)
 func click(h http.Header, fingerprint string) (string, error) {
 	key, err := tetherhttp.IdempotencyKey(h)

@@ -31,25 +31,27 @@ const (
 // salesReports answers POST /reports: within half a second with the report, or with
 // the URL of a task that shows how far it is, and the report when it is done.
 func (s *shop) salesReports() http.Handler {
-	return tetherhttp.Async(s.reports, "sales-report", s.makeReport,
-		tetherhttp.Inline(reportInline),
-		tetherhttp.MaxBody(0), // all that is asked for is in the URL
-		tetherhttp.Check(func(r *http.Request) error {
+	return tetherhttp.Async(s.reports, "sales-report", s.makeReport, tetherhttp.AsyncConfig{
+		Inline:  reportInline,
+		MaxBody: -1, // the URL is the whole request
+		Check: func(r *http.Request) error {
 			_, err := readReportWish(r.URL.Query())
 			return err
-		}),
-		tetherhttp.TaskOptions(tether.Timeout(reportTimeout)),
-		tetherhttp.Idempotent(tetherhttp.Idempotency{Keep: reportsKeptFor, Most: reportsKept}),
-	)
+		},
+		TaskOptions: []tether.Option{tether.Timeout(reportTimeout)},
+		Idempotency: &tetherhttp.IdempotencyConfig{RetainFor: reportsKeptFor, MaxKeys: reportsKept},
+	})
 }
 
 // reportTasks shows the reports that were answered 202, and cancels them. Reports
 // alone: nobody cancels an order here, whatever id he has found.
 func (s *shop) reportTasks() http.Handler {
-	return tetherhttp.Tasks(s.reg, tetherhttp.AllowCancel(),
-		tetherhttp.Authorize(func(_ *http.Request, t *tether.Task) bool {
+	return tetherhttp.Tasks(s.reg, tetherhttp.TasksConfig{
+		AllowCancel: true,
+		Authorize: func(_ *http.Request, t *tether.Task) bool {
 			return t.Info().Pool == s.reports.Name()
-		}))
+		},
+	})
 }
 
 // reportWish is what a client wants to know.

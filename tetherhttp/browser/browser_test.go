@@ -91,7 +91,7 @@ func (v *viewer) before(f func(r *http.Request)) {
 }
 
 // newViewer opens a tab. At the end of the test nothing may have gone wrong there.
-func newViewer(t *testing.T, cfg tether.Config, opts ...tetherhttp.DebugOption) *viewer {
+func newViewer(t *testing.T, cfg tether.Config, page ...tetherhttp.DebugConfig) *viewer {
 	t.Helper()
 	if browser == nil {
 		t.Skip("there is no browser")
@@ -99,7 +99,7 @@ func newViewer(t *testing.T, cfg tether.Config, opts ...tetherhttp.DebugOption) 
 	cfg.Logger = slog.New(slog.DiscardHandler)
 	v := &viewer{t: t, reg: tether.New(cfg)}
 	mux := http.NewServeMux()
-	mux.Handle(path, tetherhttp.Debug(v.reg, opts...))
+	mux.Handle(path, tetherhttp.Debug(v.reg, page...))
 	// An answer that is no page of ours names no icon, and the browser asks for one when it likes.
 	mux.HandleFunc("/favicon.ico", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
 	v.handler = mux

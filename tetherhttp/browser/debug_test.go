@@ -90,7 +90,7 @@ func TestFilterSortAndPages(t *testing.T) {
 
 func TestCancel(t *testing.T) {
 	t.Run("a button does it", func(t *testing.T) {
-		v := newViewer(t, tether.Config{}, tetherhttp.AllowCancel())
+		v := newViewer(t, tether.Config{}, tetherhttp.DebugConfig{AllowCancel: true})
 		task := v.run("victim", untilCanceled)
 		v.hold("other")
 		v.open("sort=name&q=victim")
@@ -107,7 +107,7 @@ func TestCancel(t *testing.T) {
 		v.until(`document.querySelector('#live .none')`)
 	})
 	t.Run("is not taken back by an update, nor by going on", func(t *testing.T) {
-		v := newViewer(t, tether.Config{}, tetherhttp.AllowCancel())
+		v := newViewer(t, tether.Config{}, tetherhttp.DebugConfig{AllowCancel: true})
 		task := v.run("victim", untilCanceled)
 		v.hold("other")
 		v.open("q=victim&sort=name")
@@ -137,7 +137,7 @@ func TestCancel(t *testing.T) {
 	})
 	t.Run("on plain HTTP, where a browser sends less", func(t *testing.T) {
 		for _, script := range []bool{true, false} {
-			v := newViewer(t, tether.Config{}, tetherhttp.AllowCancel())
+			v := newViewer(t, tether.Config{}, tetherhttp.DebugConfig{AllowCancel: true})
 			v.srv.URL = strings.Replace(v.srv.URL, "127.0.0.1", "debug.test", 1)
 			task := v.run("victim", untilCanceled)
 			v.scripts(script)
@@ -162,7 +162,7 @@ func TestCancel(t *testing.T) {
 		assert.Equal(t, tether.Running, task.State())
 	})
 	t.Run("not for another site", func(t *testing.T) {
-		v := newViewer(t, tether.Config{}, tetherhttp.AllowCancel())
+		v := newViewer(t, tether.Config{}, tetherhttp.DebugConfig{AllowCancel: true})
 		v.allowed = []string{"403"}
 		task := v.run("victim", untilCanceled)
 		for _, host := range []string{"127.0.0.1", "debug.test"} {
@@ -221,7 +221,7 @@ func (v *viewer) busy() []*tether.Task {
 }
 
 func TestEveryView(t *testing.T) {
-	v := newViewer(t, tether.Config{StuckAfter: 20 * time.Millisecond}, tetherhttp.AllowCancel())
+	v := newViewer(t, tether.Config{StuckAfter: 20 * time.Millisecond}, tetherhttp.DebugConfig{AllowCancel: true})
 	tasks := v.busy()
 	queries := []string{"", "q=nothing", "state=stuck&sort=name", "page=7&fpage=7"}
 	for _, task := range tasks {
@@ -259,7 +259,7 @@ func TestEveryView(t *testing.T) {
 
 // What the user does is not undone by an update.
 func TestUpdateLeavesAlone(t *testing.T) {
-	v := newViewer(t, tether.Config{}, tetherhttp.AllowCancel())
+	v := newViewer(t, tether.Config{}, tetherhttp.DebugConfig{AllowCancel: true})
 	v.screen(1280, 700)
 	for i := range 60 {
 		v.hold(fmt.Sprintf("row %02d", i))
@@ -365,7 +365,7 @@ func TestNothingJumps(t *testing.T) {
 }
 
 func TestKeyboard(t *testing.T) {
-	v := newViewer(t, tether.Config{}, tetherhttp.AllowCancel())
+	v := newViewer(t, tether.Config{}, tetherhttp.DebugConfig{AllowCancel: true})
 	task := v.run("victim", untilCanceled)
 	v.ended("breaks", func(context.Context) error { return errors.New("x") })
 	v.open("")
@@ -462,7 +462,7 @@ func TestPoolsOfAnyName(t *testing.T) {
 }
 
 func TestWithoutJavaScript(t *testing.T) {
-	v := newViewer(t, tether.Config{}, tetherhttp.AllowCancel())
+	v := newViewer(t, tether.Config{}, tetherhttp.DebugConfig{AllowCancel: true})
 	v.scripts(false)
 	v.screen(1280, 1400)
 	for i := range 130 {

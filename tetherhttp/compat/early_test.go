@@ -25,7 +25,7 @@ import (
 // socket, without waiting, and looks for the end of the response in it. The share of
 // those that find none is reported as early/op.
 //
-// Of HTTP/1 it must be 0. Of HTTP/2 it is small: see [tetherhttp.Background]. What it
+// Of HTTP/1 it must be 0. Of HTTP/2 it is small: see [tetherhttp.Releaser]. What it
 // would be if tasks started when their handlers return is measured as well.
 func BenchmarkEarly(b *testing.B) {
 	for _, size := range []int{100, 4 << 10, 64 << 10} {
@@ -35,13 +35,13 @@ func BenchmarkEarly(b *testing.B) {
 			delivery tetherhttp.Delivery
 			attach   func(*http.Server, *tether.Registry)
 		}{
-			{"http=1", false, tetherhttp.Sent, attach},
-			{"http=1/start=at-return", false, tetherhttp.Unknown, func(srv *http.Server, reg *tether.Registry) {
-				srv.Handler = tetherhttp.NewBackground(reg).Handler(srv.Handler)
+			{"http=1", false, tetherhttp.DeliverySent, attach},
+			{"http=1/start=at-return", false, tetherhttp.DeliveryUnknown, func(srv *http.Server, reg *tether.Registry) {
+				srv.Handler = tetherhttp.NewReleaser(reg).Handler(srv.Handler)
 			}},
-			{"http=2", true, tetherhttp.Frame, attach},
-			{"http=2/start=at-return", true, tetherhttp.Unknown, func(srv *http.Server, reg *tether.Registry) {
-				h := tetherhttp.NewBackground(reg).Handler(srv.Handler)
+			{"http=2", true, tetherhttp.DeliveryFrame, attach},
+			{"http=2/start=at-return", true, tetherhttp.DeliveryUnknown, func(srv *http.Server, reg *tether.Registry) {
+				h := tetherhttp.NewReleaser(reg).Handler(srv.Handler)
 				srv.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					h.ServeHTTP(struct{ http.ResponseWriter }{w}, r) // hides the CloseNotifier
 				})
@@ -50,7 +50,7 @@ func BenchmarkEarly(b *testing.B) {
 			b.Run("size="+strconv.Itoa(size)+"/"+proto.name, func(b *testing.B) {
 				early := countEarly(b, size, proto.http2, proto.delivery, proto.attach)
 				b.ReportMetric(float64(early)/float64(b.N), "early/op")
-				if proto.delivery == tetherhttp.Sent && early > 0 {
+				if proto.delivery == tetherhttp.DeliverySent && early > 0 {
 					b.Errorf("%d of %d tasks have started before the end of their response", early, b.N)
 				}
 			})

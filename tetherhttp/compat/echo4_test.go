@@ -31,7 +31,7 @@ import (
 func Example_echo4() {
 	reg := tether.New(tether.Config{})
 	e := echo.New()
-	bg := tetherhttp.NewBackground(reg)
+	bg := tetherhttp.NewReleaser(reg)
 	bg.Hooks(e.Server) // e.TLSServer for StartTLS
 	e.Pre(echo.WrapMiddleware(bg.Handler))
 
@@ -106,7 +106,7 @@ func (s *site) echo4() *echo.Echo {
 
 func (s *site) startEcho4(e *echo.Echo) {
 	if !s.bare {
-		s.bg = tetherhttp.NewBackground(s.reg, s.opts...)
+		s.bg = tetherhttp.NewReleaser(s.reg, s.opts...)
 		s.bg.Hooks(e.Server)
 		e.Pre(echo.WrapMiddleware(s.bg.Handler))
 	}

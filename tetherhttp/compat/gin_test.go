@@ -142,7 +142,7 @@ func TestGinStream(t *testing.T) {
 	}
 	want := open(t, variant{bare: true}, start).twice("GET", "/", "")
 	require.Contains(t, want, "step 3")
-	for _, v := range []variant{{}, {opts: []tetherhttp.Option{anyStatus}}} {
+	for _, v := range []variant{{}, {opts: []tetherhttp.ReleaserConfig{anyStatus}}} {
 		s := open(t, v, start)
 		sameBytes(t, want, s.twice("GET", "/", ""))
 		require.Equal(t, s.deliveries, s.ran)

@@ -36,7 +36,7 @@ func Example_h2c() {
 		}
 		w.WriteHeader(http.StatusCreated)
 	})
-	bg := tetherhttp.NewBackground(reg)
+	bg := tetherhttp.NewReleaser(reg)
 	srv := &http.Server{Handler: h2c.NewHandler(bg.Handler(mux), &http2.Server{})}
 	bg.Hooks(srv)
 
@@ -54,7 +54,7 @@ func TestH2C(t *testing.T) {
 		srv := &http.Server{}
 		var h http.Handler = mux
 		if !s.bare {
-			s.bg = tetherhttp.NewBackground(s.reg, s.opts...)
+			s.bg = tetherhttp.NewReleaser(s.reg, s.opts...)
 			s.bg.Hooks(srv)
 			h = s.bg.Handler(mux)
 		}
@@ -82,7 +82,7 @@ func TestH2CStreamsAreApart(t *testing.T) {
 					}
 				})
 				srv := &http.Server{}
-				bg := tetherhttp.NewBackground(reg)
+				bg := tetherhttp.NewReleaser(reg)
 				bg.Hooks(srv)
 				if place != "outside" {
 					h = bg.Handler(h)
@@ -114,9 +114,9 @@ func TestH2CStreamsAreApart(t *testing.T) {
 				// A task that has waited for the end of the connection is told so by now.
 				require.NoError(t, c.Close())
 				<-handled
-				want := []any{tetherhttp.Frame, tetherhttp.Frame}
+				want := []any{tetherhttp.DeliveryFrame, tetherhttp.DeliveryFrame}
 				if upgraded {
-					want[0] = tetherhttp.Unknown // a request of HTTP/1, answered by HTTP/2: no hook tells of that
+					want[0] = tetherhttp.DeliveryUnknown // a request of HTTP/1, answered by HTTP/2: no hook tells of that
 				}
 				if place == "outside" {
 					want = []any{tetherhttp.ErrNoScope, tetherhttp.ErrNoScope}

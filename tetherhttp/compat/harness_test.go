@@ -52,7 +52,7 @@ func conform(t *testing.T, recovers bool, start func(*site)) {
 		t.Run(req.name, func(t *testing.T) {
 			want := open(t, variant{bare: true}, start).twice(req.method, req.path, req.header)
 			require.Contains(t, want, "HTTP/1.1 ")
-			for _, v := range []variant{{}, {opts: []tetherhttp.Option{anyStatus}}} {
+			for _, v := range []variant{{}, {opts: []tetherhttp.ReleaserConfig{anyStatus}}} {
 				s := open(t, v, start)
 				sameBytes(t, want, s.twice(req.method, req.path, req.header))
 				if req.path == "/nowhere" {
@@ -110,13 +110,13 @@ func sameBytes(t *testing.T, want, got string) {
 }
 
 // anyStatus is OnlyIf where it makes no difference but that the writer is wrapped.
-var anyStatus = tetherhttp.OnlyIf(func(int) bool { return true })
+var anyStatus = tetherhttp.ReleaserConfig{OnlyIf: func(int) bool { return true }}
 
 // variant is what differs from one site of a framework to the other.
 type variant struct {
 	bare      bool // serve without tether: what the others are compared with
 	unguarded bool // leave the guard inside the recoverer out
-	opts      []tetherhttp.Option
+	opts      []tetherhttp.ReleaserConfig
 }
 
 // site is a server under test and its one client.
@@ -131,7 +131,7 @@ type site struct {
 	delivery2  tetherhttp.Delivery   // and that of [site.http2]
 
 	reg      *tether.Registry
-	bg       *tetherhttp.Background
+	bg       *tetherhttp.Releaser
 	listener *wire
 
 	mu       sync.Mutex
@@ -146,7 +146,7 @@ type site struct {
 func open(t *testing.T, v variant, start func(*site)) *site {
 	s := &site{
 		variant: v, t: t,
-		deliveries: []tetherhttp.Delivery{tetherhttp.Sent, tetherhttp.Closed}, delivery2: tetherhttp.Frame,
+		deliveries: []tetherhttp.Delivery{tetherhttp.DeliverySent, tetherhttp.DeliveryClosed}, delivery2: tetherhttp.DeliveryFrame,
 	}
 	s.reg = newRegistry(t, tether.Config{Observer: &roll{s: s}})
 	s.listener = listen(t)

@@ -185,14 +185,14 @@ func TestHTTP2Frames(t *testing.T) {
 
 // attachWithTask attaches to the server and gives each request a task. It sends how
 // they end: with an error if a task is told of another delivery than the frames'.
-func attachWithTask(t *testing.T, srv *http.Server, opts ...tetherhttp.Option) <-chan error {
+func attachWithTask(t *testing.T, srv *http.Server, cfg ...tetherhttp.ReleaserConfig) <-chan error {
 	reg := newRegistry(t, tether.Config{})
 	outcomes := make(chan error, 1)
 	var added *tether.Task // of the request at hand
 	next := srv.Handler
 	srv.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		task, err := tetherhttp.After(r.Context(), "after", func(ctx context.Context) error {
-			if d := tetherhttp.DeliveryOf(ctx); d != tetherhttp.Frame {
+			if d := tetherhttp.DeliveryOf(ctx); d != tetherhttp.DeliveryFrame {
 				return fmt.Errorf("delivery: %v", d)
 			}
 			return nil
@@ -203,7 +203,7 @@ func attachWithTask(t *testing.T, srv *http.Server, opts ...tetherhttp.Option) <
 		added = task
 		next.ServeHTTP(w, r)
 	})
-	tetherhttp.Attach(srv, reg, opts...)
+	tetherhttp.Attach(srv, reg, cfg...)
 	attached := srv.Handler
 	srv.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		attached.ServeHTTP(w, r)
@@ -408,7 +408,7 @@ func TestHTTP2StreamsAreApart(t *testing.T) {
 		tasks := make(chan *tether.Task, 2)
 		srv := httptest.NewUnstartedServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 			task, err := tetherhttp.After(r.Context(), "after", func(ctx context.Context) error {
-				assert.Equal(t, tetherhttp.Frame, tetherhttp.DeliveryOf(ctx))
+				assert.Equal(t, tetherhttp.DeliveryFrame, tetherhttp.DeliveryOf(ctx))
 				return nil
 			})
 			assert.NoError(t, err)
@@ -454,7 +454,7 @@ func TestHTTP2Reset(t *testing.T) {
 		} else {
 			require.NoError(t, h.framer.WriteRSTStream(id, http2.ErrCodeCancel))
 		}
-		require.Equal(t, tetherhttp.Closed, <-delivery)
+		require.Equal(t, tetherhttp.DeliveryClosed, <-delivery)
 	}
 }
 
@@ -477,5 +477,5 @@ func TestHTTP2Head(t *testing.T) {
 	tetherhttp.Attach(srv.Config, reg)
 	h := dialHTTP2(t, startHTTP2(t, srv, false), false)
 	h.end(h.request("HEAD", "/", true))
-	require.Equal(t, tetherhttp.Frame, <-delivery)
+	require.Equal(t, tetherhttp.DeliveryFrame, <-delivery)
 }

@@ -107,8 +107,8 @@ func TestInFrontOfReverseProxy(t *testing.T) {
 func TestBehindReverseProxy(t *testing.T) {
 	conform(t, true, func(s *site) {
 		s.decoded = true
-		s.deliveries = []tetherhttp.Delivery{tetherhttp.Sent, tetherhttp.Sent} // that the client hangs up is the proxy's business
-		s.delivery2 = tetherhttp.Sent                                          // it speaks HTTP/1 to its backends
+		s.deliveries = []tetherhttp.Delivery{tetherhttp.DeliverySent, tetherhttp.DeliverySent} // that the client hangs up is the proxy's business
+		s.delivery2 = tetherhttp.DeliverySent                                                  // it speaks HTTP/1 to its backends
 		mux := http.NewServeMux()
 		s.routes(func(path string, h http.HandlerFunc) { mux.Handle(path, h) })
 		backend := httptest.NewUnstartedServer(nil)
@@ -212,6 +212,6 @@ func TestReverseProxyUpgrade(t *testing.T) {
 	require.Equal(t, "hello\n", line)
 	require.Equal(t, tether.Held, task.State(), "while the conversation goes on")
 	require.NoError(t, c.Close())
-	require.Equal(t, tetherhttp.Hijacked, <-delivery)
+	require.Equal(t, tetherhttp.DeliveryHijacked, <-delivery)
 	require.NoError(t, srv.Close())
 }

@@ -51,7 +51,7 @@ var timeoutPlaces = map[string]func(s *site, srv *http.Server, mux http.Handler)
 	},
 	"tether behind": func(s *site, srv *http.Server, mux http.Handler) {
 		if !s.bare {
-			s.bg = tetherhttp.NewBackground(s.reg, s.opts...)
+			s.bg = tetherhttp.NewReleaser(s.reg, s.opts...)
 			s.bg.Hooks(srv)
 			mux = s.bg.Handler(mux)
 		}
@@ -68,7 +68,7 @@ func TestTimeoutHandler(t *testing.T) {
 				srv := &http.Server{}
 				place(s, srv, mux)
 				if name == "tether behind" {
-					s.delivery2 = tetherhttp.Unknown // the TimeoutHandler's writer tells nothing of the stream
+					s.delivery2 = tetherhttp.DeliveryUnknown // the TimeoutHandler's writer tells nothing of the stream
 				}
 				s.serve(srv)
 			})

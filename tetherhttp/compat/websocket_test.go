@@ -70,9 +70,9 @@ func Example_gorillaWebsocket() {
 }
 
 func TestGorillaWebsocket(t *testing.T) {
-	for _, v := range []variant{{}, {opts: []tetherhttp.Option{tetherhttp.OnlyIf(func(status int) bool {
+	for _, v := range []variant{{}, {opts: []tetherhttp.ReleaserConfig{{OnlyIf: func(status int) bool {
 		return status == http.StatusSwitchingProtocols
-	})}}} {
+	}}}}} {
 		reg := newRegistry(t, tether.Config{})
 		returned := make(chan struct{})
 		delivery := make(chan tetherhttp.Delivery, 2)
@@ -121,7 +121,7 @@ func TestGorillaWebsocket(t *testing.T) {
 		<-returned
 		for _, task := range tasks {
 			require.NoError(t, task.Wait(t.Context()))
-			require.Equal(t, tetherhttp.Hijacked, <-delivery)
+			require.Equal(t, tetherhttp.DeliveryHijacked, <-delivery)
 		}
 		require.NoError(t, srv.Close())
 	}

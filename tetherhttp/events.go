@@ -1,0 +1,88 @@
+package tetherhttp
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/seed-2e639f12/tether"
+)
+
+const (
+	heartbeat    = 15 * time.Second       // between comments in a silent stream, which proxies would close
+	pace         = 100 * time.Millisecond // between events, in the long run
+	writeTimeout = 30 * time.Second       // for a client that does not read
+)
+
+// serveEvents sends a task's states as a stream of events (server-sent events, HTML Living
+// Standard 9.2). The id of an event is the tag of its status.
+func (h *tasks) serveEvents(w http.ResponseWriter, r *http.Request, t *tether.Task) {
+	w.Header().Add("Vary", "Accept, Prefer")
+	last := r.Header.Get("Last-Event-ID")
+	if info := current(t); info.State.Final() && represent(r, t, info, "").tag == last {
+		w.WriteHeader(http.StatusNoContent) // the client has the last event: EventSource stops
+		return
+	}
+	ctx, cancel := h.whileServing(r)
+	defer cancel()
+	control := http.NewResponseController(w)
+	send := func(text string) bool {
+		// A wrapper around w may not support deadlines. The stream works without.
+		_ = control.SetWriteDeadline(time.Now().Add(writeTimeout))
+		_, err := io.WriteString(w, text)
+		return err == nil && control.Flush() == nil
+	}
+	w.Header().Set("Content-Type", "text/event-stream")
+	w.Header().Set("X-Accel-Buffering", "no") // nginx
+	w.WriteHeader(http.StatusOK)
+	if r.Method == http.MethodHead {
+		return
+	}
+	first := "retry: 1000\n\n"
+	for open := true; open; open = open && ctx.Err() == nil && send(":\n\n") {
+		until, cancel := context.WithTimeout(ctx, heartbeat)
+		for info := range watchPaced(until, t) {
+			now := represent(r, t, info, "")
+			if now.tag == last && first == "" {
+				continue
+			}
+			last = now.tag
+			// If the writer cannot flush, this event is sent when the handler returns.
+			if open = send(first+now.event()) && !now.done; !open {
+				break
+			}
+			first = ""
+		}
+		cancel()
+	}
+}
+
+// whileServing returns the request's context, canceled when its server shuts down: Shutdown
+// waits for the request.
+func (h *tasks) whileServing(r *http.Request) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(r.Context())
+	srv := serverOf(r)
+	if srv == nil {
+		return ctx, cancel
+	}
+	stop := context.AfterFunc(h.shutdownOf(srv), cancel)
+	if !h.reg.Ready() { // the server may have shut down before it was registered
+		cancel()
+	}
+	return ctx, func() { stop(); cancel() }
+}
+
+// shutdownOf returns a context that is done when a server shuts down.
+func (h *tasks) shutdownOf(srv *http.Server) context.Context {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	down := h.servers[srv]
+	if down == nil {
+		var shutDown context.CancelFunc
+		down, shutDown = context.WithCancel(context.Background())
+		srv.RegisterOnShutdown(shutDown)
+		h.servers[srv] = down
+	}
+	return down
+}

@@ -1,0 +1,20 @@
+package tetherhttp
+
+import (
+	"net/http"
+
+	"github.com/seed-2e639f12/tether"
+)
+
+// AfterSubmit makes a handler of [Async] call do whenever it has submitted a task, before
+// it goes on. It returns the handler.
+func AfterSubmit(h http.Handler, do func(*tether.Task)) http.Handler {
+	a := h.(*async)
+	submit := a.submit
+	a.submit = func(in *http.Request, body []byte, opts []tether.Option) (*tether.Task, error) {
+		t, err := submit(in, body, opts)
+		do(t)
+		return t, err
+	}
+	return h
+}

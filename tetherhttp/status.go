@@ -1,0 +1,116 @@
+package tetherhttp
+
+import (
+	"bytes"
+	"encoding/hex"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/seed-2e639f12/tether"
+)
+
+// status is a task as a client sees it.
+type status struct {
+	ID        string    `json:"id"`
+	Name      string    `json:"name"`
+	State     string    `json:"state"`
+	Done      bool      `json:"done"`
+	Submitted time.Time `json:"submitted,omitzero"` // unknown until the start of a task that starts at once
+	Started   time.Time `json:"started,omitzero"`
+	Finished  time.Time `json:"finished,omitzero"`
+	Attempt   int       `json:"attempt,omitempty"`
+	Progress  *progress `json:"progress,omitempty"`
+	Result    any       `json:"result,omitempty"`
+	Problem   *Problem  `json:"problem,omitempty"`
+	ResultURL string    `json:"result_url,omitempty"`
+}
+
+type progress struct {
+	Done    int64  `json:"done"`
+	Total   int64  `json:"total,omitempty"`
+	Message string `json:"message,omitempty"`
+}
+
+// statusOf returns the status of a task. base is put in front of result_url.
+func statusOf(t *tether.Task, info tether.Info, base string) *status {
+	s := &status{
+		ID: info.ID, Name: info.Name, State: info.State.String(), Done: info.State.Final(),
+		Submitted: info.Submitted.UTC(), Started: info.Started.UTC(), Finished: info.Finished.UTC(),
+		Attempt: info.Attempt,
+	}
+	if p := info.Progress; p != (tether.Progress{}) {
+		s.Progress = &progress{p.Done, p.Total, p.Message}
+	}
+	if !s.Done {
+		return s
+	}
+	s.ResultURL = base + info.ID + "/result"
+	if info.State != tether.Succeeded {
+		p, known := answerTo(info.Err).(*Problem)
+		if !known { // the error writes the answer itself, at result_url
+			p = &Problem{Status: http.StatusInternalServerError}
+		}
+		s.Problem = p.shown()
+		return s
+	}
+	if v := t.Value(); v != nil {
+		if _, own := v.(http.Handler); !own {
+			s.Result = v
+		}
+	}
+	return s
+}
+
+// outcome is the final answer of a task that has ended.
+func outcome(t *tether.Task, info tether.Info) http.Handler {
+	if info.State != tether.Succeeded {
+		return answerTo(info.Err)
+	}
+	v := t.Value()
+	if h, ok := v.(http.Handler); ok && !isNil(v) {
+		return h
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		writeJSON(w, r, "application/json", http.StatusOK, v)
+	})
+}
+
+// representation is an encoded status.
+type representation struct {
+	body []byte
+	tag  string // changes whenever the body does
+	done bool
+}
+
+func represent(r *http.Request, t *tether.Task, info tether.Info, base string) *representation {
+	s := statusOf(t, info, base)
+	body, err := encode(s)
+	if err != nil {
+		logf(r, "tetherhttp: the result of a task %q cannot be encoded: %v", info.Name, err)
+		s.Result, s.Problem = nil, (&Problem{Status: http.StatusInternalServerError}).shown()
+		body, _ = encode(s) // cannot fail without a result
+	}
+	sum := hashOf(string(body))
+	return &representation{body, `"` + hex.EncodeToString(sum[:12]) + `"`, s.Done}
+}
+
+// among reports whether an If-None-Match lists the representation.
+func (p *representation) among(lines []string) bool {
+	for _, line := range lines {
+		// With its quotes the tag cannot be part of another one.
+		if strings.Contains(line, p.tag) || strings.Trim(line, " \t") == "*" {
+			return true
+		}
+	}
+	return false
+}
+
+func (p *representation) event() string {
+	name := "status"
+	if p.done {
+		name = "done"
+	}
+	return fmt.Sprintf("event: %s\nid: %s\ndata: %s\n\n", name, p.tag, bytes.TrimSuffix(p.body, []byte("\n")))
+}
