@@ -45,7 +45,7 @@ func Example() {
 			http.DefaultClient.CloseIdleConnections()
 			fmt.Println(response.Status)
 		}
-		syscall.Kill(os.Getpid(), syscall.SIGTERM)
+		terminate()
 	}()
 
 	srv := &http.Server{Handler: mux}
@@ -61,6 +61,17 @@ func Example() {
 	// 202 Accepted
 	// mail sent
 	// <nil> 1
+}
+
+// terminate sends SIGTERM to the program itself.
+func terminate() {
+	self, err := os.FindProcess(os.Getpid())
+	if err == nil {
+		err = self.Signal(syscall.SIGTERM)
+	}
+	if err != nil {
+		fmt.Println(err)
+	}
 }
 
 // A handler submits its fire-and-forget work and answers at once. The task has the
@@ -358,7 +369,7 @@ func ExampleRegistry_Run() {
 				fmt.Println("sent")
 				return nil
 			})
-			syscall.Kill(os.Getpid(), syscall.SIGTERM)
+			terminate()
 			<-stopped
 			return nil
 		}, Stop: func(context.Context) error {

@@ -3,11 +3,9 @@ package tether_test
 import (
 	"context"
 	"log/slog"
-	"os"
 	"runtime"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -173,9 +171,7 @@ func TestD7_TheFirstSignalIsNotTheSecond(t *testing.T) {
 	r := tether.New(tether.Config{Logger: logger})
 	err := r.Run(context.Background(), tether.RunConfig{
 		Servers: server(func() error { return errTest }, func(context.Context) error { // Serve begins the stop
-			if err := syscall.Kill(os.Getpid(), syscall.SIGTERM); err != nil {
-				return err
-			}
+			terminate()
 			for len(book.about("stopping already")) == 0 { // or the process has ended
 				runtime.Gosched()
 			}
