@@ -37,7 +37,7 @@ func RegistryFeatures() []Candidate {
 		{name: "Limit, not reached", reg: tether.Config{Limit: 1 << 30}},
 		{name: "Config.Timeout", reg: tether.Config{Timeout: time.Hour}},
 		{name: "an Observer that does nothing", reg: tether.Config{Observer: tether.NopObserver{}}},
-		{name: "Stuck", reg: tether.Config{StuckAfter: time.Hour}},
+		{name: "StuckAfter", reg: tether.Config{StuckAfter: time.Hour}},
 		{name: "Timeout", options: func() []tether.Option { return []tether.Option{tether.Timeout(time.Hour)} }},
 		{name: "Retry, not needed", options: func() []tether.Option {
 			return []tether.Option{tether.Retry(tether.RetryPolicy{Attempts: 3})}
@@ -69,13 +69,13 @@ func PoolFeatures() []Candidate {
 	return ablation([]feature{
 		{name: PooledTask, pool: &tether.PoolConfig{Workers: plainBudget, Queue: tether.Unbounded}},
 		{name: "a queue of 1024, OverflowBlock", pool: &tether.PoolConfig{Workers: plainBudget, Queue: 1024, Overflow: tether.OverflowBlock}},
-		{name: "a queue of 20 000, Reject", pool: &tether.PoolConfig{Workers: plainBudget, Queue: 20_000, Overflow: tether.OverflowReject}},
+		{name: "a queue of 20 000, OverflowReject", pool: &tether.PoolConfig{Workers: plainBudget, Queue: 20_000, Overflow: tether.OverflowReject}},
 		{name: "Capacity", pool: &tether.PoolConfig{Workers: plainBudget, Queue: tether.Unbounded, Capacity: plainBudget}},
 		{name: "Capacity and Weight", pool: &tether.PoolConfig{Workers: plainBudget, Queue: tether.Unbounded, Capacity: plainBudget}, options: weight},
 		{name: "Serial, a new key each", pool: &tether.PoolConfig{Workers: plainBudget, Queue: tether.Unbounded},
 			options: func() []tether.Option { return []tether.Option{tether.Serial(newKey())} }},
 		{name: "Hold and Release", pool: &tether.PoolConfig{Workers: plainBudget, Queue: tether.Unbounded}, submit: holdAndRelease},
-		{name: "CallerRuns, no queue, one worker", pool: &tether.PoolConfig{Workers: 1, Overflow: tether.OverflowCallerRuns}},
+		{name: "OverflowCallerRuns, no queue, one worker", pool: &tether.PoolConfig{Workers: 1, Overflow: tether.OverflowCallerRuns}},
 	})
 }
 

@@ -13,7 +13,7 @@ import (
 // unbounded, like the queues of the peers.
 func Tether() Candidate {
 	return Candidate{
-		Name: "tether", Kind: Ours, Setting: "`Registry.Go`; `Pool{Workers: limit, Queue: Unbounded}`; `Reject`; `Submit`", Queues: true,
+		Name: "tether", Kind: Ours, Setting: "`Registry.Go`; `Pool{Workers: limit, Queue: Unbounded}`; a bounded queue to reject; `Submit`", Queues: true,
 		Unlimited: func() (*System, error) {
 			reg := newRegistry(tether.Config{})
 			return tetherSystem(reg, reg), nil

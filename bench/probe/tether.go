@@ -46,7 +46,7 @@ func tetherSettings(on func(tether.Config) func(int, func(any)) *system) []setti
 		WaitName: "Task.Wait", DrainName: "Shutdown",
 	}
 	crash := first
-	crash.Name, crash.Probes = "Config.OnPanic: Crash", []string{"panic"}
+	crash.Name, crash.Probes = "Config.OnPanic: PanicCrash", []string{"panic"}
 	crash.New, crash.ContainsPanics = on(tether.Config{OnPanic: tether.PanicCrash}), false
 
 	// Shutdown recognizes its caller by the task's own context, and by no other.

@@ -1,10 +1,6 @@
 package workload
 
-import (
-	"strconv"
-
-	"github.com/seed-2e639f12/tether/bench/peers"
-)
+import "strconv"
 
 func stacks() Family {
 	f := Family{
@@ -27,7 +23,7 @@ func stacks() Family {
 	} {
 		f.Workloads = append(f.Workloads, Workload{
 			Name: v.name, N: v.n, Quick: 500,
-			Metric: NsPerOp, Baseline: goStatement, Candidates: peers.All,
+			Metric: NsPerOp, Baseline: goStatement,
 			Run: tasks(v.sys, 1, v.batch, func(done func()) func() {
 				return func() { deep(v.kb); done() }
 			}),
@@ -40,7 +36,7 @@ func stacks() Family {
 		}
 		f.Workloads = append(f.Workloads, Workload{
 			Name: name, N: 10_000, Quick: 500,
-			Metric: NsPerOp, Baseline: goStatement, Candidates: peers.All,
+			Metric: NsPerOp, Baseline: goStatement,
 			Run: tasks(sys, 1, 1, noWork),
 		})
 	}
