@@ -1,4 +1,8 @@
 // Package tethertest helps to test programs that use tether.
+//
+// [New] returns a registry that fails the test if a task leaks, or fails unnoticed. [Inline]
+// returns a pool whose tasks have run when Go returns. The package
+// tetherhttp/tetherhttptest is for handlers that use tetherhttp.After.
 package tethertest
 
 import (
@@ -12,26 +16,25 @@ import (
 	"github.com/seed-2e639f12/tether"
 )
 
-// patience is how long New waits for the tasks at the end of a test: half of it
-// for them to end by themselves, half for those that have to be cancelled.
+// patience is how long New waits for the tasks at the end of a test: half of it for them
+// to end by themselves, half for the ones that had to be canceled.
 const patience = 10 * time.Second
 
-// New returns a registry for one test. It logs to the test's output, and is shut
-// down when the test and its subtests have ended. The test fails then, with the
-// task's name and ID, for each task that
+// New returns a registry for one test. It logs to the test's output. When the test and its
+// subtests have ended, the registry is shut down, and the test fails for each task that
 //
-//   - never ran, because it was held and nobody has released it, or it was to start
-//     later than the test has ended;
-//   - did not end before it was cancelled, 5 s after the test, or not even then: that
-//     one's stack is shown;
-//   - failed, panicked or ran out of time, when nobody has asked for its outcome by
-//     Wait, Done, Err, Value or Result.
+//   - never ran, because it was held and not released, or was still delayed;
+//   - did not end until it was canceled, 5 s after the test, or did not end at all: the
+//     message then has the stack;
+//   - failed, panicked or timed out, and whose outcome was not asked for by Wait, Done, Err,
+//     Value or Result.
 //
-// A task that is to run until the program stops can end on [tether.StoppingFrom], or be
-// cancelled by the test.
+// The messages have the task's name and ID. A task that runs until the program stops can
+// return when [tether.StoppingFrom] is closed, or the test can cancel it.
 //
-// adjust may change the registry's Config; an Observer or a Logger given there are
-// used as well. In a synctest bubble, call New inside it: the waiting takes no time.
+// Each adjust function may change the registry's Config. An Observer or a Logger set there
+// is used too. In a synctest bubble, New must be called inside the bubble; waiting then
+// takes no time.
 func New(t testing.TB, adjust ...func(*tether.Config)) *tether.Registry {
 	t.Helper()
 	cfg := tether.Config{
@@ -41,11 +44,8 @@ func New(t testing.TB, adjust ...func(*tether.Config)) *tether.Registry {
 	for _, f := range adjust {
 		f(&cfg)
 	}
-	w := &witness{Observer: cfg.Observer, failed: make(map[*tether.Task]bool)}
-	if w.Observer == nil {
-		w.Observer = tether.NopObserver{}
-	}
-	cfg.Observer = w
+	w := &witness{failed: make(map[*tether.Task]bool)}
+	cfg.Observer = tether.JoinObservers(cfg.Observer, w)
 	reg := tether.New(cfg)
 	t.Cleanup(func() {
 		t.Helper()
@@ -57,7 +57,7 @@ func New(t testing.TB, adjust ...func(*tether.Config)) *tether.Registry {
 			t.Errorf("task %q (%s) never ran: %v", task.Name, task.ID, task.Err)
 		}
 		for _, task := range report.Canceled {
-			t.Errorf("task %q (%s) did not end until it was cancelled", task.Name, task.ID)
+			t.Errorf("task %q (%s) did not end until it was canceled", task.Name, task.ID)
 		}
 		for _, task := range report.Abandoned {
 			t.Errorf("task %q (%s) never ended; goroutines of that name:\n%s", task.Name, task.ID, report.Stacks[task.Name])
@@ -66,22 +66,22 @@ func New(t testing.TB, adjust ...func(*tether.Config)) *tether.Registry {
 			t.Error(err)
 		}
 		for _, task := range w.unseen() {
-			t.Errorf("task %q (%s) %s, and nobody has asked for its outcome: %v", task.Name, task.ID, task.State, task.Err)
+			t.Errorf("task %q (%s) %s, and its outcome was not asked for: %v", task.Name, task.ID, task.State, task.Err)
 		}
 	})
 	return reg
 }
 
-// witness remembers the tasks that have failed.
+// witness remembers the tasks that failed.
 type witness struct {
-	tether.Observer // the program's own
+	tether.NopObserver
 
 	mu     sync.Mutex
 	failed map[*tether.Task]bool // guarded by mu
 }
 
-func (w *witness) TaskEnded(ctx context.Context, t *tether.Task) {
-	w.Observer.TaskEnded(ctx, t)
+// TaskEnded implements [tether.Observer].
+func (w *witness) TaskEnded(_ context.Context, t *tether.Task) {
 	info := t.Info()
 	timedOut := info.State == tether.Canceled && errors.Is(info.Err, tether.ErrTimeout)
 	if info.State == tether.Failed || info.State == tether.Panicked || timedOut {
@@ -91,7 +91,7 @@ func (w *witness) TaskEnded(ctx context.Context, t *tether.Task) {
 	}
 }
 
-// unseen returns the failures that nobody has asked for, by now.
+// unseen returns the failed tasks whose outcome has not been asked for.
 func (w *witness) unseen() []tether.Info {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -104,17 +104,17 @@ func (w *witness) unseen() []tether.Info {
 	return infos
 }
 
-// Inline returns a pool of r whose Go runs the body before it returns, in the
-// goroutine that calls it: a handler that is given this pool has done its
-// background work when it returns. The task is one like any other, so a panic ends
-// the task and not the test. A task with Hold, Delay or Serial, which cannot be run
-// like that, is refused with a [*tether.FullError].
+// Inline returns a pool of r whose Go runs the body before it returns, in the calling
+// goroutine: when a handler that was given this pool returns, its background work is done.
+// The tasks are otherwise like any other; a panic ends the task and not the test. A task
+// with Hold, Delay or Serial cannot run like that, and is refused with a
+// [*tether.FullError].
 //
-// The pool is one of [tether.OverflowCallerRuns] that is always full, of a task that keeps
+// The pool has the overflow [tether.OverflowCallerRuns] and is always full: a task occupies
 // its only worker until r is shut down.
 func Inline(r *tether.Registry) *tether.Pool {
 	p := r.NewPool("inline", tether.PoolConfig{Workers: 1, Overflow: tether.OverflowCallerRuns})
-	_, _ = p.Go(context.Background(), "inline", func(ctx context.Context) error { // refused only in a drain, when nothing else is admitted either
+	_, _ = p.Go(context.Background(), "inline", func(ctx context.Context) error { // refused only during the drain, when the pool refuses everything
 		<-tether.StoppingFrom(ctx)
 		return nil
 	})

@@ -79,7 +79,7 @@ func TestNew(t *testing.T) {
 		assert.Empty(t, failures)
 	})
 
-	t.Run("a failure that nobody has seen is named", func(t *testing.T) {
+	t.Run("a failure that was not asked for is named", func(t *testing.T) {
 		failures := outcome(t, func(t *trial, reg *tether.Registry) {
 			_, err := reg.Go(bg, "welcome mail", fails)
 			require.NoError(t, err)
@@ -95,7 +95,7 @@ func TestNew(t *testing.T) {
 		}
 	})
 
-	t.Run("a failure that somebody has seen passes, even if late", func(t *testing.T) {
+	t.Run("a failure that was asked for passes, even if late", func(t *testing.T) {
 		failures := outcome(t, func(t *trial, reg *tether.Registry) {
 			task, err := reg.Go(bg, "welcome mail", fails)
 			require.NoError(t, err)
@@ -108,7 +108,7 @@ func TestNew(t *testing.T) {
 		assert.Empty(t, failures)
 	})
 
-	t.Run("a held task that nobody has released is named", func(t *testing.T) {
+	t.Run("a held task that was not released is named", func(t *testing.T) {
 		failures := outcome(t, func(t *trial, reg *tether.Registry) {
 			_, err := reg.Go(bg, "audit log", fails, tether.Hold())
 			require.NoError(t, err)
@@ -118,17 +118,17 @@ func TestNew(t *testing.T) {
 		assert.Contains(t, failures[0], "never ran")
 	})
 
-	t.Run("a task that ends only when it is cancelled is named", func(t *testing.T) {
+	t.Run("a task that ends only when it is canceled is named", func(t *testing.T) {
 		failures := outcome(t, func(t *trial, reg *tether.Registry) {
 			_, err := reg.Go(bg, "ticker", func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() })
 			require.NoError(t, err)
 		})
 		require.Len(t, failures, 1)
 		assert.Contains(t, failures[0], `"ticker"`)
-		assert.Contains(t, failures[0], "cancelled")
+		assert.Contains(t, failures[0], "canceled")
 	})
 
-	t.Run("a task that the test has cancelled passes", func(t *testing.T) {
+	t.Run("a task that the test has canceled passes", func(t *testing.T) {
 		failures := outcome(t, func(t *trial, reg *tether.Registry) {
 			task, err := reg.Go(bg, "ticker", func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() })
 			require.NoError(t, err)
@@ -148,14 +148,22 @@ func TestNew(t *testing.T) {
 		assert.Contains(t, failures[0], "sleepForAnHour")
 	})
 
-	t.Run("the program's observer is told as well", func(t *testing.T) {
+	t.Run("the program's observer is notified too", func(t *testing.T) {
 		watch := new(counter)
 		failures := outcome(t, func(t *trial, reg *tether.Registry) {
-			_, err := reg.Go(bg, "x", func(context.Context) error { return nil })
+			attempt := 0
+			_, err := reg.Go(bg, "x", func(context.Context) error {
+				attempt++
+				if attempt == 1 {
+					return boom
+				}
+				time.Sleep(3 * time.Second)
+				return nil
+			}, tether.Retry(tether.RetryPolicy{Attempts: 2}))
 			require.NoError(t, err)
-		}, func(c *tether.Config) { c.Observer = watch })
+		}, func(c *tether.Config) { c.Observer, c.StuckAfter = watch, time.Second })
 		assert.Empty(t, failures)
-		assert.Equal(t, 1, watch.ended)
+		assert.Equal(t, counter{ended: 1, stuck: 1, retried: 1}, *watch)
 	})
 }
 
@@ -166,10 +174,12 @@ func sleepForAnHour(context.Context) error {
 
 type counter struct {
 	tether.NopObserver
-	ended int
+	ended, stuck, retried int
 }
 
-func (c *counter) TaskEnded(context.Context, *tether.Task) { c.ended++ }
+func (c *counter) TaskEnded(context.Context, *tether.Task)                          { c.ended++ }
+func (c *counter) TaskStuck(context.Context, *tether.Task, []byte)                  { c.stuck++ }
+func (c *counter) TaskRetrying(context.Context, *tether.Task, error, time.Duration) { c.retried++ }
 
 func TestInline(t *testing.T) {
 	t.Run("the body has run when Go returns", func(t *testing.T) {
