@@ -19,9 +19,9 @@ type discard struct{}
 func (discard) ExportSpans(context.Context, []sdktrace.ReadOnlySpan) error { return nil }
 func (discard) Shutdown(context.Context) error                             { return nil }
 
-// BenchmarkTask is the cost of a task that does nothing, one of many that a pool's
-// worker runs one after the other. All cases take turns, and the fastest turn of each
-// counts, so that x/none compares like with like.
+// BenchmarkTask measures an empty task, one of many that one worker of a pool runs. The
+// cases take turns, and the fastest turn of each counts. x/none is the ratio to a task
+// without an observer.
 func BenchmarkTask(b *testing.B) {
 	never := sdktrace.NewTracerProvider(sdktrace.WithSampler(sdktrace.NeverSample()), sdktrace.WithBatcher(discard{}))
 	always := sdktrace.NewTracerProvider(sdktrace.WithBatcher(discard{}))

@@ -91,7 +91,7 @@
 // have one measurement for each task, made when it ends, with tether.task.name,
 // tether.task.outcome and, as above, error.type. The first [Config].MaxNames names and
 // the first 100 error types are told apart; any further name is recorded as "other", and
-// any further type as "_OTHER". A task whose name is "other" is recorded with those.
+// any further type as "_OTHER". A task with the name "other" is recorded with those.
 //
 // While a worker of a pool is free, tasks that are held, delayed or between attempts wait
 // in its place: more tasks than tether.pool.queue.limit may then be held or queued.
@@ -103,7 +103,7 @@
 // # Cost
 //
 // With a no-op TracerProvider the body's context is what it would be without an observer.
-// For a task whose span is not recording and whose durations are not collected, the
+// For a task with a span that is not recording and durations that are not collected, the
 // observer reads the name, the state and, if the task was dropped, its times.
 //
 // # Versions

@@ -25,7 +25,7 @@ func Example() {
 		panic(err)
 	}
 
-	// A request, whose span ends before its task has begun.
+	// The span of the request ends before the task has begun.
 	ctx, request := tracers.Tracer("server").Start(context.Background(), "POST /orders")
 	mail, err := reg.Go(ctx, "welcome mail", func(context.Context) error {
 		return fmt.Errorf("no such mailbox")

@@ -27,13 +27,13 @@ var errTest = errors.New("test error")
 func succeed(context.Context) error { return nil }
 func fail(context.Context) error    { return errTest }
 
-// untilCanceled is a body that runs until its context is cancelled.
+// untilCanceled is a body that runs until its context is canceled.
 func untilCanceled(ctx context.Context) error {
 	<-ctx.Done()
 	return ctx.Err()
 }
 
-// telemetry is an SDK whose spans and metrics can be looked at.
+// telemetry is an SDK that keeps its spans and metrics for the test.
 type telemetry struct {
 	t       testing.TB
 	spans   *tracetest.SpanRecorder
@@ -78,7 +78,7 @@ func (s *telemetry) observer(cfg tetherotel.Config) *tetherotel.Observer {
 	return o
 }
 
-// ended returns the span of this name that has ended; there must be one.
+// ended returns the ended span with this name; there must be exactly one.
 func (s *telemetry) ended(name string) sdktrace.ReadOnlySpan {
 	s.t.Helper()
 	var found []sdktrace.ReadOnlySpan
@@ -119,7 +119,8 @@ func (s *telemetry) counts(name string) map[string]int64 {
 
 func encode(set attribute.Set) string { return set.Encoded(attribute.DefaultEncoder()) }
 
-// newRegistry returns a registry that logs nothing unless cfg says so, and drains at the end of the test.
+// newRegistry returns a registry that is shut down at the end of the test. It logs nothing
+// unless cfg has a Logger.
 func newRegistry(t testing.TB, cfg tether.Config) *tether.Registry {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)

@@ -133,7 +133,7 @@ func TestRelation(t *testing.T) {
 	}
 }
 
-// A root that the sampler does not want stays unsampled, in the body and at its end.
+// A root that the sampler drops stays unsampled, in the body and at its end.
 func TestUnsampledRoot(t *testing.T) {
 	for name, sampler := range map[string]func(sdktrace.Sampler) sdktrace.Sampler{
 		"by a parent-based sampler": func(s sdktrace.Sampler) sdktrace.Sampler { return sdktrace.ParentBased(s) },
@@ -240,7 +240,7 @@ func TestTasksOfTasks(t *testing.T) {
 	assert.Len(t, s.spans.Ended(), 6)
 }
 
-// body is a body whose function is known by its name.
+// body is a body with a function name.
 func body(context.Context) error {
 	time.Sleep(3 * time.Second)
 	return nil
@@ -301,12 +301,12 @@ func TestOutcomes(t *testing.T) {
 			drain(t, r)
 		}, outcome: "canceled", errType: "shutdown", cause: tether.ErrShutdown.Error(),
 			exception: tether.ErrShutdown.Error() + ": context canceled", attempts: 1, took: 56 * time.Second},
-		"canceled by somebody": {do: func(r *tether.Registry, p *tether.Pool) {
+		"canceled by the program": {do: func(r *tether.Registry, p *tether.Pool) {
 			task := start(t, context.Background(), r, "task", untilCanceled)
 			time.Sleep(time.Second)
 			task.Cancel(errTest)
 		}, outcome: "canceled", cause: "test error", attempts: 1, took: time.Second},
-		"canceled by somebody, while a task of its own timed out": {do: func(r *tether.Registry, p *tether.Pool) {
+		"canceled by the program, while a task of its own timed out": {do: func(r *tether.Registry, p *tether.Pool) {
 			task := start(t, context.Background(), r, "task", func(ctx context.Context) error {
 				<-ctx.Done()
 				return fmt.Errorf("%w after %w", ctx.Err(), tether.ErrTimeout)
@@ -319,8 +319,8 @@ func TestOutcomes(t *testing.T) {
 			synctest.Wait()
 			task.Cancel(nil)
 		}, outcome: "canceled", cause: "context canceled", attempts: 2}, // the second was to come
-		"dropped by somebody": {do: drop(errTest), outcome: "dropped", cause: "test error", queued: time.Second, took: time.Second},
-		"dropped for a timeout of somebody's": {do: drop(fmt.Errorf("too late: %w", tether.ErrTimeout)),
+		"dropped by the program": {do: drop(errTest), outcome: "dropped", cause: "test error", queued: time.Second, took: time.Second},
+		"dropped for a timeout of the program's own": {do: drop(fmt.Errorf("too late: %w", tether.ErrTimeout)),
 			outcome: "dropped", errType: "timeout", cause: "too late: " + tether.ErrTimeout.Error(), exception: "too late: " + tether.ErrTimeout.Error(),
 			queued: time.Second, took: time.Second},
 		"dropped by the shutdown": {do: func(r *tether.Registry, p *tether.Pool) {
@@ -524,7 +524,8 @@ func TestAttributes(t *testing.T) {
 	})
 }
 
-// An error whose methods panic is one for all that: in the span and in the histograms.
+// An error with methods that panic is recorded like any other, in the span and in the
+// histograms.
 func TestErrorsThatPanic(t *testing.T) {
 	var nowhere *fs.PathError
 	const text = "the Error method of a %s panicked"
@@ -600,7 +601,7 @@ func TestLongTexts(t *testing.T) {
 	assert.True(t, utf8.ValidString(s.ended("failed").Status().Description))
 }
 
-// So it is with stacks.
+// Every stack of a span is bounded.
 func TestLongStacks(t *testing.T) {
 	s := newTelemetry(t)
 	o := s.observer(tetherotel.Config{})
@@ -617,7 +618,7 @@ func TestLongStacks(t *testing.T) {
 	assert.Less(t, len(stack), 17<<10)
 }
 
-// deep panics far down.
+// deep panics at the end of a deep stack.
 func deep(n int) error {
 	if n == 0 {
 		panic("boom")
@@ -648,7 +649,8 @@ func TestJoined(t *testing.T) {
 	assert.Empty(t, request.ended("request").Attributes())
 }
 
-// Nor does it matter if the observer is part of another one, which hands on its own context.
+// An observer that is part of another one finds its span, even if the other passes on a
+// context of its own.
 func TestEmbedded(t *testing.T) {
 	s, other := newTelemetry(t), newTelemetry(t)
 	r := newRegistry(t, tether.Config{Observer: embedding{s.observer(tetherotel.Config{}), other.covering()}})

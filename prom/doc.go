@@ -49,7 +49,7 @@
 // [Config].Buckets, a histogram has 3 series more than there are buckets.
 //
 // The task label has at most [Config].MaxNames values, in the order of their first
-// start, and [Other] for all further names. A task whose name is "other" is counted with those.
+// start, and [Other] for all further names. A task with the name "other" is counted with those.
 // All metrics by name have thus at most (MaxNames + 1) * 23 series for each pool.
 //
 // # Guarantees

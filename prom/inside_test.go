@@ -8,7 +8,7 @@ import (
 	"github.com/seed-2e639f12/tether"
 )
 
-// TestAllocations finds none once a name is known.
+// Once a name is known, recording allocates nothing.
 func TestAllocations(t *testing.T) {
 	for _, factor := range []float64{0, 1.1} {
 		m := New(Config{MaxNames: 1, NativeHistogramBucketFactor: factor})

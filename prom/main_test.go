@@ -35,7 +35,7 @@ func untilCanceled(ctx context.Context) error {
 	return context.Cause(ctx)
 }
 
-// taking returns a body that takes so long.
+// taking returns a body that takes d.
 func taking(d time.Duration) tether.Func {
 	return func(context.Context) error {
 		time.Sleep(d)
@@ -68,7 +68,7 @@ func start(t testing.TB, r tether.Submitter, name string, fn tether.Func, opts .
 	return task
 }
 
-// run runs a task, however it ends.
+// run submits a task and waits for its end.
 func run(t testing.TB, r tether.Submitter, name string, fn tether.Func, opts ...tether.Option) {
 	t.Helper()
 	<-start(t, r, name, fn, opts...).Done()
@@ -160,7 +160,7 @@ func (p page) value(name string, pairs ...string) float64 {
 	return m.Gauge.GetValue()
 }
 
-// states returns how many tasks of a pool are in each state, those that are in none left out.
+// states returns the number of tasks of a pool in each state, without zeros.
 func (p page) states(pool string) map[string]float64 {
 	all := make(map[string]float64)
 	for _, name := range []string{"tether_tasks_live", "tether_tasks_ended_total"} {

@@ -28,8 +28,8 @@ type Config struct {
 	NativeHistogramBucketFactor float64
 }
 
-// Other is the value of the task label for tasks whose name came after [Config].MaxNames
-// others. Tasks with this very name are counted with them.
+// Other is the value of the task label for tasks with a name that came after [Config].MaxNames
+// others. Tasks with the very name are counted with them.
 const Other = "other"
 
 // Metrics are the metrics of one registry or more. Metrics is the [tether.Observer] of those
@@ -66,8 +66,8 @@ type index struct {
 type key struct{ task, pool string }
 
 // series are the metrics of the tasks of one name on one pool. All are created at the first
-// start of such a task: for Prometheus, a counter whose first value is 1, because it was
-// created by the first panic, has not increased.
+// start of such a task: for Prometheus, a counter that is created by the first panic, with
+// the value 1, has not increased.
 type series struct {
 	wait, run      prometheus.Observer // wait is shared by the names of the pool
 	outcomes       [tether.Dropped + 1]prometheus.Counter

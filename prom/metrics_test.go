@@ -21,7 +21,7 @@ import (
 	tetherprom "github.com/seed-2e639f12/tether/prom"
 )
 
-// times is a histogram: how many, how long in all, and how many at most as long as a bound.
+// times is a histogram: the count, the sum, and the cumulative counts by upper bound.
 type times struct {
 	count uint64
 	sum   float64
@@ -165,8 +165,8 @@ func TestTimes(t *testing.T) {
 	})
 }
 
-// Prometheus sees an increase only of what it has seen before: all that a task can
-// become is 0 from the task's start on, and what one of its name has not become as well.
+// Prometheus shows the increase of a counter that it has scraped before: from the first start
+// of a task name on, all of its counters exist, with the value 0.
 func TestBornAtZero(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := tetherprom.New(tetherprom.Config{})
@@ -359,7 +359,7 @@ func TestNames(t *testing.T) {
 	})
 }
 
-// TestNumberOfSeries finds the numbers that the package's documentation states.
+// TestNumberOfSeries checks the numbers in the package's documentation.
 func TestNumberOfSeries(t *testing.T) {
 	m := tetherprom.New(tetherprom.Config{})
 	r := newRegistry(t, m, tether.Config{})
@@ -370,7 +370,7 @@ func TestNumberOfSeries(t *testing.T) {
 		promhttp.HandlerFor(reg, promhttp.HandlerOpts{}).ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
 		return len(sample.FindAllString(w.Body.String(), -1))
 	}
-	// added is how many series there are more, after f.
+	// added returns how many series f adds.
 	added := func(f func()) int {
 		before := count()
 		f()
@@ -408,7 +408,7 @@ func TestLint(t *testing.T) {
 	})
 }
 
-// everything has m show each of its metrics. It is called in a bubble.
+// everything makes m export each of its metrics. It must be called in a bubble.
 func everything(t *testing.T, m *tetherprom.Metrics) *tether.Registry {
 	r := newRegistry(t, m, tether.Config{StuckAfter: time.Minute})
 	p := r.NewPool("pool", tether.PoolConfig{Workers: 2, Queue: 5, Capacity: 10, Overflow: tether.OverflowBlock})
@@ -418,7 +418,7 @@ func everything(t *testing.T, m *tetherprom.Metrics) *tether.Registry {
 	return r
 }
 
-// TestRegister finds out that the metrics are what Describe says.
+// TestRegister compares the metrics with what Describe announces.
 func TestRegister(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := tetherprom.New(tetherprom.Config{})

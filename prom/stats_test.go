@@ -305,8 +305,8 @@ func TestUnderLoad(t *testing.T) {
 	assert.Equal(t, ran, started)
 }
 
-// TestOwnTasksUnderLoad keeps the pools busy: the registry's own tasks are a few, and
-// what is said of them must not be made of the pools' tasks.
+// TestOwnTasksUnderLoad keeps the pools busy while the registry itself runs few tasks: the
+// counts of these must not include tasks of the pools.
 func TestOwnTasksUnderLoad(t *testing.T) {
 	m := tetherprom.New(tetherprom.Config{})
 	r := newRegistry(t, m, tether.Config{Retain: -1})

@@ -26,8 +26,8 @@ const patience = 10 * time.Second
 //   - never ran, because it was held and not released, or was still delayed;
 //   - did not end until it was canceled, 5 s after the test, or did not end at all: the
 //     message then has the stack;
-//   - failed, panicked or timed out, and whose outcome was not asked for by Wait, Done, Err,
-//     Value or Result.
+//   - failed, panicked or timed out, without a call of Wait, Done, Err, Value or Result that
+//     asked for the outcome.
 //
 // The messages have the task's name and ID. A task that runs until the program stops can
 // return when [tether.StoppingFrom] is closed, or the test can cancel it.
@@ -91,7 +91,7 @@ func (w *witness) TaskEnded(_ context.Context, t *tether.Task) {
 	}
 }
 
-// unseen returns the failed tasks whose outcome has not been asked for.
+// unseen returns the failed tasks with an outcome that has not been asked for.
 func (w *witness) unseen() []tether.Info {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -61,7 +61,7 @@ func load(root, module string) (*core, error) {
 	}
 }
 
-// check adds a package whose dependencies are there.
+// check adds a package after its dependencies.
 func (c *core) check(path, dir string, names []string, others types.Importer) error {
 	p := &pkg{dir: dir, info: &types.Info{
 		Uses: make(map[*ast.Ident]types.Object), Defs: make(map[*ast.Ident]types.Object),

@@ -13,8 +13,8 @@
 // static calls, methods, go and defer statements. A call through an interface, or of a
 // literal that is stored in a field, is followed to each that was executed. Then
 //
-//   - calls are the calls followed, by their place in the source, and across those whose
-//     function is in another file;
+//   - calls are the calls followed, by their place in the source; those of a function in
+//     another file are counted as across files too;
 //   - functions are the functions read, and files the files that they are in;
 //   - jumps are the times that the reader changes to another file: to a function that has
 //     not been read, and back to the next call of the function that called it.

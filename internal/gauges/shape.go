@@ -125,8 +125,8 @@ var overloaded = []string{
 	"wish", "grant", "furnish", "staff", "strike", "poke", "tell", "note", "more", "aside", "inner", "seal", "spread",
 }
 
-// bearing returns the functions, types, fields and constants of the core whose first word
-// is verb, in singular or plural.
+// bearing returns the functions, types, fields and constants of the core that begin with
+// the word verb, in singular or plural.
 func (c *core) bearing(verb string) []string {
 	found := make(map[string]bool)
 	for _, p := range c.order {
