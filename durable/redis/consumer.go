@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hibiken/asynq"
@@ -59,11 +60,12 @@ func (e *Engine) Consume(ctx context.Context, c durable.Consumption) (durable.Co
 	if err != nil {
 		return nil, err
 	}
-	client.AddHook(persist{})
 	w := &consumer{
 		queue: e.cfg.Queue, handle: c.Handle, log: c.Logger, redis: client,
 		running: make(chan struct{}, c.Concurrency), stopping: make(chan struct{}), done: make(chan struct{}),
 	}
+	client.AddHook(persist{})
+	client.AddHook(expiry{w})
 	w.server = asynq.NewServerFromRedisClient(client, asynq.Config{
 		Concurrency:              c.Concurrency,
 		Queues:                   map[string]int{e.cfg.Queue: 1},
@@ -108,10 +110,27 @@ func (c *consumer) ProcessTask(ctx context.Context, t *asynq.Task) error {
 		c.log.Error("durable: what is no job was archived", "queue", c.queue, "type", t.Type(), "task", id, "error", err)
 		return &answer{durable.Outcome{Verdict: durable.Dead, Err: err}}
 	}
-	retried, _ := asynq.GetRetryCount(ctx)
-	out := c.handle(ctx, durable.Delivery{Message: m, Attempt: retried + 1})
+	d := durable.Delivery{Message: m, Attempt: 1}
+	id, _ := asynq.GetTaskID(ctx)
+	var before history
+	if retried, _ := asynq.GetRetryCount(ctx); retried > 0 {
+		if before, err = c.remember(ctx, id); err != nil {
+			return &answer{durable.Outcome{Verdict: durable.Return, After: time.Second, Err: fmt.Errorf("redis: the history of the job: %w", err)}}
+		}
+		d.Attempt += retried
+		d.Pardoned, d.Crashed, d.Revived = min(before.pardoned, retried), before.crashed, before.dead
+	}
+	var counted atomic.Bool
+	d.Count = func(ctx context.Context) error {
+		counted.Store(true)
+		return c.count(ctx, id, before)
+	}
+	out := c.handle(ctx, d)
 	if out.Verdict == durable.Done {
 		return nil
+	}
+	if d.Attempt > 1 && (out.Verdict == durable.Dead || before != history{pardoned: before.pardoned}) || counted.Load() {
+		c.answered(id, out.Verdict)
 	}
 	return &answer{out}
 }

@@ -51,7 +51,7 @@
 //
 // # While Redis is away
 //
-// Enqueue waits until its context ends, or [Config].Timeout has passed. Open and Consume
+// Enqueue waits until its context ends, or for [Config].Timeout if that has no deadline. Open and Consume
 // fail at once. A worker goes on when Redis is back; the outcomes of jobs that ended
 // meanwhile are stored then, if that is within the lease of 30 seconds. This also holds
 // behind a proxy that accepts connections and resets them.
@@ -59,6 +59,13 @@
 // If Redis is away for longer than 30 seconds, running jobs are canceled, and run again
 // like those of a killed worker. So does, rarely, a job whose delivery was under way when a
 // connection broke.
+//
+// # Crashes
+//
+// The jobs of a killed worker run again as the next attempt. The crash counts against a job's
+// MaxAttempts only if the job ran alone, which it does after two crashes: see
+// [durable.JobConfig].MaxAttempts. The engine keeps what it needs for that in fields of the
+// task's hash ("tether:pardoned" and others), which go with the task.
 //
 // # Differences from other engines
 //
@@ -74,8 +81,8 @@
 // it, and the log says so.
 //
 // The queue is an ordinary one of asynq, so its tools work: the Inspector, asynqmon. An
-// archived job that is run again by them has one more attempt; canceling a running one uses
-// its attempt. The type of a task is the job's name, its payload the JSON of a
+// archived job that is run again by them, or by [durable.RetryDead], has one more attempt;
+// canceling a running one uses its attempt. The type of a task is the job's name, its payload the JSON of a
 // [durable.Message]. A program that enqueues such tasks without this package should set
 // generous values for MaxRetry and Timeout: the defaults of asynq, 25 retries and 30
 // minutes, apply as well as the job's options. A payload that is not a Message is archived.

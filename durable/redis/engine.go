@@ -27,8 +27,7 @@ type Config struct {
 	Queue string
 	// Poll is the mean interval at which an idle worker asks Redis for a job. Zero means 100 ms.
 	Poll time.Duration
-	// Timeout bounds Open, and each Enqueue and Consume whose context does not end sooner.
-	// Zero means 30 s.
+	// Timeout bounds Open, and each other call whose context has no deadline. Zero means 10 s.
 	Timeout time.Duration
 	// Replicas is the number of replicas that must confirm a job before Enqueue returns: see
 	// the package's documentation. Zero means none. It cannot be used with a cluster.
@@ -43,7 +42,7 @@ type Config struct {
 const (
 	defaultQueue   = "tether"
 	defaultPoll    = 100 * time.Millisecond
-	defaultTimeout = 30 * time.Second
+	defaultTimeout = 10 * time.Second
 
 	// never is longer than any attempt and any wait. Added to the present it is still a date
 	// that time.Duration and asynq's whole seconds can represent.
@@ -68,7 +67,10 @@ type Engine struct {
 	calls  sync.WaitGroup // of call; Add under mu, and only while not closed
 }
 
-var _ durable.Engine = (*Engine)(nil)
+var (
+	_ durable.Engine      = (*Engine)(nil)
+	_ durable.DeadRetrier = (*Engine)(nil)
+)
 
 // Open returns the engine of the zero [Config]: see [Config.Open].
 func Open(opt asynq.RedisConnOpt) (*Engine, error) { return Config{}.Open(opt) }
@@ -130,7 +132,7 @@ func connect(opt asynq.RedisConnOpt) (goredis.UniversalClient, error) {
 // Support reports what the engine can do: Unique keys and RunAt, but no transactions.
 func (e *Engine) Support() durable.Support {
 	return durable.Support{
-		Engine: "redis", Unique: true, RunAt: true, Resolution: time.Second,
+		Engine: "redis", Unique: true, RunAt: true, Pardons: true, Resolution: time.Second,
 		Rescue: "after 1 to 2 minutes, which asynq fixes",
 	}
 }
@@ -152,8 +154,8 @@ func (e *Engine) Close() error {
 	return err
 }
 
-// call runs f until ctx ends, Config.Timeout has passed or the engine is closed. It then
-// leaves f, which ends by itself within seconds: neither go-redis nor asynq's Inspector can
+// call runs f until ctx ends, for Config.Timeout if ctx has no deadline, or until the engine
+// is closed. It then leaves f, which ends by itself within seconds: neither go-redis nor asynq's Inspector can
 // be interrupted while Redis does not answer.
 func call[T any](ctx context.Context, e *Engine, f func(context.Context) (T, error)) (T, error) {
 	var none T
@@ -165,7 +167,13 @@ func call[T any](ctx context.Context, e *Engine, f func(context.Context) (T, err
 	e.calls.Add(1)
 	e.mu.Unlock()
 
-	inner, cancel := context.WithTimeout(ctx, e.cfg.Timeout)
+	var inner context.Context
+	var cancel context.CancelFunc
+	if _, bounded := ctx.Deadline(); bounded {
+		inner, cancel = context.WithCancel(ctx)
+	} else {
+		inner, cancel = context.WithTimeout(ctx, e.cfg.Timeout)
+	}
 	defer cancel()
 	defer context.AfterFunc(e.closing, cancel)()
 	type result struct {
@@ -205,8 +213,8 @@ func call[T any](ctx context.Context, e *Engine, f func(context.Context) (T, err
 // Enqueue stores a job. When it returns, Redis has the job in its memory, and in its
 // append-only file if it has one, and Config.Replicas replicas have confirmed it.
 //
-// While Redis cannot be reached, or cannot store yet, Enqueue waits for it until ctx ends or
-// Config.Timeout has passed. The error then wraps the context's cause, and says why; the job
+// While Redis cannot be reached, or cannot store yet, Enqueue waits for it until ctx ends, or
+// for Config.Timeout if ctx has no deadline. The error then wraps the context's cause, and says why; the job
 // may have been stored all the same. What Redis refuses is an error at once.
 func (e *Engine) Enqueue(ctx context.Context, m durable.Message) (durable.Receipt, error) {
 	payload, err := json.Marshal(m)
@@ -313,4 +321,51 @@ func taskID(m durable.Message) string {
 // asynq's forwarder compares with the present rounded down, which can only make a job late.
 func ceil(t time.Time) time.Time {
 	return t.Add(time.Second - time.Nanosecond).Truncate(time.Second)
+}
+
+// RetryDead makes an archived job run again, by its Meta.ID. It reads the archive, unless the
+// job had no Unique key.
+func (e *Engine) RetryDead(ctx context.Context, id string) error {
+	_, err := call(ctx, e, func(ctx context.Context) (struct{}, error) { return struct{}{}, e.retryDead(ctx, id) })
+	if err != nil {
+		return fmt.Errorf("redis: retry job %s: %w", id, err)
+	}
+	return nil
+}
+
+// archivePage is the number of archived tasks that are read at once.
+const archivePage = 1000
+
+func (e *Engine) retryDead(ctx context.Context, id string) error {
+	task, err := e.inspector.GetTaskInfo(e.cfg.Queue, id)
+	if err != nil && !errors.Is(err, asynq.ErrTaskNotFound) && !errors.Is(err, asynq.ErrQueueNotFound) {
+		return err
+	}
+	if err == nil && task.State == asynq.TaskStateArchived {
+		return e.run(task.ID)
+	}
+	for page := 1; ctx.Err() == nil; page++ {
+		tasks, err := e.inspector.ListArchivedTasks(e.cfg.Queue, asynq.PageSize(archivePage), asynq.Page(page))
+		if err != nil && !errors.Is(err, asynq.ErrQueueNotFound) {
+			return err
+		}
+		for _, task := range tasks {
+			if m, err := durable.Decode(task.Payload); err == nil && m.ID == id {
+				return e.run(task.ID)
+			}
+		}
+		if len(tasks) < archivePage {
+			return durable.ErrNotDead
+		}
+	}
+	return ctx.Err()
+}
+
+// run makes an archived task pending.
+func (e *Engine) run(task string) error {
+	err := e.inspector.RunTask(e.cfg.Queue, task)
+	if errors.Is(err, asynq.ErrTaskNotFound) || errors.Is(err, asynq.ErrQueueNotFound) {
+		return durable.ErrNotDead // another caller was faster
+	}
+	return err
 }

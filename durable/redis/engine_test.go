@@ -32,7 +32,7 @@ const patience = time.Minute
 
 // bench is an engine on a queue of its own, and what sees it from outside.
 type bench struct {
-	*testing.T
+	testing.TB
 	ctx       context.Context
 	opt       asynq.RedisClientOpt
 	queue     string
@@ -43,11 +43,11 @@ type bench struct {
 	log       *record
 }
 
-func newBench(t *testing.T) *bench {
+func newBench(t testing.TB) *bench {
 	server := durabletest.Redis(t)
 	opt, err := asynq.ParseRedisURI(server.Address())
 	require.NoError(t, err)
-	b := &bench{T: t, opt: opt.(asynq.RedisClientOpt), queue: strings.ToLower(rand.Text()[:12]), log: new(record)}
+	b := &bench{TB: t, opt: opt.(asynq.RedisClientOpt), queue: strings.ToLower(rand.Text()[:12]), log: new(record)}
 	var cancel context.CancelFunc
 	b.ctx, cancel = context.WithTimeout(context.Background(), patience)
 	t.Cleanup(cancel)

@@ -26,8 +26,6 @@ func open(address, queue string, cfg redis.Config) (*redis.Engine, error) {
 	return cfg.Open(opt)
 }
 
-func TestMain(m *testing.M) { durabletest.Main(m, fixture) }
-
 func TestContract(t *testing.T) { durabletest.Contract(t, fixture) }
 
 func BenchmarkEngine(b *testing.B) { durabletest.Benchmarks(b, fixture) }
