@@ -81,8 +81,9 @@
 // it, and the log says so.
 //
 // The queue is an ordinary one of asynq, so its tools work: the Inspector, asynqmon. An
-// archived job that is run again by them, or by [durable.RetryDead], has one more attempt;
-// canceling a running one uses its attempt. The type of a task is the job's name, its payload the JSON of a
+// archived job that is run again by them, or by [durable.RetryDead], has one more attempt.
+// Canceling a running one uses its attempt. The type of a task is the name of the job, its
+// payload the JSON of a
 // [durable.Message]. A program that enqueues such tasks without this package should set
 // generous values for MaxRetry and Timeout: the defaults of asynq, 25 retries and 30
 // minutes, apply as well as the job's options. A payload that is not a Message is archived.
