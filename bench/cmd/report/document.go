@@ -45,7 +45,7 @@ func familyTables(results []result) string {
 	var b strings.Builder
 	folded := len(results) > 1 && !results[0].family.Apart
 	if folded {
-		b.WriteString(overview(results).String() + "\n<details><summary>All figures</summary>\n\n")
+		b.WriteString(overviews(results) + "\n<details><summary>All figures</summary>\n\n")
 	}
 	for _, r := range results {
 		b.WriteString(r.section() + "\n")

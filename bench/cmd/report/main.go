@@ -80,7 +80,7 @@ func (p plan) report(out string, stdout io.Writer) error {
 			results = append(results, r)
 		}
 		if !f.Apart && len(results) > 1 {
-			fmt.Fprintln(stdout, overview(results))
+			fmt.Fprintln(stdout, overviews(results))
 		}
 		all = append(all, results)
 	}

@@ -78,7 +78,15 @@ func TestTables(t *testing.T) {
 		{"**tether**", "0.50", "0.50"},
 		{"slow", "2.00", figures.Dash},
 		{"fast", "0.90", "0.90"},
-	}, overview([]result{r, other}), "a candidate that lacks both is not there")
+	}, overview([]result{r, other}, ""), "a candidate that lacks both is not there")
+	other.workload.Metric = sample.BytesPerOp
+	assert.Equal(t, []string{"**tether**", "0.50", "1.00"}, overview([]result{r, other}, "")[2], "each has its own metric")
+	r.workload.Also = []string{sample.BytesPerOp}
+	assert.Equal(t, []string{"", "ns/op", "× go", "× fast", "B/op", "× go", "B/op", "allocs/op"}, r.detail()[0])
+	assert.Equal(t, []string{"slow", "16.0 [16.0, 16.0]", "1.00 [1.00, 1.00]"}, []string{r.detail()[3][0], r.detail()[3][4], r.detail()[3][5]})
+	text := overviews([]result{r, r})
+	assert.Contains(t, text, "**ns/op**\n\n| × go       | x    | x    |")
+	assert.Contains(t, text, "**B/op**\n\n| × go       | x    | x    |")
 	assert.Equal(t, `|        | × go |
 |--------|-----:|
 | tether | 0.50 |

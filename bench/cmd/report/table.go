@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"slices"
 
 	"github.com/seed-2e639f12/tether/bench/internal/figures"
@@ -60,9 +61,22 @@ func (r result) shown() []string {
 	return metrics
 }
 
-// overview has a column for each workload of a family, with the medians against the
-// baseline.
-func overview(results []result) figures.Table {
+// overviews has a table for each compared metric of a family.
+func overviews(results []result) string {
+	also := results[0].workload.Also
+	if len(also) == 0 {
+		return overview(results, "").String()
+	}
+	text := "**" + results[0].workload.Metric + "**\n\n" + overview(results, "").String() + "\n"
+	for _, m := range also {
+		text += "**" + m + "**\n\n" + overview(results, m).String() + "\n"
+	}
+	return text
+}
+
+// overview has a column for each workload of a family, with the medians of a metric against
+// the baseline; "" is the workload's own metric.
+func overview(results []result, metric string) figures.Table {
 	against := func(r result) string { return r.sign() + r.workload.Baseline }
 	all := against(results[0])
 	if slices.ContainsFunc(results, func(r result) bool { return against(r) != all }) {
@@ -80,7 +94,7 @@ func overview(results []result) figures.Table {
 	for _, c := range candidatesOf(results) {
 		row := []string{label(c)}
 		for _, r := range results {
-			row = append(row, figures.Format(r.against(c.Name, r.workload.Baseline).Median))
+			row = append(row, figures.Format(r.compared(cmp.Or(metric, r.workload.Metric), c.Name, r.workload.Baseline).Median))
 		}
 		t = append(t, row)
 	}
