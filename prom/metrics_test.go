@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"net/http/httptest"
+	"os"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -416,6 +418,31 @@ func everything(t *testing.T, m *tetherprom.Metrics) *tether.Registry {
 		run(t, p, "task", body)
 	}
 	return r
+}
+
+// TestDocumentation compares the metrics, and their labels, with the package's documentation.
+func TestDocumentation(t *testing.T) {
+	documented := make(map[string]string) // labels by name
+	text, err := os.ReadFile("doc.go")
+	require.NoError(t, err)
+	for _, line := range regexp.MustCompile(`(?m)^//\t(tether_\w+)(?:\{([\w,]+)\})?  `).FindAllStringSubmatch(string(text), -1) {
+		documented[line[1]] = line[2]
+	}
+	exported := make(map[string]string)
+	synctest.Test(t, func(t *testing.T) {
+		m := tetherprom.New(tetherprom.Config{})
+		everything(t, m)
+		for name, family := range scrape(t, m) {
+			var names []string
+			for _, l := range []string{"task", "pool", "state"} { // in the order of the documentation
+				if _, has := labelsOf(family.Metric[0])[l]; has {
+					names = append(names, l)
+				}
+			}
+			exported[name] = strings.Join(names, ",")
+		}
+	})
+	assert.Equal(t, exported, documented)
 }
 
 // TestRegister compares the metrics with what Describe announces.
