@@ -35,6 +35,32 @@
 // retries of one request into one task. Return a [*Problem] to control what the client is
 // told.
 //
+// # Streams and websockets
+//
+// A handler that streams does not return by itself, and the stop waits for it until its time
+// is up. It must end when [tether.Registry.Stopping] is closed, which happens at the signal,
+// before the servers stop:
+//
+//	func stream(w http.ResponseWriter, r *http.Request) {
+//		for {
+//			select {
+//			case event := <-events:
+//				fmt.Fprintf(w, "data: %s\n\n", event)
+//				http.NewResponseController(w).Flush()
+//			case <-reg.Stopping(): // the client reconnects, to another process
+//				return
+//			case <-r.Context().Done(): // the client has gone
+//				return
+//			}
+//		}
+//	}
+//
+// The event streams and long polls of [Tasks] do that. The server's Shutdown does not wait for
+// connections that a handler has taken over, such as websockets, but tasks that such a handler
+// added with [After] are held until it returns, and the drain waits for them: select on
+// Stopping there too, and send a close frame. The compat directory of this package has an
+// example.
+//
 // # The live page
 //
 // [Debug] serves a page that shows what has failed or is stuck, the pools, the live tasks and

@@ -58,19 +58,22 @@ func (h *tasks) serveEvents(w http.ResponseWriter, r *http.Request, t *tether.Ta
 	}
 }
 
-// whileServing returns the request's context, canceled when its server shuts down: Shutdown
-// waits for the request.
+// whileServing returns the request's context, canceled when the stop begins or the request's
+// server shuts down, either of which would wait for the request.
 func (h *tasks) whileServing(r *http.Request) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(r.Context())
-	srv := serverOf(r)
-	if srv == nil {
-		return ctx, cancel
+	unhook := func() bool { return true }
+	if srv := serverOf(r); srv != nil {
+		unhook = context.AfterFunc(h.shutdownOf(srv), cancel)
 	}
-	stop := context.AfterFunc(h.shutdownOf(srv), cancel)
-	if !h.reg.Ready() { // the server may have shut down before it was registered
-		cancel()
-	}
-	return ctx, func() { stop(); cancel() }
+	go func() {
+		select {
+		case <-h.reg.Stopping():
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() { unhook(); cancel() }
 }
 
 // shutdownOf returns a context that is done when a server shuts down.

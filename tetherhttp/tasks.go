@@ -50,8 +50,8 @@ type TasksConfig struct {
 //
 // The data of an event is the status. A slow reader misses intermediate states and delays
 // nothing; in the long run there are at most ten events a second. After the end, EventSource's
-// next request is answered 204, which makes it stop. Waits and streams end when the server
-// shuts down.
+// next request is answered 204, which makes it stop. Waits and streams end when the stop
+// begins, see [tether.Registry.Stopping], or the server shuts down.
 //
 // The ID is a capability: a client that knows it may see the task, unless
 // [TasksConfig].Authorize refuses. The registry logs it with failures.

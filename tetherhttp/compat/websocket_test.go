@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
 	"testing"
 	"time"
 
@@ -67,6 +68,86 @@ func Example_gorillaWebsocket() {
 		panic(err)
 	}
 	// Output: stored: 2 lines, hijacked
+}
+
+// conversation is a handler whose websockets end when the stop begins. The server's Shutdown
+// does not know of them, but their tasks wait for their handlers, and the drain for the tasks.
+func conversation(reg *tether.Registry, task tether.Func) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, err := tetherhttp.After(r.Context(), "store conversation", task); err != nil {
+			tetherhttp.ProblemOf(err).ServeHTTP(w, r)
+			return
+		}
+		conn, err := new(websocket.Upgrader).Upgrade(w, r, nil)
+		if err != nil {
+			tetherhttp.Discard(r.Context(), err) // Upgrade has answered 400
+			return
+		}
+		defer conn.Close()
+		ended := make(chan struct{})
+		defer close(ended)
+		go func() { // ReadMessage knows no context
+			select {
+			case <-reg.Stopping():
+				limit := time.Now().Add(time.Second) // for the client to answer
+				bye := websocket.FormatCloseMessage(websocket.CloseGoingAway, "restarting")
+				_ = conn.WriteControl(websocket.CloseMessage, bye, limit)
+				_ = conn.SetReadDeadline(limit)
+			case <-ended:
+			}
+		}()
+		for {
+			if _, _, err := conn.ReadMessage(); err != nil {
+				return
+			}
+		}
+	})
+}
+
+// A websocket that is told of the stop does not delay it, whether its client answers the
+// close frame or reads nothing at all.
+func TestGorillaWebsocketStops(t *testing.T) {
+	for name, reads := range map[string]bool{"a client that answers": true, "a client that does not read": false} {
+		t.Run(name, func(t *testing.T) {
+			reg := newRegistry(t, tether.Config{})
+			delivery := make(chan tetherhttp.Delivery, 1)
+			srv := &http.Server{Handler: conversation(reg, func(ctx context.Context) error {
+				delivery <- tetherhttp.DeliveryOf(ctx)
+				return nil
+			})}
+			tetherhttp.Attach(srv, reg)
+			l := listen(t)
+			server := tetherhttp.Server("public", srv)
+			server.Serve = func() error { return srv.Serve(l) }
+			ctx, stop := context.WithCancel(t.Context())
+			defer stop()
+			done := make(chan error, 1)
+			go func() {
+				done <- reg.Run(ctx, tether.RunConfig{
+					Servers:     []tether.Server{server},
+					StopTimeout: time.Hour, // nothing may wait for it
+					Signals:     []os.Signal{},
+				})
+			}()
+			conn, _, err := websocket.DefaultDialer.Dial("ws://"+l.Addr().String(), nil)
+			require.NoError(t, err)
+			defer conn.Close()
+			require.NoError(t, conn.WriteMessage(websocket.TextMessage, []byte("hello")))
+			stop()
+			if reads {
+				require.NoError(t, conn.SetReadDeadline(time.Now().Add(hang)))
+				_, _, err = conn.ReadMessage()
+				require.True(t, websocket.IsCloseError(err, websocket.CloseGoingAway), "%v", err)
+			}
+			select {
+			case err := <-done:
+				require.NoError(t, err)
+			case <-time.After(hang):
+				require.FailNow(t, "the websocket delays the stop")
+			}
+			require.Equal(t, tetherhttp.DeliveryHijacked, <-delivery)
+		})
+	}
 }
 
 func TestGorillaWebsocket(t *testing.T) {
