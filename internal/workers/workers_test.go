@@ -352,6 +352,21 @@ func TestBarrier(t *testing.T) {
 	}
 }
 
+// Searchers that do not get to the queue are followed by others, fewer and fewer. Here
+// the lock keeps them from it.
+func TestEscalation(t *testing.T) {
+	eachKind([]int{workers.Unlimited, 3}, t, func(t *testing.T, limit int, h *host) {
+		var jobs []*job
+		h.workers.Lock()
+		for n, want := range []int{1, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 4, 4, 4, 4, 5, 5} {
+			jobs = append(jobs, h.push(func() {}))
+			assert.Equal(t, min(want, limit), h.workers.Count(), "after %d pushes", n+1)
+		}
+		h.workers.Unlock()
+		h.check(t, jobs...)
+	})
+}
+
 func TestGoexit(t *testing.T) {
 	t.Run("of the only worker", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
@@ -670,7 +685,39 @@ func TestStress(t *testing.T) {
 	})
 }
 
-// The moment at which a worker finds nothing and leaves is when a push may be lost.
+// A push may be lost if it comes when a worker has looked at the inbox and is still
+// counted as searching, because Push starts no other worker then.
+func TestPushBesideSearch(t *testing.T) {
+	// The host pushes late when it is asked for the next job, which is first.
+	test := func(name string, answer func(h *host)) {
+		t.Run(name, func(t *testing.T) {
+			eachKind([]int{1, 2, workers.Unlimited}, t, func(t *testing.T, limit int, h *host) {
+				ran := make(chan struct{})
+				late := &job{body: func() { close(ran) }}
+				var once sync.Once
+				h.stalled = func(*job) bool {
+					once.Do(func() {
+						h.workers.Push(late)
+						answer(h)
+					})
+					return false
+				}
+				first := h.push(func() {
+					if limit > 1 {
+						<-ran // or synctest finds all goroutines blocked
+					}
+				})
+				<-ran
+				h.check(t, late)
+				assert.Equal(t, first.runs.Load(), first.finished.Load())
+			})
+		})
+	}
+	test("that finds nothing", func(h *host) { h.pop() })
+	test("that finds a job", func(*host) {})
+}
+
+// The same, left to chance.
 func TestNoLostWakeUp(t *testing.T) {
 	eachKind([]int{1, 2, workers.Unlimited}, t, func(t *testing.T, limit int, h *host) {
 		var wg sync.WaitGroup

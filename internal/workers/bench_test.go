@@ -1,0 +1,211 @@
+package workers_test
+
+import (
+	"fmt"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+
+	"github.com/seed-2e639f12/tether/internal/workers"
+)
+
+// node is an item without a body.
+type node struct {
+	next  *node
+	depth uint16
+}
+
+func (n *node) Link() (next **node, depth *uint16) { return &n.next, &n.depth }
+
+// bareHost runs its function for each node, first in, first out, and adds as little as
+// possible to the cost of the workers.
+type bareHost struct {
+	workers    workers.Workers[node, *node]
+	head, tail *node // guarded by the lock
+	idle       bool
+	run        func()
+	made       time.Time
+	ended      sync.WaitGroup
+	rehired    atomic.Int64
+}
+
+func newBareHost(limit int, idle bool, run func()) *bareHost {
+	h := &bareHost{idle: idle, run: run, made: time.Now()}
+	h.workers.Init(h, limit)
+	return h
+}
+
+func (h *bareHost) Clock() int64 { return int64(time.Since(h.made)) }
+
+func (h *bareHost) Push(first, last *node) {
+	if h.tail == nil {
+		h.head = first
+	} else {
+		h.tail.next = first
+	}
+	h.tail = last
+}
+
+func (h *bareHost) Next(int64) (*node, bool) {
+	n := h.head
+	if n == nil {
+		return nil, false
+	}
+	if h.head, n.next = n.next, nil; h.head == nil {
+		h.tail = nil
+	}
+	return n, false
+}
+
+func (h *bareHost) Empty() bool { return h.head == nil }
+
+func (h *bareHost) Run(*node) int64 {
+	h.run()
+	return 0
+}
+
+func (h *bareHost) Settle(*node)   {}
+func (h *bareHost) Finished(*node) { h.ended.Done() }
+func (h *bareHost) WorkerExited()  {}
+func (h *bareHost) MayIdle() bool  { return h.idle }
+func (h *bareHost) IdleEnded(rehired bool) {
+	if rehired {
+		h.rehired.Add(1)
+	}
+}
+
+// To start a worker allocates nothing, a goroutine that Go has to make aside, whether
+// it is woken or new.
+func TestAllocations(t *testing.T) {
+	for _, idle := range []bool{false, true} {
+		t.Run(fmt.Sprintf("idle %v", idle), func(t *testing.T) {
+			const runs = 1000
+			h := newBareHost(workers.Unlimited, idle, func() {})
+			nodes := make([]node, runs+1) // AllocsPerRun makes one run more
+			i := 0
+			assert.Zero(t, testing.AllocsPerRun(runs, func() {
+				h.ended.Add(1)
+				h.workers.Push(&nodes[i])
+				i++
+				for h.workers.Count() > 0 {
+					runtime.Gosched()
+				}
+			}))
+			if idle {
+				assert.Positive(t, h.rehired.Load())
+			}
+			h.workers.RetireIdle()
+		})
+	}
+}
+
+// cpuTime returns the processor time that the process has used.
+func cpuTime() time.Duration {
+	var u syscall.Rusage
+	syscall.Getrusage(syscall.RUSAGE_SELF, &u)
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// BenchmarkPush pushes as fast as it can, with workers whose goroutines exit when they
+// find nothing, and with workers whose goroutines idle.
+func BenchmarkPush(b *testing.B) {
+	for _, limit := range []int{2, 1000, workers.Unlimited} {
+		for _, producers := range []string{"1", "P", "1000"} {
+			n := map[string]int{"1": 1, "P": runtime.GOMAXPROCS(0), "1000": 1000}[producers]
+			name := strings.Replace(fmt.Sprintf("limit=%d/producers=%s", limit, producers), fmt.Sprint(workers.Unlimited), "none", 1)
+			bench := func(b *testing.B, push func(*node), ended *sync.WaitGroup) {
+				b.ReportAllocs()
+				defer func(before time.Duration) {
+					b.ReportMetric(float64(cpuTime()-before)/float64(b.N), "cpu-ns/op")
+				}(cpuTime())
+				ended.Add(b.N)
+				var wg sync.WaitGroup
+				for p := range n {
+					share := b.N / n
+					if p < b.N%n {
+						share++
+					}
+					wg.Go(func() {
+						for range share {
+							push(new(node))
+						}
+					})
+				}
+				wg.Wait()
+				ended.Wait()
+			}
+			b.Run("exits/"+name, func(b *testing.B) {
+				h := newBareHost(limit, false, func() {})
+				bench(b, h.workers.Push, &h.ended)
+			})
+			b.Run("idles/"+name, func(b *testing.B) {
+				h := newBareHost(limit, true, func() {})
+				bench(b, h.workers.Push, &h.ended)
+			})
+		}
+	}
+}
+
+// deep grows the stack to 32 KB.
+//
+//go:noinline
+func deep(frames int) byte {
+	var frame [960]byte
+	frame[frames] = byte(frames)
+	if frames == 0 {
+		return frame[0]
+	}
+	return deep(frames-1) + frame[frames]
+}
+
+// BenchmarkPaced pushes an item from time to time, when the one before has long ended.
+// What it measures is the cost of a goroutine and of its stack, beside that of the
+// pause; start-ns is the median time from push to start. "go" is a goroutine for each item.
+func BenchmarkPaced(b *testing.B) {
+	for _, pace := range []time.Duration{500 * time.Microsecond, 2 * time.Millisecond} {
+		for _, body := range []struct {
+			name string
+			run  func()
+		}{{"empty", func() {}}, {"32KB", func() { deep(32) }}} {
+			bench := func(kind string, prepare func(run func()) (push func())) {
+				b.Run(fmt.Sprintf("%s/%v/%s", kind, pace, body.name), func(b *testing.B) {
+					b.ReportAllocs()
+					var pushed time.Time
+					late := make([]time.Duration, 0, b.N)
+					done := make(chan struct{}, 1)
+					push := prepare(func() {
+						late = append(late, time.Since(pushed))
+						body.run()
+						done <- struct{}{}
+					})
+					before := cpuTime()
+					for b.Loop() {
+						time.Sleep(pace)
+						pushed = time.Now()
+						push()
+						<-done
+					}
+					b.ReportMetric(float64(cpuTime()-before)/float64(b.N), "cpu-ns/op")
+					slices.Sort(late)
+					b.ReportMetric(float64(late[len(late)/2]), "start-ns")
+				})
+			}
+			bench("go", func(run func()) func() { return func() { go run() } })
+			bench("exits", func(run func()) func() {
+				h := newBareHost(1000, false, run)
+				return func() { h.ended.Add(1); h.workers.Push(new(node)) }
+			})
+			bench("idles", func(run func()) func() {
+				h := newBareHost(1000, true, run)
+				return func() { h.ended.Add(1); h.workers.Push(new(node)) }
+			})
+		}
+	}
+}
