@@ -67,6 +67,8 @@ func (c *Cache[V]) Init(make func(name string) *V) { c.make = make }
 // Get returns the value of name, or the error of Check. If the cache is full, a name that
 // is not in it is given a new value each time.
 func (c *Cache[V]) Get(name string) (*V, error) {
+	// A name that is cached was checked when it was added: only its length is checked
+	// here, because hot is indexed by it.
 	n := len(name)
 	if n == 0 || n > MaxLen {
 		return nil, Check(name)
@@ -89,6 +91,8 @@ func (c *Cache[V]) Get(name string) (*V, error) {
 	if err := Check(name); err != nil {
 		return nil, err
 	}
+	// Not under the lock: make may be slow. If it is called by another goroutine as
+	// well, add decides which value is cached.
 	v := c.make(name)
 	if known == nil || len(*known) < maxCached {
 		v = c.add(name, v)
@@ -101,6 +105,7 @@ func (c *Cache[V]) Get(name string) (*V, error) {
 func (c *Cache[V]) add(name string, v *V) *V {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	// Copy the map: lookups read the current one without the lock.
 	next := make(map[string]*V)
 	if known := c.known.Load(); known != nil {
 		if cached := (*known)[name]; cached != nil {

@@ -61,12 +61,14 @@ func (r *Ring[T]) Init(size int, keep time.Duration, age func(*T) time.Duration,
 // Add adds v. If the ring is full the oldest thing leaves.
 func (r *Ring[T]) Add(v *T) { r.put(r.next.Add(1)-1, v) }
 
-// put is the second half of Add: it puts v at position n.
+// put is the second half of Add: it puts v at position n, which is its own.
 func (r *Ring[T]) put(n uint64, v *T) {
 	if old := r.place(n).Swap(v); old != nil {
 		r.evict(old)
 	}
+	// After the place was filled; see oldest. And before armed is read; see expire.
 	r.lower(n)
+	// The load spares most calls the write to a shared cache line.
 	if !r.armed.Load() && r.armed.CompareAndSwap(false, true) {
 		r.expireIn(r.keep)
 	}
@@ -81,7 +83,7 @@ func (r *Ring[T]) place(n uint64) *atomic.Pointer[T] {
 	return &r.places[n%size]
 }
 
-// lower lowers oldest to n, if it is above.
+// lower lowers oldest to n, if it is above. It writes only if a round has passed n.
 func (r *Ring[T]) lower(n uint64) {
 	for {
 		oldest := r.oldest.Load()
@@ -101,7 +103,7 @@ func (r *Ring[T]) last(n, end uint64) uint64 {
 
 // positions returns the positions from first to before end, in whose places all things are.
 func (r *Ring[T]) positions() (first, end uint64) {
-	oldest := r.oldest.Load() // before next, so that it is not above it
+	oldest := r.oldest.Load() // before next, which is never below it
 	end = r.next.Load()
 	return r.last(oldest-min(oldest, stride), end), end
 }
@@ -142,8 +144,9 @@ func (r *Ring[T]) expire() {
 		r.expireIn(max(left, pause))
 		return
 	}
-	// From here on Add sets the timer. An Add that found it set, and that removeOld has
-	// not seen, has changed next or oldest before.
+	// From here on Add sets the timer. An Add that has found it set, and whose thing
+	// removeOld has not seen, has raised next or lowered oldest before: then the two
+	// differ, and the timer is set here.
 	r.armed.Store(false)
 	if r.oldest.Load() != r.next.Load() && r.armed.CompareAndSwap(false, true) {
 		r.expireIn(pause)
@@ -158,9 +161,11 @@ func (r *Ring[T]) removeOld() (left time.Duration, found bool) {
 	end := r.next.Load()
 	n := r.last(oldest, end)
 	for n < end {
+		// Pass a stride before its places are looked at. If oldest is not as it was, an
+		// Add was late, and the round goes back to its position.
 		to := min(n+stride, end)
 		if !r.oldest.CompareAndSwap(oldest, to) {
-			oldest = r.oldest.Load() // an Add has lowered it
+			oldest = r.oldest.Load()
 			n = r.last(oldest, end)
 			continue
 		}
@@ -172,7 +177,7 @@ func (r *Ring[T]) removeOld() (left time.Duration, found bool) {
 				continue
 			}
 			if left := r.keep - r.age(v); left > 0 {
-				r.lower(n)
+				r.lower(n) // the next round begins here
 				return left, true
 			}
 			if p.CompareAndSwap(v, nil) { // else it was taken, or another thing has taken its place

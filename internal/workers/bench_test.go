@@ -209,3 +209,27 @@ func BenchmarkPaced(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkOneAtATime pushes an item when the one before has run.
+func BenchmarkOneAtATime(b *testing.B) {
+	bench := func(kind string, prepare func(run func()) (push func())) {
+		b.Run(kind, func(b *testing.B) {
+			b.ReportAllocs()
+			ran := make(chan struct{}, 1)
+			push := prepare(func() { ran <- struct{}{} })
+			before := cpuTime()
+			for b.Loop() {
+				push()
+				<-ran
+			}
+			b.ReportMetric(float64(cpuTime()-before)/float64(b.N), "cpu-ns/op")
+		})
+	}
+	bench("go", func(run func()) func() { return func() { go run() } })
+	for _, idle := range []bool{false, true} {
+		bench(map[bool]string{false: "exits", true: "idles"}[idle], func(run func()) func() {
+			h := newBareHost(workers.Unlimited, idle, run)
+			return func() { h.ended.Add(1); h.workers.Push(new(node)) }
+		})
+	}
+}

@@ -43,6 +43,7 @@ type host struct {
 	// Guarded by the lock.
 	head, tail *job            // the queue
 	stalled    func(*job) bool // reports whether the job at the head must wait; nil: none must
+	complete   bool            // Next takes the inbox over first
 	mayIdle    bool
 	running    int   // jobs that were started and are not settled
 	most       int   // most of running
@@ -129,6 +130,9 @@ func (h *host) Next(int64) (*job, bool) {
 	h.mustBeLocked("Next")
 	if limit := h.limit.Load(); limit > 0 && int64(h.workers.Count()) > limit {
 		h.complain("%d workers, limit %d", h.workers.Count(), limit)
+	}
+	if h.complete {
+		h.workers.TakeOver()
 	}
 	if h.head != nil && h.stalled != nil && h.stalled(h.head) {
 		return nil, true
@@ -233,15 +237,20 @@ func (h *host) check(t *testing.T, jobs ...*job) {
 	}
 }
 
-// eachKind runs a test in bubbles, with hosts of these limits whose goroutines exit when
-// they find nothing, or idle.
+// eachKind runs a test in bubbles, with hosts of these limits: hosts whose goroutines exit
+// when they find nothing, hosts whose goroutines idle, and hosts of which Next takes the
+// inbox over.
 func eachKind(limits []int, t *testing.T, test func(t *testing.T, limit int, h *host)) {
 	for _, limit := range limits {
-		for _, idle := range []bool{false, true} {
-			t.Run(fmt.Sprintf("limit %d, idle %v", limit, idle), func(t *testing.T) {
+		for kind, prepare := range map[string]func(*host){
+			"exiting":  func(h *host) {},
+			"idling":   func(h *host) { h.mayIdle = true },
+			"complete": func(h *host) { h.mayIdle, h.complete = true, true },
+		} {
+			t.Run(fmt.Sprintf("limit %d, %s", limit, kind), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					h := newHost(limit)
-					h.mayIdle = idle
+					prepare(h)
 					test(t, limit, h)
 				})
 			})
