@@ -76,7 +76,7 @@ func TestIdle(t *testing.T) {
 			time.Sleep(2*round - into - 1)
 			synctest.Wait()
 			assert.EqualValues(t, 1, h.idle.Load(), "it began %v into a round", into)
-			time.Sleep(1)
+			time.Sleep(time.Nanosecond)
 			synctest.Wait()
 			assert.Zero(t, h.idle.Load(), "it began %v into a round", into)
 		}
