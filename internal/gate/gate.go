@@ -1,5 +1,4 @@
-// Package gate bounds how many may be inside a place, and how many of them may
-// only wait there.
+// Package gate is a FIFO semaphore with two counts, running and queued.
 package gate
 
 import (
@@ -9,86 +8,97 @@ import (
 	"sync/atomic"
 )
 
-// Gate counts those who wait inside and those who run. It lets one more in while
+// Gate bounds how many holders run at once, and how many more are queued to run. A
+// holder is queued when it is acquired. It is acquired while
 //
-//	waiting < queue + free,  free = max(0, slots - running)
+//	queued < queue + free,  free = max(0, slots - running)
 //
-// so that never more than queue wait when every slot is taken. Both counts are in
-// one word: to look and to enter are one step.
+// so that there are at most queue holders that find no slot free. Init must be called
+// first. The methods are safe for concurrent use.
+//
+// A Gate counts; it does not know which holder is which. Each holder that was acquired must be
+// released by one call of Withdraw, or started by Start and released by Exit.
 type Gate struct {
-	count atomic.Uint64 // waiting<<32 | running
-	slots atomic.Int64  // how many may run; 0 while nothing may start
-	queue int64
+	count atomic.Uint64 // queued<<32 | running: one word, so that to look and to acquire are one step
+	slots atomic.Int64  // the most that run; 0 while nothing may start
+	queue int64         // written by Init
 
-	blocked atomic.Int64 // those in line; read without mu
-	mu      sync.Mutex   // held while somebody in line tries: before any lock that tries take
-	line    list.List    // of *visitor, first come at the front; guarded by mu
+	waiting atomic.Int64 // length of waiters; written under mu, read without it
+	mu      sync.Mutex   // held while a waiter's try is called: taken before any lock that try takes
+	waiters list.List    // of *waiter, the first to wait in front; guarded by mu
 }
 
-type visitor struct {
-	try     func() bool
-	entered chan struct{} // closed once try succeeded
+// waiter is one call of Acquire.
+type waiter struct {
+	try      func() bool
+	acquired chan struct{} // closed, under mu, once try has returned true
 }
 
+// The units of Gate.count.
 const (
-	waiting = 1 << 32
+	queued  = 1 << 32
 	running = 1
 )
 
-// Init sets the bounds before first use.
+// Init sets the bounds.
 func (g *Gate) Init(slots, queue int) {
 	g.slots.Store(int64(slots))
 	g.queue = int64(queue)
 }
 
-// SetSlots changes how many may run. If there is more room then, Freed tells those
-// in line.
-func (g *Gate) SetSlots(n int) {
-	g.slots.Store(int64(n))
-}
+// SetSlots changes how many holders may run. It stops none. If there is more room, Wake
+// must be called.
+func (g *Gate) SetSlots(n int) { g.slots.Store(int64(n)) }
 
-// Slots returns how many may run.
+// Slots returns how many holders may run.
 func (g *Gate) Slots() int { return int(g.slots.Load()) }
 
-// Count returns how many wait inside and how many run.
-func (g *Gate) Count() (wait, run int) {
+// Count returns how many holders are queued and how many run.
+func (g *Gate) Count() (queue, run int) {
 	n := g.count.Load()
-	return int(n / waiting), int(n % waiting)
+	return int(n / queued), int(n % queued)
 }
 
-// Try enters, to wait at first, if there is room. Only one who could start at once
-// may count on a free slot.
-func (g *Gate) Try(couldStart bool) bool {
+// TryAcquire acquires if there is room, without waiting, and reports whether it has.
+// couldStart says whether the holder could start at once: only then a free slot counts
+// as room. It overtakes waiters; see HasWaiters.
+func (g *Gate) TryAcquire(couldStart bool) bool {
 	for {
 		n := g.count.Load()
 		room := g.queue
 		if couldStart {
-			room += max(0, g.slots.Load()-int64(n%waiting))
+			room += max(0, g.slots.Load()-int64(n%queued))
 		}
-		if int64(n/waiting) >= room {
+		if int64(n/queued) >= room {
 			return false
 		}
-		if g.count.CompareAndSwap(n, n+waiting) {
+		if g.count.CompareAndSwap(n, n+queued) {
 			return true
 		}
 	}
 }
 
-// Crowded tells whether somebody is in line: whoever comes now has to join it.
-func (g *Gate) Crowded() bool { return g.blocked.Load() > 0 }
+// HasWaiters reports whether a call of Acquire waits. A caller that must not overtake it
+// calls Acquire as well.
+func (g *Gate) HasWaiters() bool { return g.waiting.Load() > 0 }
 
-// Enter waits in line until try succeeds, which is called when a place may have
-// become free, or until ctx ends or stop is closed. It reports whether try
-// succeeded. Nobody in line is overtaken by one who came later.
-func (g *Gate) Enter(ctx context.Context, stop <-chan struct{}, try func() bool) bool {
-	v := &visitor{try: try, entered: make(chan struct{})}
+// Acquire waits until try returns true, ctx is done or stop is closed. It reports
+// whether try has returned true. try is meant to call TryAcquire. It is called when there
+// may be room, by this goroutine or by another one, and not again once it has returned
+// true. Calls of Acquire are served in FIFO order: the try of a later one is not
+// called before.
+//
+// Acquire calls try at least once, even if ctx is done.
+func (g *Gate) Acquire(ctx context.Context, stop <-chan struct{}, try func() bool) bool {
+	w := &waiter{try: try, acquired: make(chan struct{})}
 	g.mu.Lock()
-	place := g.line.PushBack(v)
-	g.blocked.Add(1) // before the first try: who frees a place later looks for us
-	g.admit()
+	place := g.waiters.PushBack(w)
+	// Before the first try: what is released after that try finds a waiter to wake.
+	g.waiting.Add(1)
+	g.notifyWaiters()
 	g.mu.Unlock()
 	select {
-	case <-v.entered:
+	case <-w.acquired:
 		return true
 	case <-ctx.Done():
 	case <-stop:
@@ -96,47 +106,49 @@ func (g *Gate) Enter(ctx context.Context, stop <-chan struct{}, try func() bool)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	select {
-	case <-v.entered:
-		return true // it has a place: to give it back would be a refusal for nothing
+	case <-w.acquired:
+		return true // acquired meanwhile: to release it would refuse without a reason
 	default:
 	}
-	g.line.Remove(place)
-	g.blocked.Add(-1)
-	g.admit() // the next one may want less
+	g.waiters.Remove(place)
+	g.waiting.Add(-1)
+	g.notifyWaiters() // the next waiter may need less room than this one did
 	return false
 }
 
-// Freed lets those in line try. The caller has made room before and holds no lock
-// that a try takes.
-func (g *Gate) Freed() {
-	if g.blocked.Load() == 0 {
+// Wake calls the try of the waiters, the first one first, until one returns false. It
+// must be called when there may be more room. The caller must hold no lock that try takes.
+func (g *Gate) Wake() {
+	if g.waiting.Load() == 0 {
 		return
 	}
 	g.mu.Lock()
-	g.admit()
+	g.notifyWaiters()
 	g.mu.Unlock()
 }
 
-func (g *Gate) admit() {
-	for e := g.line.Front(); e != nil; e = g.line.Front() {
-		v := e.Value.(*visitor)
-		if !v.try() {
-			return
+// notifyWaiters is Wake with mu held.
+func (g *Gate) notifyWaiters() {
+	for e := g.waiters.Front(); e != nil; e = g.waiters.Front() {
+		w := e.Value.(*waiter)
+		if !w.try() {
+			return // the ones behind must not overtake it
 		}
-		g.line.Remove(e)
-		g.blocked.Add(-1)
-		close(v.entered)
+		g.waiters.Remove(e)
+		g.waiting.Add(-1)
+		close(w.acquired)
 	}
 }
 
-// Start moves one from waiting to running.
-func (g *Gate) Start() { g.count.Add(^uint64(waiting - running - 1)) }
+// Start makes a queued holder run. It does not look at the slots: that is up to what
+// starts it.
+func (g *Gate) Start() { g.count.Add(^uint64(queued - running - 1)) }
 
-// Stop lets one who runs out. There is room then, which Freed tells those in line.
-func (g *Gate) Stop() { g.count.Add(^uint64(running - 1)) }
+// Exit releases a holder that runs. There is room then: Wake must be called.
+func (g *Gate) Exit() { g.count.Add(^uint64(running - 1)) }
 
-// Back moves one from running to waiting, however many wait already.
-func (g *Gate) Back() { g.count.Add(waiting - running) }
+// Requeue makes a holder that runs a queued one, even if the queue is full.
+func (g *Gate) Requeue() { g.count.Add(queued - running) }
 
-// Leave lets one who waits out. There is room then, which Freed tells those in line.
-func (g *Gate) Leave() { g.count.Add(^uint64(waiting - 1)) }
+// Withdraw releases a queued holder. There is room then: Wake must be called.
+func (g *Gate) Withdraw() { g.count.Add(^uint64(queued - 1)) }

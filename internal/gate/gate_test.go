@@ -25,7 +25,7 @@ func newGate(slots, queue int) *gate.Gate {
 	return g
 }
 
-// Random operations, against two counts.
+// Random operations, compared with two counts.
 func TestModel(t *testing.T) {
 	for seed := range uint64(50) {
 		rnd := rand.New(rand.NewPCG(seed, 1))
@@ -40,8 +40,8 @@ func TestModel(t *testing.T) {
 				if could {
 					room += max(0, slots-run)
 				}
-				require.Equal(t, wait < room, g.Try(could),
-					"seed %d: slots %d, queue %d, waiting %d, running %d, could start: %v", seed, slots, queue, wait, run, could)
+				require.Equal(t, wait < room, g.TryAcquire(could),
+					"seed %d: slots %d, queue %d, queued %d, running %d, could start: %v", seed, slots, queue, wait, run, could)
 				if wait < room {
 					wait++
 				}
@@ -52,17 +52,17 @@ func TestModel(t *testing.T) {
 				}
 			case 4:
 				if run > 0 {
-					g.Stop()
+					g.Exit()
 					run--
 				}
 			case 5:
 				if run > 0 {
-					g.Back()
+					g.Requeue()
 					wait, run = wait+1, run-1
 				}
 			case 6:
 				if wait > 0 {
-					g.Leave()
+					g.Withdraw()
 					wait--
 				}
 			case 7:
@@ -71,13 +71,13 @@ func TestModel(t *testing.T) {
 				require.Equal(t, slots, g.Slots())
 			}
 			w, r := g.Count()
-			require.Equal(t, [2]int{wait, run}, [2]int{w, r}, "waiting and running; seed %d", seed)
+			require.Equal(t, [2]int{wait, run}, [2]int{w, r}, "queued and running; seed %d", seed)
 		}
 	}
 }
 
-// To look whether there is room and to take it are one step.
-func TestTryAtOnce(t *testing.T) {
+// To look for room and to acquire are one step.
+func TestTryAcquireConcurrently(t *testing.T) {
 	for _, room := range []int64{1, 2} {
 		g := newGate(1, int(room)-1)
 		var inside, over atomic.Int64
@@ -85,180 +85,180 @@ func TestTryAtOnce(t *testing.T) {
 		for range 3 {
 			wg.Go(func() {
 				for range 100_000 {
-					if !g.Try(true) {
+					if !g.TryAcquire(true) {
 						continue
 					}
 					if inside.Add(1) > room {
 						over.Add(1)
 					}
 					inside.Add(-1)
-					g.Leave()
+					g.Withdraw()
 				}
 			})
 		}
 		wg.Wait()
-		assert.Zero(t, over.Load(), "times that more than %d were inside", room)
+		assert.Zero(t, over.Load(), "times that more than %d had acquired", room)
 		wait, run := g.Count()
 		assert.Equal(t, [2]int{}, [2]int{wait, run})
 	}
 }
 
-// enter calls Enter on a goroutine of its own, and returns its answer.
-func enter(ctx context.Context, g *gate.Gate, stop <-chan struct{}, try func() bool) <-chan bool {
-	answer := make(chan bool, 1)
-	go func() { answer <- g.Enter(ctx, stop, try) }()
+// acquire calls Acquire in a goroutine of its own, and returns where its result arrives.
+func acquire(ctx context.Context, g *gate.Gate, stop <-chan struct{}, try func() bool) <-chan bool {
+	result := make(chan bool, 1)
+	go func() { result <- g.Acquire(ctx, stop, try) }()
 	synctest.Wait()
-	return answer
+	return result
 }
 
-// answered returns the answer, and whether there is one yet.
-func answered(answer <-chan bool) (ok, there bool) {
+// arrived returns the result, and whether there is one yet.
+func arrived(result <-chan bool) (ok, there bool) {
 	synctest.Wait()
 	select {
-	case ok = <-answer:
+	case ok = <-result:
 		return ok, true
 	default:
 		return false, false
 	}
 }
 
-func TestEnter(t *testing.T) {
-	try := func(g *gate.Gate) func() bool { return func() bool { return g.Try(true) } }
+func TestAcquire(t *testing.T) {
+	try := func(g *gate.Gate) func() bool { return func() bool { return g.TryAcquire(true) } }
 
-	t.Run("at once if there is room", func(t *testing.T) {
+	t.Run("returns at once if there is room", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			g := newGate(1, 1)
-			assert.True(t, g.Enter(t.Context(), nil, try(g)))
-			assert.True(t, g.Enter(t.Context(), nil, try(g)))
-			assert.False(t, g.Crowded())
+			assert.True(t, g.Acquire(t.Context(), nil, try(g)))
+			assert.True(t, g.Acquire(t.Context(), nil, try(g)))
+			assert.False(t, g.HasWaiters())
 		})
 	})
-	t.Run("even with a context that has ended", func(t *testing.T) {
+	t.Run("acquires if there is room, even if ctx is done", func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		for range 100 { // for select chooses at random
+		for range 100 { // because select chooses at random
 			g := newGate(1, 0)
-			require.True(t, g.Enter(ctx, nil, try(g)), "a place taken and not given back")
+			require.True(t, g.Acquire(ctx, nil, try(g)), "it has acquired, and reports that it has not")
 			wait, _ := g.Count()
 			require.Equal(t, 1, wait)
-			require.False(t, g.Enter(ctx, nil, try(g)))
+			require.False(t, g.Acquire(ctx, nil, try(g)))
 			wait, _ = g.Count()
 			require.Equal(t, 1, wait)
-			require.False(t, g.Crowded())
+			require.False(t, g.HasWaiters())
 		}
 	})
-	t.Run("in the order of coming", func(t *testing.T) {
+	t.Run("serves waiters in FIFO order", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			g := newGate(1, 0)
-			require.True(t, g.Try(true))
+			require.True(t, g.TryAcquire(true))
 			g.Start()
-			var answers []<-chan bool
+			var results []<-chan bool
 			for range 5 {
-				answers = append(answers, enter(t.Context(), g, nil, try(g)))
+				results = append(results, acquire(t.Context(), g, nil, try(g)))
 			}
-			for i := range answers {
-				assert.True(t, g.Crowded())
-				g.Stop()
-				g.Freed()
-				for j, answer := range answers {
-					ok, there := answered(answer)
-					assert.Equal(t, j == i, there, "visitor %d after %d places", j, i+1)
+			for i := range results {
+				assert.True(t, g.HasWaiters())
+				g.Exit()
+				g.Wake()
+				for j, result := range results {
+					ok, there := arrived(result)
+					assert.Equal(t, j == i, there, "waiter %d after %d exits", j, i+1)
 					assert.Equal(t, j == i, ok)
 				}
 				g.Start()
 			}
-			assert.False(t, g.Crowded())
+			assert.False(t, g.HasWaiters())
 		})
 	})
-	t.Run("one at a time for each place", func(t *testing.T) {
+	t.Run("wakes as many as there is room for", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			g := newGate(0, 0)
-			var answers []<-chan bool
+			var results []<-chan bool
 			for range 5 {
-				answers = append(answers, enter(t.Context(), g, nil, try(g)))
+				results = append(results, acquire(t.Context(), g, nil, try(g)))
 			}
 			g.SetSlots(3)
-			g.Freed()
-			for j, answer := range answers {
-				_, there := answered(answer)
-				assert.Equal(t, j < 3, there, "visitor %d", j)
+			g.Wake()
+			for j, result := range results {
+				_, there := arrived(result)
+				assert.Equal(t, j < 3, there, "waiter %d", j)
 			}
 			g.SetSlots(5)
-			g.Freed()
-			for _, answer := range answers[3:] {
-				ok, _ := answered(answer)
+			g.Wake()
+			for _, result := range results[3:] {
+				ok, _ := arrived(result)
 				assert.True(t, ok)
 			}
 		})
 	})
-	for _, how := range []string{"its context ends", "stop is closed"} {
-		t.Run("gives up when "+how, func(t *testing.T) {
+	for _, how := range []string{"ctx is done", "stop is closed"} {
+		t.Run("returns false when "+how, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				g := newGate(0, 0)
 				ctx, cancel := context.WithCancel(t.Context())
 				stop, never := make(chan struct{}), make(chan struct{})
 				end := cancel
-				if how != "its context ends" {
+				if how != "ctx is done" {
 					end = func() { close(stop) }
 				}
 				defer cancel()
-				answer := enter(ctx, g, stop, try(g))
-				behind := enter(t.Context(), g, never, try(g))
+				result := acquire(ctx, g, stop, try(g))
+				behind := acquire(t.Context(), g, never, try(g))
 				end()
-				ok, there := answered(answer)
+				ok, there := arrived(result)
 				assert.True(t, there)
 				assert.False(t, ok)
-				assert.True(t, g.Crowded(), "the one behind")
+				assert.True(t, g.HasWaiters(), "the waiter behind")
 				g.SetSlots(1)
-				g.Freed()
-				ok, _ = answered(behind)
-				assert.True(t, ok, "the one behind comes next")
-				assert.False(t, g.Crowded())
+				g.Wake()
+				ok, _ = arrived(behind)
+				assert.True(t, ok, "the waiter behind is next")
+				assert.False(t, g.HasWaiters())
 			})
 		})
 	}
-	t.Run("who gives up lets the next one try, which may want less", func(t *testing.T) {
+	t.Run("a waiter that gives up lets the next one try, which may need less", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			g := newGate(1, 0)
 			ctx, cancel := context.WithCancel(t.Context())
-			heavy := enter(ctx, g, nil, func() bool { return false })
-			light := enter(t.Context(), g, nil, try(g))
-			_, there := answered(light)
+			heavy := acquire(ctx, g, nil, func() bool { return false })
+			light := acquire(t.Context(), g, nil, try(g))
+			_, there := arrived(light)
 			require.False(t, there, "overtaken")
 			cancel()
-			ok, _ := answered(heavy)
+			ok, _ := arrived(heavy)
 			assert.False(t, ok)
-			ok, _ = answered(light)
+			ok, _ = arrived(light)
 			assert.True(t, ok)
 		})
 	})
-	t.Run("a context that ends as the place comes does not lose the place", func(t *testing.T) {
+	t.Run("a ctx that is done while it acquires loses nothing", func(t *testing.T) {
 		for range 100 {
 			synctest.Test(t, func(t *testing.T) {
 				g := newGate(0, 0)
 				ctx, cancel := context.WithCancel(t.Context())
 				defer cancel()
-				answer := enter(ctx, g, nil, func() bool {
-					if !g.Try(true) {
+				result := acquire(ctx, g, nil, func() bool {
+					if !g.TryAcquire(true) {
 						return false
 					}
 					cancel()
 					return true
 				})
 				g.SetSlots(1)
-				g.Freed()
-				ok, there := answered(answer)
+				g.Wake()
+				ok, there := arrived(result)
 				require.True(t, there)
 				wait, _ := g.Count()
 				require.Equal(t, 1, wait)
-				require.True(t, ok, "it has a place, and was told that it has none")
+				require.True(t, ok, "it has acquired, and reports that it has not")
 			})
 		}
 	})
 }
 
-// Many come and go at once: never more are inside than may be, nobody is forgotten
-// in the line, and nothing stays behind.
+// Many holders at once: there are never more than there may be, no waiter is forgotten, and
+// no count is released.
 func TestStress(t *testing.T) {
 	for _, c := range []struct{ slots, queue int }{{1, 0}, {1, 1}, {3, 0}, {2, 5}} {
 		t.Run(fmt.Sprintf("%d slots, queue of %d", c.slots, c.queue), func(t *testing.T) {
@@ -276,9 +276,9 @@ func TestStress(t *testing.T) {
 					wg.Go(func() {
 						rnd := rand.New(rand.NewPCG(uint64(p), 2))
 						for range 500 {
-							try := func() bool { return g.Try(true) }
-							if g.Crowded() || !try() {
-								if !g.Enter(t.Context(), nil, try) {
+							try := func() bool { return g.TryAcquire(true) }
+							if g.HasWaiters() || !try() {
+								if !g.Acquire(t.Context(), nil, try) {
 									over.Add(1)
 									return
 								}
@@ -287,47 +287,47 @@ func TestStress(t *testing.T) {
 								over.Add(1)
 							}
 							check()
-							if rnd.IntN(8) == 0 { // cancelled before it has started
+							if rnd.IntN(8) == 0 { // canceled before it has started
 								inside.Add(-1)
-								g.Leave()
-								g.Freed()
+								g.Withdraw()
+								g.Wake()
 								continue
 							}
 							slots <- struct{}{}
 							g.Start()
-							g.Freed()
+							g.Wake()
 							check()
 							if rnd.IntN(4) == 0 {
 								runtime.Gosched()
 							}
 							inside.Add(-1)
-							g.Stop()
+							g.Exit()
 							<-slots
-							g.Freed()
+							g.Wake()
 						}
 					})
 				}
-				wg.Wait() // or synctest finds somebody in line for ever
-				assert.Zero(t, over.Load(), "times that more were inside than may be")
+				wg.Wait() // or synctest finds a waiter blocked forever
+				assert.Zero(t, over.Load(), "times that there were too many holders")
 				wait, run := g.Count()
 				assert.Equal(t, [2]int{}, [2]int{wait, run})
-				assert.False(t, g.Crowded())
+				assert.False(t, g.HasWaiters())
 			})
 		})
 	}
 }
 
-// The same with slots that change and visitors that give up: whoever stays in line
-// gets in.
+// The same with slots that change and waiters that give up: a waiter that does not give
+// up acquires.
 func TestNoLostWakeUp(t *testing.T) {
 	for seed := range uint64(20) {
 		synctest.Test(t, func(t *testing.T) {
 			g := newGate(1, 0)
-			var entered, left atomic.Int64
-			var visitors, others sync.WaitGroup
+			var acquired, released atomic.Int64
+			var holders, others sync.WaitGroup
 			done := make(chan struct{})
 			for p := range 8 {
-				visitors.Go(func() {
+				holders.Go(func() {
 					rnd := rand.New(rand.NewPCG(seed, uint64(p)))
 					for range 300 {
 						ctx, cancel := context.WithCancel(t.Context())
@@ -335,14 +335,14 @@ func TestNoLostWakeUp(t *testing.T) {
 						if impatient {
 							go cancel()
 						}
-						if g.Enter(ctx, nil, func() bool { return g.Try(true) }) {
-							entered.Add(1)
+						if g.Acquire(ctx, nil, func() bool { return g.TryAcquire(true) }) {
+							acquired.Add(1)
 							runtime.Gosched()
-							left.Add(1)
-							g.Leave()
-							g.Freed()
+							released.Add(1)
+							g.Withdraw()
+							g.Wake()
 						} else if !impatient {
-							t.Error("refused without a reason")
+							t.Error("Acquire has returned false without a reason")
 						}
 						cancel()
 					}
@@ -356,22 +356,22 @@ func TestNoLostWakeUp(t *testing.T) {
 					default:
 					}
 					g.SetSlots(n % 3)
-					g.Freed()
+					g.Wake()
 					runtime.Gosched()
 					if n == 2000 {
 						g.SetSlots(1) // and then it stays so
-						g.Freed()
+						g.Wake()
 						return
 					}
 				}
 			})
-			visitors.Wait()
+			holders.Wait()
 			close(done)
 			others.Wait()
-			assert.Equal(t, entered.Load(), left.Load())
+			assert.Equal(t, acquired.Load(), released.Load())
 			wait, run := g.Count()
 			assert.Equal(t, [2]int{}, [2]int{wait, run})
-			assert.False(t, g.Crowded())
+			assert.False(t, g.HasWaiters())
 		})
 	}
 }

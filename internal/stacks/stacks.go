@@ -1,4 +1,5 @@
-// Package stacks finds goroutines by what they run, or by their profiler labels.
+// Package stacks finds the stacks of goroutines, by what they run or by their profiler
+// labels.
 package stacks
 
 import (
@@ -9,18 +10,19 @@ import (
 	"strings"
 )
 
-// manyGoroutines is how many may be stopped for a Dump, at about 10 µs each.
+// manyGoroutines is the most goroutines that Take stops, for about 10 µs each.
 const manyGoroutines = 2000
 
-// Dump is the stacks of a process at one time.
+// Dump holds stacks of a process, taken at one time.
 type Dump struct {
-	byArgs  map[string][]byte // of the goroutines that are in the function
-	byLabel map[string][]byte // instead, if there are too many goroutines
+	byArgs  map[string][]byte // stacks that contain the function, by its arguments
+	byLabel map[string][]byte // stacks by label; not nil if there were too many goroutines
 }
 
-// Take takes the stacks of the goroutines that are in a function, "main.(*T).run",
-// and stops all of them for the while. If they are too many it takes, without a stop,
-// the stacks of those that carry the label key.
+// Take returns the stacks of the goroutines that are in a function, which is written as
+// "main.(*T).run". It stops all goroutines of the process meanwhile. If there are more
+// than 2000 of them, or their stacks take more than 64 MB, it returns the stacks of the
+// goroutines that carry the label key, and stops none for long.
 func Take(function, key string) Dump {
 	if n := runtime.NumGoroutine(); n <= manyGoroutines {
 		for size := 1024 * max(n, 64); size <= 64<<20; size *= 2 {
@@ -34,8 +36,9 @@ func Take(function, key string) Dump {
 }
 
 // Of returns the stack of the goroutine that is in the function with these arguments,
-// written as in a stack: "0xc000012345, 0x1". If the goroutines were too many it is
-// the stacks of all whose label is value. It is nil if there is none.
+// which are written as a stack shows them: "0xc000012345, 0x1". If there were too many
+// goroutines, it returns the stacks of all goroutines with the label value. It returns
+// nil if there is none.
 func (d Dump) Of(args, value string) []byte {
 	if d.byLabel != nil {
 		return d.byLabel[value]
@@ -43,10 +46,10 @@ func (d Dump) Of(args, value string) []byte {
 	return d.byArgs[args]
 }
 
-// split finds the goroutines in a dump that are in a function, by the function's
-// arguments. Blank lines part goroutines; a frame is two lines, of which the first is
-// the call. An argument of which the runtime is not sure has a question mark, and so
-// is not what anybody asks for.
+// split returns the stacks in a dump that contain a function, by its arguments. Blank
+// lines separate goroutines. A frame is two lines, of which the first is the call. The
+// runtime puts a question mark behind an argument that it is not sure of, so that it
+// equals no argument that is asked for.
 func split(dump, function string) map[string][]byte {
 	found := make(map[string][]byte)
 	for stack := range strings.SplitSeq(dump, "\n\n") {
@@ -59,12 +62,12 @@ func split(dump, function string) map[string][]byte {
 	return found
 }
 
-// ByLabel returns the stacks of all goroutines that carry the label key, by its
-// value. Goroutines with one stack are shown once, with their number.
+// ByLabel returns the stacks of all goroutines that carry the label key, by its value.
+// Goroutines with equal stacks are shown once, with their number.
 //
-// It reads the runtime's goroutine profile in its legacy text form, the only one
-// that shows labels and symbols without a decoder; what it does not understand
-// there it leaves out.
+// It reads the goroutine profile of the runtime in the legacy text form, the only form
+// that has labels and symbols and needs no decoder. Lines that it does not understand
+// are left out.
 func ByLabel(key string) map[string][]byte {
 	var profile bytes.Buffer
 	if err := pprof.Lookup("goroutine").WriteTo(&profile, 1); err != nil {
@@ -73,7 +76,8 @@ func ByLabel(key string) map[string][]byte {
 	return parse(profile.String(), key)
 }
 
-// parse splits the profile into records, which blank lines part:
+// parse returns the stacks of a profile, by the value of the label key. Blank lines
+// separate the records of a profile:
 //
 //	2 @ 0x47d… 0x40e…
 //	# labels: {"key":"value", "other":"value"}
@@ -82,15 +86,15 @@ func parse(profile, key string) map[string][]byte {
 	found := make(map[string][]byte)
 	for record := range strings.SplitSeq(profile, "\n\n") {
 		var value string
-		var labelled bool
+		var labeled bool
 		var text strings.Builder
 		for line := range strings.Lines(record) {
 			if labels, ok := strings.CutPrefix(line, "# labels: "); ok {
-				value, labelled = label(labels, key)
+				value, labeled = label(labels, key)
 				continue
 			}
 			if frame, ok := strings.CutPrefix(line, "#\t"); ok {
-				if _, frame, ok = strings.Cut(frame, "\t"); ok { // without the address
+				if _, frame, ok = strings.Cut(frame, "\t"); ok { // drop the address
 					text.WriteString("\t" + frame)
 				}
 				continue
@@ -99,7 +103,7 @@ func parse(profile, key string) map[string][]byte {
 				text.WriteString(n + " goroutine(s):\n")
 			}
 		}
-		if labelled {
+		if labeled {
 			stack := strings.TrimRight(text.String(), "\n") + "\n"
 			found[value] = append(found[value], stack...)
 		}
@@ -107,7 +111,7 @@ func parse(profile, key string) map[string][]byte {
 	return found
 }
 
-// label finds the value of key in {"key":"value", …}, where both are Go strings.
+// label returns the value of key in {"key":"value", …}, where both are quoted as in Go.
 func label(labels, key string) (value string, ok bool) {
 	rest := strings.TrimPrefix(labels, "{")
 	for {

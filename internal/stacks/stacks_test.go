@@ -17,7 +17,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const key = "stacks.test"
 
-// Names of functions to look for in stacks.
+// Two functions to find in stacks.
 func waitHere(up chan<- struct{}, end <-chan struct{})  { up <- struct{}{}; <-end }
 func waitThere(up chan<- struct{}, end <-chan struct{}) { up <- struct{}{}; <-end }
 
@@ -37,7 +37,7 @@ func start(t *testing.T, wait func(chan<- struct{}, <-chan struct{}), labels ...
 }
 
 func TestByLabel(t *testing.T) {
-	t.Run("nobody carries it", func(t *testing.T) {
+	t.Run("a label that no goroutine carries", func(t *testing.T) {
 		assert.Empty(t, ByLabel("no such label"))
 	})
 	t.Run("by value", func(t *testing.T) {
@@ -50,7 +50,7 @@ func TestByLabel(t *testing.T) {
 		assert.NotContains(t, string(found["one"]), "stacks.waitThere")
 		assert.Contains(t, string(found["two"]), "stacks.waitThere")
 		assert.Contains(t, string(found["two"]), "stacks_test.go:")
-		assert.NotContains(t, string(found["two"]), "\t0x", "addresses say nothing")
+		assert.NotContains(t, string(found["two"]), "\t0x", "addresses are dropped")
 	})
 	t.Run("goroutines of one stack are counted", func(t *testing.T) {
 		for range 3 {
@@ -58,7 +58,7 @@ func TestByLabel(t *testing.T) {
 		}
 		start(t, waitThere, key, "many")
 		stack := string(ByLabel(key)["many"])
-		// Not of one record: some may be seen at the line where they have reported.
+		// They need not be in one record: some may be at the line where they report.
 		assert.Equal(t, 1, strings.Count(stack, "stacks.waitThere"))
 		total := 0
 		for line := range strings.Lines(stack) {
@@ -150,8 +150,8 @@ func TestLabel(t *testing.T) {
 	}
 }
 
-// Whatever a profile may look like in a later release: nothing panics, and what was
-// quoted comes back.
+// The form of a profile may change in a later release: nothing panics, and what was
+// quoted is returned.
 func FuzzParse(f *testing.F) {
 	f.Add("1 @ 0x1\n# labels: {\"k\":\"v\"}\n#\t0x1\tf\tx:1\n", "k", "v")
 	f.Add("# labels: {", "", "")
@@ -172,7 +172,7 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// runner is what a goroutine is found by: the receiver of a method that it is in.
+// runner is the receiver of a method by which a goroutine is found.
 type runner struct{ wait func() }
 
 func (r *runner) run() {
@@ -198,7 +198,7 @@ func TestTake(t *testing.T) {
 		assert.Contains(t, string(d.Of(at(two), "runner")), "stacks.waitThere(")
 		assert.True(t, strings.HasPrefix(string(d.Of(at(one), "")), "goroutine "))
 		assert.NotContains(t, string(d.Of(at(one), "")), "\n\n")
-		assert.Nil(t, d.Of(at(new(runner)), "runner"), "nobody is in its run")
+		assert.Nil(t, d.Of(at(new(runner)), "runner"), "no goroutine is in its run")
 	})
 	t.Run("the first and the last in a dump, and one within another", func(t *testing.T) {
 		found := split("goroutine 1 [running]:\nmain.run(0x1)\n\t/a.go:1\nmain.run(0x2)\n\t/a.go:1\n\n"+
@@ -206,7 +206,7 @@ func TestTake(t *testing.T) {
 			"goroutine 3 [select]:\nmain.run(0x5, 0x6)\n\t/a.go:1\n", "main.run")
 		require.Len(t, found, 4)
 		assert.Equal(t, found["0x1"], found["0x2"])
-		assert.Contains(t, found, "0x3?", "the runtime is not sure: nobody asks for it")
+		assert.Contains(t, found, "0x3?", "an argument that the runtime is not sure of")
 		assert.Equal(t, "goroutine 3 [select]:\nmain.run(0x5, 0x6)\n\t/a.go:1\n", string(found["0x5, 0x6"]))
 	})
 	t.Run("too many goroutines: by label", func(t *testing.T) {

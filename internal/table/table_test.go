@@ -24,17 +24,17 @@ type entry struct {
 
 func TestNumbers(t *testing.T) {
 	var tab table.Table[entry]
-	const claimers, each = 8, 5000
-	got := make([][]uint64, claimers)
+	const goroutines, each = 8, 5000
+	got := make([][]uint64, goroutines)
 	var wg sync.WaitGroup
-	for p := range claimers {
+	for p := range goroutines {
 		wg.Go(func() {
 			for i := range each {
 				var slot table.Slot[entry]
 				if i%10 == 0 {
-					slot = tab.ClaimLate()
+					slot = tab.NextLate()
 				} else {
-					slot, _ = tab.Claim()
+					slot, _ = tab.Next()
 				}
 				slot.Fill(&entry{num: slot.Number()})
 				got[p] = append(got[p], slot.Number())
@@ -45,7 +45,7 @@ func TestNumbers(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	seen := make([]bool, claimers*each)
+	seen := make([]bool, goroutines*each)
 	for _, nums := range got {
 		for i, n := range nums {
 			require.Less(t, n, uint64(len(seen)), "a gap in the numbers")
@@ -58,13 +58,13 @@ func TestNumbers(t *testing.T) {
 			require.True(t, known)
 			if i%3 == 0 {
 				require.NotNil(t, v)
-				require.Equal(t, n, v.num, "what stands at a number is another's")
+				require.Equal(t, n, v.num, "the entry of another number")
 			} else {
 				require.Nil(t, v)
 			}
 		}
 	}
-	assert.Equal(t, uint64(claimers*each), tab.Claimed())
+	assert.Equal(t, uint64(goroutines*each), tab.Count())
 }
 
 func TestGet(t *testing.T) {
@@ -73,7 +73,7 @@ func TestGet(t *testing.T) {
 	assert.Nil(t, v)
 	assert.False(t, known, "a number never given out")
 
-	slot, ok := tab.Claim()
+	slot, ok := tab.Next()
 	require.True(t, ok)
 	v, known = tab.Get(slot.Number())
 	assert.Nil(t, v)
@@ -90,7 +90,7 @@ func TestGet(t *testing.T) {
 	slot.Clear()
 	v, known = tab.Get(slot.Number())
 	assert.Nil(t, v)
-	assert.True(t, known, "ours, and forgotten")
+	assert.True(t, known, "given out, and cleared")
 
 	tab.Close()
 	_, known = tab.Get(slot.Number())
@@ -102,25 +102,25 @@ func TestGet(t *testing.T) {
 }
 
 func TestClose(t *testing.T) {
-	t.Run("refuses, but for late claims", func(t *testing.T) {
+	t.Run("refuses, except for NextLate", func(t *testing.T) {
 		var tab table.Table[entry]
 		for range 40 {
-			tab.Claim()
+			tab.Next()
 		}
 		tab.Close()
-		_, ok := tab.Claim()
+		_, ok := tab.Next()
 		assert.False(t, ok)
 		tab.Close()
-		assert.Equal(t, uint64(40), tab.Claimed())
-		slot := tab.ClaimLate()
+		assert.Equal(t, uint64(40), tab.Count())
+		slot := tab.NextLate()
 		slot.Fill(&entry{num: slot.Number()})
-		assert.Equal(t, uint64(41), tab.Claimed())
+		assert.Equal(t, uint64(41), tab.Count())
 		v, _ := tab.Get(slot.Number())
 		require.NotNil(t, v)
 		assert.Equal(t, slot.Number(), v.num)
 		assert.GreaterOrEqual(t, slot.Number(), uint64(40))
 	})
-	t.Run("counts the claims before it exactly", func(t *testing.T) {
+	t.Run("leaves the count exact", func(t *testing.T) {
 		for range 300 {
 			var tab table.Table[entry]
 			var granted, late atomic.Uint64
@@ -128,7 +128,7 @@ func TestClose(t *testing.T) {
 			for range 4 {
 				wg.Go(func() {
 					for {
-						slot, ok := tab.Claim()
+						slot, ok := tab.Next()
 						if !ok {
 							return
 						}
@@ -140,24 +140,24 @@ func TestClose(t *testing.T) {
 			}
 			wg.Go(func() {
 				for range 100 {
-					tab.ClaimLate().Fill(&entry{})
+					tab.NextLate().Fill(&entry{})
 					late.Add(1)
 				}
 			})
 			for range 2 {
 				wg.Go(func() {
-					for tab.Claimed() < 200 {
+					for tab.Count() < 200 {
 						runtime.Gosched()
 					}
 					tab.Close()
 				})
 			}
 			wg.Wait()
-			require.Equal(t, granted.Load()+late.Load(), tab.Claimed())
+			require.Equal(t, granted.Load()+late.Load(), tab.Count())
 			// It stays exact.
-			tab.ClaimLate()
-			tab.Claim()
-			require.Equal(t, granted.Load()+late.Load()+1, tab.Claimed())
+			tab.NextLate()
+			tab.Next()
+			require.Equal(t, granted.Load()+late.Load()+1, tab.Count())
 			n := uint64(0)
 			for range tab.All() {
 				n++
@@ -165,7 +165,7 @@ func TestClose(t *testing.T) {
 			require.Equal(t, late.Load(), n)
 		}
 	})
-	t.Run("never counts fewer than were granted", func(t *testing.T) {
+	t.Run("never counts fewer than were given out", func(t *testing.T) {
 		for range 300 {
 			var tab table.Table[entry]
 			var granted atomic.Uint64
@@ -173,7 +173,7 @@ func TestClose(t *testing.T) {
 			for range 2 {
 				wg.Go(func() {
 					for range 100 {
-						if _, ok := tab.Claim(); ok {
+						if _, ok := tab.Next(); ok {
 							granted.Add(1)
 						}
 					}
@@ -182,21 +182,21 @@ func TestClose(t *testing.T) {
 			wg.Go(tab.Close)
 			for range 50 {
 				before := granted.Load()
-				require.GreaterOrEqual(t, tab.Claimed(), before)
+				require.GreaterOrEqual(t, tab.Count(), before)
 			}
 			wg.Wait()
-			require.Equal(t, granted.Load(), tab.Claimed())
+			require.Equal(t, granted.Load(), tab.Count())
 		}
 	})
 }
 
-// A listing that runs beside any number of changes sees every entry that is there
-// throughout exactly once.
+// A listing sees each entry that is there throughout exactly once, whatever changes
+// meanwhile.
 func TestAll(t *testing.T) {
-	t.Run("oldest first, and stops when told", func(t *testing.T) {
+	t.Run("lowest number first, until the loop is left", func(t *testing.T) {
 		var tab table.Table[entry]
 		for range 100 {
-			slot, _ := tab.Claim()
+			slot, _ := tab.Next()
 			slot.Fill(&entry{num: slot.Number()})
 		}
 		next := uint64(0)
@@ -209,11 +209,11 @@ func TestAll(t *testing.T) {
 		}
 		assert.Equal(t, uint64(70), next)
 	})
-	t.Run("what stays when nearly everything has gone", func(t *testing.T) {
+	t.Run("entries that stay when most are cleared", func(t *testing.T) {
 		var tab table.Table[entry]
 		var slots []table.Slot[entry]
 		for range 20_000 {
-			slot, _ := tab.Claim()
+			slot, _ := tab.Next()
 			slot.Fill(&entry{num: slot.Number()})
 			slots = append(slots, slot)
 		}
@@ -239,12 +239,12 @@ func TestAll(t *testing.T) {
 			require.Fail(t, "it was cleared")
 		}
 	})
-	t.Run("under churn", func(t *testing.T) {
+	t.Run("while others come and go", func(t *testing.T) {
 		var tab table.Table[entry]
 		stay := make(map[uint64]bool)
 		rnd := rand.New(rand.NewPCG(1, 1))
 		for len(stay) < 500 { // spread thinly, for chunks to come and go around them
-			slot, _ := tab.Claim()
+			slot, _ := tab.Next()
 			slot.Fill(&entry{num: slot.Number()})
 			if rnd.IntN(20) == 0 {
 				stay[slot.Number()] = true
@@ -267,7 +267,7 @@ func TestAll(t *testing.T) {
 						return
 					default:
 					}
-					slot, _ := tab.Claim()
+					slot, _ := tab.Next()
 					slot.Fill(&entry{num: slot.Number()})
 					mine = append(mine, slot)
 					for len(mine) > rnd.IntN(3000) {
@@ -300,9 +300,8 @@ func TestAll(t *testing.T) {
 	})
 }
 
-// What has been cleared costs nothing any more, neither the entries' places nor the
-// map that finds them.
-func TestMemoryIsLetGo(t *testing.T) {
+// Entries that were cleared take no memory, neither in slots nor in the map.
+func TestMemoryIsReleased(t *testing.T) {
 	heap := func() int {
 		runtime.GC()
 		runtime.GC()
@@ -315,7 +314,7 @@ func TestMemoryIsLetGo(t *testing.T) {
 	const n = 1 << 18
 	slots := make([]table.Slot[entry], n)
 	for i := range slots {
-		slots[i], _ = tab.Claim()
+		slots[i], _ = tab.Next()
 		slots[i].Fill(new(entry))
 	}
 	full := heap() - before

@@ -1,4 +1,4 @@
-// Package weaktimer has timers that keep nothing alive.
+// Package weaktimer makes timers that keep nothing alive.
 package weaktimer
 
 import (
@@ -6,8 +6,9 @@ import (
 	"weak"
 )
 
-// AfterFunc is time.AfterFunc for a method of v, which the timer does not keep alive:
-// the runtime may know of a timer for a while after it was stopped.
+// AfterFunc is time.AfterFunc for a method f of v. The timer does not keep v alive, and
+// does nothing if v is gone. A timer that refers to v would keep v alive until it fires,
+// and for a while after it was stopped, because the runtime removes stopped timers late.
 func AfterFunc[T any](d time.Duration, v *T, f func(*T)) *time.Timer {
 	self := weak.Make(v)
 	return time.AfterFunc(d, func() {

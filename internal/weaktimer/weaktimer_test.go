@@ -20,7 +20,7 @@ type thing struct{ calls []time.Time }
 func (v *thing) call() { v.calls = append(v.calls, time.Now()) }
 
 func TestAfterFunc(t *testing.T) {
-	t.Run("calls the method in time", func(t *testing.T) {
+	t.Run("calls the method on time", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			v := new(thing)
 			due := time.Now().Add(time.Minute)
@@ -30,7 +30,7 @@ func TestAfterFunc(t *testing.T) {
 			assert.Equal(t, []time.Time{due}, v.calls)
 		})
 	})
-	t.Run("does not keep the thing alive", func(t *testing.T) {
+	t.Run("does not keep v alive", func(t *testing.T) {
 		var gone atomic.Bool
 		var timer *time.Timer
 		func() {
@@ -43,6 +43,6 @@ func TestAfterFunc(t *testing.T) {
 			runtime.Gosched()
 		}
 		assert.True(t, gone.Load())
-		assert.True(t, timer.Stop(), "it was set still")
+		assert.True(t, timer.Stop(), "the timer is still set")
 	})
 }
