@@ -1,13 +1,13 @@
 // Package tether runs background tasks safely inside a Go process.
 //
-// A go statement in a handler starts a goroutine that nobody waits for, nobody can
-// see, that is cancelled with the request's context, that a panic turns into a dead
-// process, and of which a burst of requests makes a million. A task of tether has a
-// name, a handle, a bounded place to run, a context of its own and exactly one
-// outcome, and is waited for when the process is told to stop:
+// A goroutine started in a handler is untracked: nothing waits for it at shutdown, nothing
+// lists it, its context is canceled when the handler returns, a panic in it kills the
+// process, and nothing bounds how many a burst starts. A task has a name, a handle, a
+// context of its own, a bounded place to run and exactly one outcome, and is waited for
+// when the process is told to stop:
 //
 //	reg := tether.New(tether.Config{})
-//	mail := reg.NewPool("mail", tether.PoolConfig{Workers: 8, Queue: 1000, Overflow: tether.OverflowReject})
+//	mail := reg.NewPool("mail", tether.PoolConfig{Workers: 8, Queue: 1000})
 //
 //	_, err := mail.Go(r.Context(), "welcome mail", func(ctx context.Context) error {
 //		return send(ctx, user)
@@ -15,47 +15,55 @@
 //	if err != nil {
 //		// not admitted: full, or shutting down. Answer 503.
 //	}
-//	// It will run, whatever becomes of the request. Answer 202.
+//	// Admitted: it runs, whatever becomes of the request. Answer 202.
 //
 // # Admission
 //
-// [Registry.Go] starts a task at once, as the go statement does; [Pool.Go] puts it
-// in front of a bounded number of workers. Both return a [*Task] or a typed error;
-// there is no third answer. From then on the registry holds the task until its
-// outcome is known, and for a while after that, so that a status page can still be
-// answered: [Registry.Find]. [Submit] is the same for bodies that return a value.
+// [Registry.Go] starts a task at once, as the go statement does. [Pool.Go] puts it in the
+// queue of a bounded number of workers. Both return a [*Task] or a typed error, and nothing
+// else. From then on the registry holds the task until its outcome is known, and retains it
+// for a while after that, so that a status page can be answered: [Registry.Find]. [Submit]
+// is the same for a body that returns a value.
 //
-// Options say what differs from one submission to the next: [Timeout], [Delay],
-// [Hold], [Unique], [Serial], [Weight], [Retry], [Label], [HandOver].
+// Options configure a single submission: [Timeout], [Delay], [Hold], [Unique], [Serial],
+// [Weight], [Retry], [Label], [HandOver].
 //
 // # The body's context
 //
-// It has the values of the submitter's context (the trace, the user), and not its
-// cancellation: a task is not cancelled because a handler has returned. Its own end
-// comes by [Task.Cancel], [Timeout] or the drain, and context.Cause tells which.
+// It has the values of the submitter's context (the trace, the user), but not its
+// cancellation: a task is not canceled because a handler has returned. It is canceled by
+// [Task.Cancel], a [Timeout] or the drain; context.Cause returns which.
 //
 // # Outcome
 //
-// A task succeeds, fails, panics, is cancelled, or is dropped before it has run;
-// see [State]. A panic does not end the process, and runtime.Goexit does not hang
-// anybody. A failure that nobody waits for is logged.
+// A task succeeds, fails, panics, is canceled, or is dropped before it has run: see
+// [State]. A panic does not end the process, and runtime.Goexit hangs nothing. A failure
+// that is not awaited is logged.
 //
-// # The drain
+// # The stop
 //
-// [Registry.Shutdown] closes the intake, waits, cancels what is left shortly before
-// its deadline, waits again, and reports: who was cancelled, who never started, and
-// where those hang that do not end. [Registry.Run] does this on SIGTERM, after the
-// server has been stopped and before the database is closed.
+// [Registry.Shutdown] admits no new tasks, waits, cancels contexts shortly before its
+// deadline, waits again, and reports which tasks were canceled, which never started, and
+// where the tasks that have not ended are. [Registry.Run] serves until SIGTERM and then
+// stops the servers, drains the tasks and closes the databases, each within its share of
+// one StopTimeout: see [RunConfig] for the timeline.
 //
-// # The honest cost
+// # Invalid arguments
+//
+// Constructors (New, NewPool, and the handlers of package tetherhttp) panic on what only a
+// programmer can get wrong. Calls at run time return an error that wraps [ErrInvalid], and
+// change nothing. Nothing is clamped silently: where a value has a limit, the documentation
+// says so, and a value beyond it is invalid.
+//
+// # Cost
 //
 // An empty task costs 0.3 to 0.5 µs of a processor and one allocation of 112 bytes, where
-// the go statement with a WaitGroup costs 0.5 to 1.5 µs. What comes on top, on one
-// processor of a small virtual machine, with its allocations:
+// the go statement with a WaitGroup costs 0.5 to 1.5 µs. Extra cost per feature, in µs and
+// allocations, on one core of a small virtual machine:
 //
-//	Config.Timeout, Limit, Stuck, Linger   nothing that can be measured
-//	Retain (set to -1 to save it)          0.05 µs
-//	a pool, its queue, its Overflow        nothing that can be measured
+//	Config.Timeout, Limit, StuckAfter      not measurable
+//	Retain (set it to -1 to save this)     0.05 µs
+//	a pool, its queue, its Overflow        not measurable
 //	PoolConfig.Capacity; with a Weight     0.02 µs; 0.17 µs, 2
 //	an Observer that does nothing          0.2 µs
 //	Timeout, Label, HandOver               0.2 to 0.3 µs, 2 or 3
@@ -63,15 +71,21 @@
 //	Retry, not needed                      0.5 µs, 5
 //	Serial; Unique                         0.4 to 0.7 µs, 2 or 3; 0.8 µs, 4
 //	Delay                                  3 µs, 4: a timer
-//	Submit; Done asked for                 0.1 µs, 1; 0.2 µs, 2
-//	ID asked for                           0.15 µs, 2
+//	Submit; Done                           0.1 µs, 2; 0.2 µs, 2
+//	ID                                     0.15 µs, 2
 //	ctx.Value; ctx.Done in the body        0.13 µs, 1; 0.6 µs, 5
-//	an error, logged by nobody             0.5 µs, 4
+//	an error that is awaited               0.5 µs, 4
 //	a panic, with its stack                37 µs
 //
-// The profiler's labels are 0.02 µs of each task. The repository's bench/RESULTS.md has
-// where these are from, and the same workloads for other libraries.
+// The profiler's labels cost 0.02 µs of each task. The repository's bench/RESULTS.md shows
+// how these were measured, and the same workloads for other libraries.
 //
-// What must survive a crash of the process does not belong here but on a durable
-// queue. [HandOver] takes it there when the process stops before its turn.
+// # Where it ends
+//
+// A task is lost if the process crashes. Work that must survive that belongs on a durable
+// queue; package durable has one definition of a job for several of them. [HandOver] moves
+// a task there if the process stops before it has started.
+//
+// The promises behind this documentation are numbered in the repository's PROMISES.md, each
+// with the tests that guard it.
 package tether

@@ -56,11 +56,11 @@ func Example() {
 			Stop:  srv.Shutdown,
 		}},
 	})
-	fmt.Println(err, reg.Report().Finished)
+	fmt.Println(err)
 	// Output:
 	// 202 Accepted
 	// mail sent
-	// <nil> 1
+	// <nil>
 }
 
 // terminate sends SIGTERM to the program itself.

@@ -47,6 +47,44 @@ func (r *Registry) handle(ctx context.Context, record slog.Record) {
 	}
 }
 
+// log logs a record about the task, with the body's context.
+func (t *Task) log(level slog.Level, msg string, attrs ...slog.Attr) {
+	t.logWith(t.observedContext(), level, msg, attrs...)
+}
+
+func (t *Task) logWith(ctx context.Context, level slog.Level, msg string, attrs ...slog.Attr) {
+	about := []slog.Attr{slog.String("task", t.Name()), slog.String("id", t.ID()), slog.String("pool", t.Pool())}
+	opts := t.opts()
+	if opts.unique != "" {
+		about = append(about, slog.String("unique", opts.unique))
+	}
+	if len(opts.labels) > 0 {
+		labels := make([]any, len(opts.labels))
+		for i, l := range opts.labels {
+			labels[i] = slog.String(l.key, l.value)
+		}
+		about = append(about, slog.Group("labels", labels...))
+	}
+	t.queue.reg.log(ctx, level, msg, append(about, attrs...)...)
+}
+
+// rateLimit allows one event a second and counts the others.
+type rateLimit struct {
+	next    atomic.Int64 // when the next event is allowed
+	omitted atomic.Int64 // events since the last one that was allowed
+}
+
+// allow reports whether an event at the time now is allowed, and how many were not since
+// the last one.
+func (l *rateLimit) allow(now int64) (omitted int64, ok bool) {
+	next := l.next.Load()
+	if now < next || !l.next.CompareAndSwap(next, now+int64(time.Second)) {
+		l.omitted.Add(1)
+		return 0, false
+	}
+	return l.omitted.Swap(0), true
+}
+
 // stopLog logs a record of the stop. It does not wait for the handler: Shutdown and
 // Run keep their deadlines even if the handler blocks. Records are handled in order.
 func (r *Registry) stopLog(level slog.Level, msg string, attrs ...slog.Attr) {

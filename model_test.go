@@ -596,7 +596,8 @@ func (task *modelTask) check(began time.Time) error {
 		return nil
 	case tether.Canceled:
 		between = between && runs < task.attempts && (last == fails || last == goexits)
-		if last != obeys && !between {
+		gaveUp := last == obeys || last == fails && errors.Is(err, errTest) // any error after a cancellation
+		if !gaveUp && !between {
 			return fmt.Errorf("canceled, though it ended as %d", last)
 		}
 		if !asked && !drained && !expired && !(ousted && between) {

@@ -4,165 +4,249 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"reflect"
 	"sync/atomic"
 	"time"
 )
 
-// Option is a wish about one submission; the zero Option is none. It may be used again,
-// by many goroutines at once.
+// An Option configures one submission. The zero Option does nothing. Options are
+// reusable and safe for concurrent use.
 type Option struct {
-	wish   wish
+	kind   optionKind
 	n      int64
 	key    string
 	value  any
-	reason string // why it cannot be granted
+	reason string // why it is invalid; empty if it is valid
 }
 
-type wish uint8
+type optionKind uint8
 
 const (
-	wishNothing wish = iota
-	wishTimeout
-	wishDelay
-	wishHold
-	wishUnique
-	wishOnDuplicate
-	wishSerial
-	wishWeight
-	wishRetry
-	wishLabel
-	wishHandOver
+	optionNone optionKind = iota
+	optionTimeout
+	optionDelay
+	optionHold
+	optionUnique
+	optionOnDuplicate
+	optionSerial
+	optionWeight
+	optionRetry
+	optionLabel
+	optionHandOver
 )
 
 func invalid(format string, args ...any) Option {
-	return Option{wish: wishNothing, reason: fmt.Sprintf(format, args...)}
+	return Option{reason: fmt.Sprintf(format, args...)}
 }
 
-// wishes is what the options of one submission come to. It lives as long as the
-// submission; what the task needs longer is in its options.
-type wishes struct {
-	options
-	lasting     bool // some of options is set
-	timeout     time.Duration
+// Timeout bounds the time from the task's first start, all attempts and the waits
+// between them included. When it is up, the body's context is canceled with
+// [ErrTimeout]; the task ends when its body returns. Timeout overrides [Config].Timeout.
+func Timeout(d time.Duration) Option {
+	if d <= 0 {
+		return invalid("timeout %v: must be more than 0", d)
+	}
+	return Option{kind: optionTimeout, n: int64(d)}
+}
+
+// Delay makes the task start no earlier than d after its submission. A task whose delay
+// ends after the drain would cancel contexts is dropped, or handed over, when the drain
+// begins.
+func Delay(d time.Duration) Option {
+	if d < 0 {
+		return invalid("delay %v: must not be negative", d)
+	}
+	return Option{kind: optionDelay, n: int64(d)}
+}
+
+// Hold makes the task wait for [Task.Release]: until a response has been sent, or a
+// transaction committed. A held task counts against the pool's queue.
+func Hold() Option { return Option{kind: optionHold} }
+
+// Unique allows one live task of this key in the registry, all pools together. While
+// there is one, a submission with the key returns that task and no error, and its own
+// body never runs: see [OnDuplicate]. The key is free again when the task's Done is
+// closed.
+func Unique(key string) Option {
+	if key == "" {
+		return invalid("empty Unique key")
+	}
+	return Option{kind: optionUnique, key: key}
+}
+
+// OnDuplicate calls fn before Go returns, on the same goroutine, if the submission found
+// a live task of its [Unique] key. The task that fn is given is the one that Go returns.
+// A panic of fn is contained and logged.
+func OnDuplicate(fn func(existing *Task)) Option {
+	if fn == nil {
+		return invalid("nil OnDuplicate")
+	}
+	return Option{kind: optionOnDuplicate, value: fn}
+}
+
+// Serial runs the tasks of this key in the order of their submission and one at a time,
+// or [PoolConfig].PerKey at a time. The registry and each pool have keys of their own. A
+// task keeps its turn between its attempts.
+func Serial(key string) Option {
+	if key == "" {
+		return invalid("empty Serial key")
+	}
+	return Option{kind: optionSerial, key: key}
+}
+
+// Weight is the task's share of [PoolConfig].Capacity. The default is 1. A task that
+// weighs more than the capacity is refused. Without a Capacity, weights have no effect.
+func Weight(n int64) Option {
+	if n < 0 {
+		return invalid("weight %d: must not be negative", n)
+	}
+	return Option{kind: optionWeight, n: n}
+}
+
+// RetryPolicy configures [Retry]. Its functions must be safe for concurrent use.
+type RetryPolicy struct {
+	// Attempts is the maximum number of attempts, the first included. It must be at
+	// least 1.
+	Attempts int
+
+	// Backoff returns the wait after the given attempt, 1 for the first, which ended with
+	// err: an error may carry the time that a server has asked for (Retry-After). If nil,
+	// ExponentialBackoff(time.Second, time.Minute) is used.
+	Backoff func(attempt int, err error) time.Duration
+
+	// ShouldRetry reports whether an attempt that ended with err is to be followed by
+	// another. If nil, all errors except panics are retried.
+	ShouldRetry func(err error) bool
+}
+
+// Retry runs the body again when it fails: one task with many attempts, of which the last
+// decides the outcome. An attempt that fails after a cancellation, by the program, a
+// timeout or the drain, is the last. The wait between attempts holds no worker, but the
+// task keeps its place in the pool. If the next attempt would be due after the drain
+// cancels contexts, the task is canceled when the drain begins.
+//
+// While attempts fail, [Info] has the last error and the time of the next attempt, a
+// [RetryObserver] is notified of each, and the Logger gets a record.
+func Retry(p RetryPolicy) Option {
+	if p.Attempts < 1 {
+		return invalid("retry with %d attempts: must be at least 1", p.Attempts)
+	}
+	if p.Backoff == nil {
+		p.Backoff = ExponentialBackoff(time.Second, time.Minute)
+	}
+	return Option{kind: optionRetry, value: &p}
+}
+
+// ExponentialBackoff returns a Backoff with full jitter: a random wait of more than 0 and
+// at most first after the first attempt, twice that after the second, and so on, but
+// never more than max. It ignores the error.
+func ExponentialBackoff(first, max time.Duration) func(attempt int, err error) time.Duration {
+	return func(attempt int, _ error) time.Duration {
+		ceiling := min(first, max)
+		for i := 1; i < attempt && 0 < ceiling && ceiling < max; i++ {
+			ceiling += min(ceiling, max-ceiling)
+		}
+		if ceiling <= 0 {
+			return 0
+		}
+		return ceiling - rand.N(ceiling)
+	}
+}
+
+// Label gives the task a label, which log records, reports and [Info] show.
+func Label(key, value string) Option {
+	return Option{kind: optionLabel, key: key, value: value}
+}
+
+// HandOver registers fn to take over the task if it is dropped before it starts, by
+// [Registry.Shutdown] or by OverflowDropOldest. If fn returns nil, the task's work is
+// safe elsewhere. fn is not called for a task that has started, nor for one that was
+// canceled by [Task.Cancel].
+//
+// The ctx of fn has the task's values, and is done when the context of the Shutdown is,
+// or that of the submission that drops the task: fn should return then. If Shutdown has
+// no deadline and its context is canceled, fn has no time.
+func HandOver(fn func(ctx context.Context, info Info) error) Option {
+	if fn == nil {
+		return invalid("nil HandOver")
+	}
+	return Option{kind: optionHandOver, value: fn}
+}
+
+// submitOptions are the Options of one submission.
+type submitOptions struct {
+	options               // the task has a copy if lasting is set
+	lasting bool          // one of options is set
+	timeout time.Duration // the task has it in taskExtra
+
+	err         error // the first invalid Option
 	hold        bool
 	onDuplicate []func(existing *Task)
-	typed       typed // of a Submit: the body, and the task is made in its room; nil if fn is the body
-	err         error // the first wish that cannot be granted
 }
 
-func (w *wishes) add(o Option) {
-	if o.reason != "" && w.err == nil {
-		w.err = fmt.Errorf("%w: %s", ErrInvalid, o.reason)
-	}
-	switch o.wish {
-	case wishNothing:
-	case wishTimeout:
-		w.timeout = time.Duration(o.n)
-	case wishHold:
-		w.hold = true
-	case wishOnDuplicate:
-		w.onDuplicate = append(w.onDuplicate, o.value.(func(*Task)))
-	default:
-		w.lasting = true
-		w.options.add(o)
-	}
-}
-
-// kept returns what the task is to keep of its wishes, nil if that is nothing.
-func (w *wishes) kept() *options {
-	if w == nil || !w.lasting {
-		return nil
-	}
-	return &w.options
-}
-
-func (w *wishes) held() bool { return w != nil && w.hold }
-
-// furnish makes a task with these wishes, and what it keeps of them.
-func (w *wishes) furnish(fn Func) *Task {
-	if w == nil {
-		w = new(wishes)
-	}
-	var t *Task
-	var m *more
-	switch {
-	case w.typed != nil:
-		t, m = w.typed.room()
-		m.typed, t.pc = w.typed, w.typed.pc()
-	case w.lasting:
-		both := new(struct {
-			more
-			options
-		})
-		t, m = new(Task), &both.more
-		m.opts, t.pc = &both.options, reflect.ValueOf(fn).Pointer()
-	default:
-		t, m = new(Task), new(more)
-		t.pc = reflect.ValueOf(fn).Pointer()
-	}
-	m.timeout = w.timeout
-	if w.lasting {
-		if m.opts == nil {
-			m.opts = new(options)
-		}
-		*m.opts = w.options
-	}
-	t.more.Store(m)
-	return t
-}
-
-// options is what a task keeps of what was wished. It does not change once the task
-// is published, but for active, handed and timer.
+// options are the Options that a task needs. They do not change once the task is
+// published, except for the last three.
 type options struct {
 	delay          time.Duration
 	unique, serial string
-	holder         *uniqueTask // of the Unique key
+	holder         *uniqueHolder // of the Unique key
 	weight         int64
 	labels         []label
-	handOver       func(ctx context.Context, info Info) error
+	handOver       func(ctx context.Context, info Info) error // dropped at the end
 	retry          *retrying
-	timer          *time.Timer // of the delay or the wait between attempts; guarded by the lane's lock
 	weighted       bool
-	active         bool // it is one of its Serial key's active tasks; guarded by the lane's lock
-	handed         bool // HandOver has taken it; written before it is settled
-}
 
-func (o *options) add(opt Option) {
-	switch opt.wish {
-	case wishDelay:
-		o.delay = time.Duration(opt.n)
-	case wishUnique:
-		o.unique = opt.key
-	case wishSerial:
-		o.serial = opt.key
-	case wishWeight:
-		o.weight, o.weighted = opt.n, true
-	case wishRetry:
-		o.retry = &retrying{policy: opt.value.(*RetryPolicy), attempts: opt.value.(*RetryPolicy).Attempts}
-	case wishLabel:
-		o.labels = append(o.labels, label{opt.key, opt.value.(string)})
-	case wishHandOver:
-		o.handOver = opt.value.(func(context.Context, Info) error)
-	}
+	timer      *time.Timer // of the delay or the backoff; guarded by the queue's lock
+	active     bool        // the task is one of the active ones of its Serial key; guarded by the queue's lock
+	handedOver bool        // HandOver returned nil; written before the end is recorded
 }
-
-// retrying is where a task with a Retry stands.
-type retrying struct {
-	policy   *RetryPolicy
-	failed   atomic.Int32  // attempts that were followed by another
-	began    atomic.Int64  // when the attempt that runs began, if it is not the first
-	attempts int           // policy.Attempts, which is let go at the end
-	wait     time.Duration // before the next attempt; written by the goroutine that ran the last one
-	due      int64         // when the next attempt is due; guarded by more.mu
-	last     error         // of the last attempt; guarded by more.mu
-}
-
-func (r *retrying) attempt() int { return int(r.failed.Load()) + 1 }
 
 type label struct{ key, value string }
 
-func (o *options) copyLabels() map[string]string {
+// add applies one Option.
+func (o *submitOptions) add(option Option) {
+	if option.reason != "" && o.err == nil {
+		o.err = fmt.Errorf("%w: %s", ErrInvalid, option.reason)
+	}
+	switch option.kind {
+	case optionNone:
+		return
+	case optionTimeout:
+		o.timeout = time.Duration(option.n)
+		return
+	case optionHold:
+		o.hold = true
+		return
+	case optionOnDuplicate:
+		o.onDuplicate = append(o.onDuplicate, option.value.(func(*Task)))
+		return
+	case optionDelay:
+		o.delay = time.Duration(option.n)
+	case optionUnique:
+		o.unique = option.key
+	case optionSerial:
+		o.serial = option.key
+	case optionWeight:
+		o.weight, o.weighted = option.n, true
+	case optionRetry:
+		policy := option.value.(*RetryPolicy)
+		o.retry = &retrying{policy: policy, attempts: policy.Attempts}
+	case optionLabel:
+		o.labels = append(o.labels, label{option.key, option.value.(string)})
+	case optionHandOver:
+		o.handOver = option.value.(func(context.Context, Info) error)
+	}
+	o.lasting = true
+}
+
+// task returns the options that the task needs, nil if there are none. o may be nil.
+func (o *submitOptions) task() *options {
+	if o == nil || !o.lasting {
+		return nil
+	}
+	return &o.options
+}
+
+func (o *options) labelMap() map[string]string {
 	if len(o.labels) == 0 {
 		return nil
 	}
@@ -173,136 +257,27 @@ func (o *options) copyLabels() map[string]string {
 	return labels
 }
 
-// letGo drops what a finished task has no use for.
-func (o *options) letGo() {
+// drop drops what a finished task does not need.
+func (o *options) drop() {
 	o.handOver, o.holder = nil, nil
 	if o.retry != nil {
 		o.retry.policy, o.retry.last = nil, nil
 	}
 }
 
-// Timeout bounds the time from the task's first start, all its attempts and the
-// waits between them included. Then the body's context is cancelled with
-// [ErrTimeout]; the body decides when it returns. It overrides [Config].Timeout.
-func Timeout(d time.Duration) Option {
-	if d <= 0 {
-		return invalid("timeout %v: must be more than 0", d)
-	}
-	return Option{wish: wishTimeout, n: int64(d)}
+// retrying is the state of a task with Retry.
+type retrying struct {
+	policy   *RetryPolicy // dropped at the end
+	attempts int          // policy.Attempts
+	failed   atomic.Int32 // attempts that were followed by another
+	began    atomic.Int64 // when the attempt that runs began, if it is not the first
+
+	// Written by the goroutine that ran the last attempt, under taskExtra.mu, and read by
+	// others under it.
+	last error         // of the last attempt
+	wait time.Duration // from its end to the next one
+	due  int64         // the time of the next one
 }
 
-// Delay has the task start no earlier than d from its submission.
-func Delay(d time.Duration) Option {
-	if d < 0 {
-		return invalid("delay %v: must not be negative", d)
-	}
-	return Option{wish: wishDelay, n: int64(d)}
-}
-
-// Hold has the task wait for [Task.Release]: until the response is sent, or the
-// transaction committed. Its place is taken meanwhile.
-func Hold() Option {
-	return Option{wish: wishHold}
-}
-
-// Unique allows one live task of this key in the registry, all pools together: as
-// long as there is one, a further submission returns that task and no error, and
-// its own body never runs. The key is free again when the task's Done is closed.
-func Unique(key string) Option {
-	if key == "" {
-		return invalid("empty Unique key")
-	}
-	return Option{wish: wishUnique, key: key}
-}
-
-// OnDuplicate calls fn before Go returns, on the same goroutine, if the submission
-// found a live task of its [Unique] key instead of starting one. The task that fn is
-// given is the one that Go returns. A panic in fn is contained and logged.
-func OnDuplicate(fn func(existing *Task)) Option {
-	if fn == nil {
-		return invalid("nil OnDuplicate")
-	}
-	return Option{wish: wishOnDuplicate, value: fn}
-}
-
-// Serial runs tasks of this key in the order of their submission and one at a
-// time, or [PoolConfig].PerKey at a time. Each pool has keys of its own, as has the
-// registry. A task keeps its turn between its attempts.
-func Serial(key string) Option {
-	if key == "" {
-		return invalid("empty Serial key")
-	}
-	return Option{wish: wishSerial, key: key}
-}
-
-// Weight is the task's share of [PoolConfig].Capacity; 1 without it. A task that
-// weighs more than the capacity is refused. Without a Capacity weights mean nothing.
-func Weight(n int64) Option {
-	if n < 0 {
-		return invalid("weight %d: must not be negative", n)
-	}
-	return Option{wish: wishWeight, n: n}
-}
-
-// RetryPolicy says whether a failed attempt is followed by another. Its functions
-// may be called by many goroutines at once.
-type RetryPolicy struct {
-	// Attempts is the most there are, the first included.
-	Attempts int
-	// Backoff returns the wait after the given attempt, 1 for the first, which ended with
-	// err, so that it can honor a Retry-After. If nil, it is
-	// ExponentialBackoff(time.Second, time.Minute).
-	Backoff func(attempt int, err error) time.Duration
-	// ShouldRetry tells whether this error is worth another attempt; nil: any but a panic.
-	ShouldRetry func(error) bool
-}
-
-// Retry runs the body again when it fails: one task, many attempts, of which the
-// last decides. Failures after a cancellation, a timeout or the drain's are final.
-// The wait between attempts holds no worker, but the task keeps its place in the
-// pool.
-func Retry(p RetryPolicy) Option {
-	if p.Attempts < 1 {
-		return invalid("retry with %d attempts: at least 1", p.Attempts)
-	}
-	if p.Backoff == nil {
-		p.Backoff = ExponentialBackoff(time.Second, time.Minute)
-	}
-	return Option{wish: wishRetry, value: &p}
-}
-
-// ExponentialBackoff returns a Backoff that waits a random time (full jitter) of more than
-// 0 and at most first after the first attempt, twice that after the second, and so
-// on, but never more than most.
-func ExponentialBackoff(first, most time.Duration) func(attempt int, err error) time.Duration {
-	return func(attempt int, _ error) time.Duration {
-		ceiling := min(first, most)
-		for i := 1; i < attempt && 0 < ceiling && ceiling < most; i++ {
-			ceiling += min(ceiling, most-ceiling)
-		}
-		if ceiling <= 0 {
-			return 0
-		}
-		return ceiling - rand.N(ceiling)
-	}
-}
-
-// Label gives the task a label, which [Info] shows.
-func Label(key, value string) Option {
-	return Option{wish: wishLabel, key: key, value: value}
-}
-
-// HandOver names who takes the task over if it never gets to run: when
-// [Registry.Shutdown] drops it, or the DropOldest of a full pool. If fn returns
-// nil, the task's work is safe elsewhere. It is not called for a task that has
-// started, nor for one cancelled by [Task.Cancel].
-//
-// The ctx of fn has the task's values, and ends when that of the Shutdown does, or
-// of the submission that drops it: fn should return then. A Shutdown without a
-// deadline leaves it no time.
-func HandOver(fn func(ctx context.Context, info Info) error) Option {
-	if fn == nil {
-		return invalid("nil HandOver")
-	}
-	return Option{wish: wishHandOver, value: fn}
-}
+// attempt returns the number of the attempt that runs or is next.
+func (r *retrying) attempt() int { return int(r.failed.Load()) + 1 }

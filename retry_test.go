@@ -149,7 +149,8 @@ func TestT11_OneTaskManyAttempts(t *testing.T) {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		assert.NoError(t, r.Shutdown(ctx))
-		assert.Equal(t, tether.Failed, task.State())
+		assert.Equal(t, tether.Canceled, task.State())
+		assert.ErrorIs(t, task.Err(), errTest)
 		assert.Equal(t, 1, attempts)
 	})
 	bubble("retries go on in the drain's first phase", func(t *testing.T, r *tether.Registry, p *tether.Pool) {

@@ -480,14 +480,3 @@ func (r *Registry) exit(sig os.Signal) {
 	}
 	os.Exit(status)
 }
-
-// Ready reports whether the process wants new work: false from the first signal
-// that Run gets, or from the beginning of Shutdown. It is for the readiness probe.
-func (r *Registry) Ready() bool {
-	select {
-	case <-r.drain.stopping:
-		return false
-	default:
-		return true
-	}
-}

@@ -1,92 +1,90 @@
 package tether
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
-	"maps"
+	"math"
 	"runtime/pprof"
-	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/seed-2e639f12/tether/internal/stacks"
 	"github.com/seed-2e639f12/tether/internal/table"
 )
 
-// stage is how far the drain is.
-type stage = uint32
+// phase is how far the drain is.
+type phase = uint32
 
 const (
-	open       stage = iota // tasks are admitted
-	draining                // only those of running tasks are
-	cancelling              // none is, none starts, and those that run are cancelled
+	open      phase = iota // tasks are admitted
+	draining               // only those that running tasks submit are
+	canceling              // none is, none starts, and the contexts of running tasks are canceled
 )
 
-const (
-	maxListed  = 1000 // tasks in each list of a Report
-	maxPrinted = 20   // of those, in its text
-	handOvers  = 16   // that run at once
-)
+const maxHandOvers = 16 // that run at once
 
 // drain is the state of a registry's shutdown.
 type drain struct {
-	stage      atomic.Uint32 // written under mu; each lane has a copy under its lock
-	stopping   chan struct{} // closed when the stop begins, by stopOnce
-	stopOnce   sync.Once
-	cancelling chan struct{}                   // closed when the stage is cancelling
-	outside    atomic.Int64                    // tasks that goroutines other than workers run or end
-	handOver   atomic.Pointer[context.Context] // the limit of the hand-overs; written under mu
+	stopping  chan struct{} // closed when the stop begins: by Run, or with begun
+	begun     chan struct{} // closed when the phase is draining
+	canceling chan struct{} // closed when the phase is canceling
+	stopOnce  sync.Once     // closes stopping
+
+	phase    atomic.Uint32                   // written under mu; each queue has a copy under its lock
+	cancelAt atomic.Int64                    // when contexts will be canceled, in registry time; MaxInt64 if no Shutdown has a deadline; written under mu
+	helpers  atomic.Int64                    // goroutines other than workers that run or end tasks, or are idle
+	handOver atomic.Pointer[context.Context] // when it is done, so are the contexts of hand-overs; written under mu
 
 	mu       sync.Mutex
-	complete atomic.Bool // a Shutdown has found nothing live; written under mu
-	report   *Report     // of the last Shutdown; guarded by mu
+	complete bool    // a Shutdown has found nothing live: nothing is admitted any more; guarded by mu
+	report   *Report // of the last Shutdown; guarded by mu
 
-	pokeMu sync.Mutex
-	waits  map[chan struct{}]bool // Shutdowns to be woken; guarded by pokeMu
+	wakeMu sync.Mutex
+	wake   chan struct{} // closed by notify; nil if no Shutdown waits; guarded by wakeMu
 
-	tallyMu                            sync.Mutex
-	began                              time.Time // guarded by tallyMu, as are those below
-	finished                           int
-	canceled, handedOver, neverStarted []*Task
+	tally tally
 }
 
 func (d *drain) init() {
-	d.stopping, d.cancelling = make(chan struct{}), make(chan struct{})
-	d.waits = make(map[chan struct{}]bool)
+	d.stopping, d.begun, d.canceling = make(chan struct{}), make(chan struct{}), make(chan struct{})
+	d.cancelAt.Store(math.MaxInt64)
 }
 
-// Shutdown ends the registry's work in order:
+// Shutdown drains the registry, in this order:
 //
-//  1. No new task is admitted: [ErrClosed]. [StoppingFrom] is closed.
-//  2. It waits for the tasks to end. What a running task submits with its own
-//     context is still admitted, so that the last step of a chain is not lost.
-//  3. [Config].CancelBefore before ctx's deadline, or when ctx ends, contexts are
-//     cancelled with the cause [ErrShutdown]; tasks that have not started are
-//     dropped, or handed over (see [HandOver]); nothing is admitted any more.
-//  4. It waits for what is left, until ctx ends.
+//  1. No new task is admitted: [ErrClosed]. [Registry.Stopping] is closed.
+//  2. Tasks that cannot start before step 4 are dropped, or handed over (see [HandOver]):
+//     those with a [Delay] or a retry's backoff that ends later, and those that are queued
+//     in a pool with AtStopDrop.
+//  3. It waits for the tasks to end. What a running task submits with its own context
+//     is still admitted, so that the last step of a chain is not lost.
+//  4. [Config].CancelBefore before ctx's deadline, or when ctx is done, contexts are
+//     canceled with the cause [ErrShutdown]; tasks that have not started are dropped, or
+//     handed over; nothing is admitted any more.
+//  5. It waits for the tasks that are left, until ctx is done.
 //
-// It returns nil when every task has ended, and the goroutines that ran them. When
-// ctx ends first it returns a [*DrainError], which is ctx.Err() too: it names the
-// tasks that have not ended and shows where they hang. The process may exit then,
-// or Shutdown be called again to wait on.
+// If ctx has no deadline and is never done, no context is ever canceled: Shutdown waits
+// for as long as the tasks take.
 //
-// It may be called many times, and concurrently: the calls share one drain. Called with
-// a context of one of the registry's own tasks, for which it would wait, it returns an
-// [ErrInvalid] at once.
+// Shutdown returns nil when every task has ended, and the goroutines that ran them. If
+// ctx is done first, it returns a [*DrainError], which is ctx.Err() too: it names the
+// tasks that have not ended and shows where they are. The process may exit then, or call
+// Shutdown again to go on waiting.
 //
-// Shutdown does not stop whoever submits tasks: stop the server first, as
-// [Registry.Run] does. Pools need no shutdown of their own.
+// Shutdown may be called many times, and concurrently: the calls share one drain. Called
+// with a context of one of the registry's own tasks, for which it would wait, it returns
+// an [ErrInvalid] at once.
+//
+// Shutdown does not stop what submits tasks: stop the servers first, as [Registry.Run]
+// does. Pools need no shutdown of their own.
 func (r *Registry) Shutdown(ctx context.Context) error {
 	if ctx == nil {
 		return fmt.Errorf("%w: nil context", ErrInvalid)
 	}
-	if t, ok := FromContext(ctx); ok && t.lane.reg == r {
+	if t, ok := FromContext(ctx); ok && t.queue.reg == r {
 		return fmt.Errorf("%w: Shutdown was called with the context of task %q, for which it would wait", ErrInvalid, t.Name())
 	}
 	err := r.drainTasks(ctx)
@@ -97,40 +95,36 @@ func (r *Registry) Shutdown(ctx context.Context) error {
 // drainTasks is Shutdown without the wait for the log handler.
 func (r *Registry) drainTasks(ctx context.Context) error {
 	d := &r.drain
-	wake := d.enter()
-	defer d.exit(wake)
-	if d.closeIntake(r) {
-		s := r.Stats()
-		r.stopLog(slog.LevelInfo, "drain: intake closed", slog.Int("running", s.Running), slog.Int("queued", s.Queued), slog.Int("held", s.Held))
-	}
-	var grace <-chan time.Time
+	var cancelTime <-chan time.Time
 	if deadline, ok := ctx.Deadline(); ok {
 		left := max(0, time.Until(deadline))
-		timer := time.NewTimer(left - min(r.cfg.CancelBefore, left/2))
+		until := left - min(r.cfg.CancelBefore, left/2)
+		timer := time.NewTimer(until)
 		defer timer.Stop()
-		grace = timer.C
+		cancelTime = timer.C
+		d.begin(ctx, r, r.now()+int64(until))
+	} else {
+		d.begin(ctx, r, math.MaxInt64)
 	}
-	for !d.drained(r) {
+	for {
+		wake := d.waiter() // before drained: what ends after that closes it
+		if d.drained(r) {
+			break
+		}
 		select {
 		case <-wake:
-		case <-grace:
-			d.cancelAll(ctx, r)
+		case <-cancelTime:
+			d.cancel(ctx, r)
 		case <-ctx.Done():
-			d.cancelAll(ctx, r)
-			report := d.makeReport(r)
-			for report.left == 0 && !d.drained(r) {
-				<-wake // every task is in the tally: who is still at work lets go of one, and pokes
-				report = d.makeReport(r)
+			d.cancel(ctx, r)
+			if report := d.settle(r); report != nil {
+				err := &DrainError{report, ctx}
+				r.stopLog(slog.LevelError, "drain: tasks left", append(report.attrs(), slog.Any("error", err), slog.String("stacks", report.stacks()))...)
+				return err
 			}
-			if report.left == 0 {
-				break
-			}
-			err := &DrainError{report, ctx}
-			r.stopLog(slog.LevelError, "drain: tasks left", append(report.attrs(), slog.Any("error", err), slog.String("stacks", report.stacks()))...)
-			return err
 		}
 	}
-	if !r.stopWatch(ctx) {
+	if !r.stuck.stop(ctx) {
 		err := &DrainError{d.makeReport(r), ctx}
 		r.stopLog(slog.LevelError, "drain: the report of a stuck task has not ended", slog.Any("error", err))
 		return err
@@ -139,371 +133,241 @@ func (r *Registry) drainTasks(ctx context.Context) error {
 	return nil
 }
 
+// settle returns the report of a drain whose time is up, or nil if no task is left after
+// all: if all of them are recorded, the goroutines that ended them are about to exit.
+func (d *drain) settle(r *Registry) *Report {
+	for {
+		wake := d.waiter()
+		report := d.makeReport(r)
+		if report.left > 0 {
+			return report
+		}
+		if d.drained(r) {
+			return nil
+		}
+		<-wake
+	}
+}
+
 // Stopping returns a channel that is closed when the stop begins: at the first signal
-// that [Registry.Run] gets, before any server is stopped, or when [Registry.Shutdown]
-// is called. Streams, websockets and producers, such as a queue's consumer, should
-// stop when it is closed. Tasks are still admitted until the drain begins.
-// [StoppingFrom] is the same channel for the body of a task.
+// that [Registry.Run] gets, before any server is stopped, or when [Registry.Shutdown] is
+// called. Streams, websockets and producers, such as a queue's consumer, should stop when
+// it is closed. Tasks are still admitted until the drain begins. [StoppingFrom] returns
+// the same channel to the body of a task.
 func (r *Registry) Stopping() <-chan struct{} { return r.drain.stopping }
 
-// Report returns the report of the last Shutdown to return, nil if none has.
-func (r *Registry) Report() *Report {
-	r.drain.mu.Lock()
-	defer r.drain.mu.Unlock()
-	return r.drain.report
-}
-
-// enter has a Shutdown be woken when the last tasks end.
-func (d *drain) enter() (wake chan struct{}) {
-	wake = make(chan struct{}, 1)
-	d.pokeMu.Lock()
-	d.waits[wake] = true
-	d.pokeMu.Unlock()
-	return wake
-}
-
-func (d *drain) exit(wake chan struct{}) {
-	d.pokeMu.Lock()
-	delete(d.waits, wake)
-	d.pokeMu.Unlock()
-}
-
-// poke wakes the Shutdowns that wait.
-func (d *drain) poke() {
-	d.pokeMu.Lock()
-	defer d.pokeMu.Unlock()
-	for wake := range d.waits {
-		select {
-		case wake <- struct{}{}:
-		default:
-		}
-	}
-}
-
-// closeIntake begins the drain, and reports whether this call did.
-func (d *drain) closeIntake(r *Registry) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.stage.Load() != open {
+// Ready reports whether the process wants new work: false from the first signal that Run
+// gets, or from the beginning of Shutdown. It is for the readiness probe.
+func (r *Registry) Ready() bool {
+	select {
+	case <-r.drain.stopping:
 		return false
+	default:
+		return true
 	}
-	d.tallyMu.Lock()
-	d.began = time.Now()
-	d.tallyMu.Unlock()
-	d.beginStop()
-	d.setStage(r, draining)
-	return true
 }
 
-// beginStop tells producers and streams that the process stops. Tasks are still
-// admitted, until closeIntake.
+// beginStop closes stopping. Tasks are still admitted.
 func (d *drain) beginStop() { d.stopOnce.Do(func() { close(d.stopping) }) }
 
-// setStage tells the lanes. The caller holds mu.
-func (d *drain) setStage(r *Registry, s stage) {
-	d.stage.Store(s)
-	for _, l := range r.all() {
-		d.tell(l)
+// begin begins the drain, if no other Shutdown has, and drops the tasks that cannot start
+// before cancelAt.
+func (d *drain) begin(ctx context.Context, r *Registry, cancelAt int64) {
+	d.mu.Lock()
+	first := d.phase.Load() == open
+	earlier := cancelAt < d.cancelAt.Load()
+	if earlier {
+		d.cancelAt.Store(cancelAt)
+	}
+	if moreTime(ctx, d.handOverContext()) {
+		d.handOver.Store(&ctx)
+	}
+	if first {
+		d.tally.begin()
+		close(d.begun)
+		d.setPhaseLocked(r, draining)
+		d.beginStop() // what ends after that is in the report
+	}
+	d.mu.Unlock()
+	if first {
+		s := r.Stats()
+		r.stopLog(slog.LevelInfo, "drain: intake closed", slog.Int("running", s.Running), slog.Int("queued", s.Queued), slog.Int("held", s.Held))
+	}
+	if first || earlier {
+		d.dropTasks(r, (*queue).dropAtStop)
 	}
 }
 
-// join makes the stage known to a new lane.
-func (d *drain) join(l *lane) {
+// cancel is step 4 of the drain.
+func (d *drain) cancel(ctx context.Context, r *Registry) {
+	d.mu.Lock()
+	if moreTime(ctx, d.handOverContext()) {
+		d.handOver.Store(&ctx)
+	}
+	first := d.phase.Load() != canceling
+	if first {
+		d.setPhaseLocked(r, canceling) // from here on nothing starts, and what comes late is dropped
+		close(d.canceling)
+	}
+	d.mu.Unlock()
+	if !first {
+		return
+	}
+	s := r.Stats()
+	r.stopLog(slog.LevelWarn, "drain: canceling", slog.Int("running", s.Running), slog.Int("queued", s.Queued), slog.Int("held", s.Held))
+	d.dropTasks(r, func(q *queue, t *Task) {
+		q.cancel(t, ErrShutdown)
+	})
+}
+
+// dropTasks calls drop for each live task, on goroutines of its own, because that calls
+// observers and hand-overs, which may be slow or end the goroutine. It does not wait.
+func (d *drain) dropTasks(r *Registry, drop func(*queue, *Task)) {
+	d.helpers.Add(1)
+	go func() {
+		defer func() {
+			d.helpers.Add(-1)
+			d.notify()
+		}()
+		var handOvers []*Task
+		var group errgroup.Group
+		group.SetLimit(maxHandOvers)
+		each := func(t *Task) {
+			group.Go(func() error {
+				pprof.SetGoroutineLabels(t.kind.labels)
+				drop(t.queue, t)
+				return nil
+			})
+		}
+		for _, q := range r.allQueues() {
+			for t := range q.table.All() {
+				switch {
+				case t.has(done):
+				case t.State() == Running:
+					drop(q, t) // it cancels a context, and calls nothing of the user's
+				case t.hasHandOver():
+					handOvers = append(handOvers, t)
+				default:
+					each(t)
+				}
+			}
+		}
+		for _, t := range handOvers { // after those that take no time
+			each(t)
+		}
+		_ = group.Wait() // what goes wrong is in the outcomes of the tasks
+	}()
+}
+
+func (t *Task) hasHandOver() bool {
+	x := t.extra.Load()
+	if x == nil {
+		return false
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.options != nil && x.options.handOver != nil
+}
+
+// setPhaseLocked gives all queues the phase. mu must be held.
+func (d *drain) setPhaseLocked(r *Registry, p phase) {
+	d.phase.Store(p)
+	for _, q := range r.allQueues() {
+		d.copyPhaseLocked(q)
+	}
+}
+
+// join gives a new queue the phase.
+func (d *drain) join(q *queue) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.tell(l)
+	d.copyPhaseLocked(q)
 }
 
-// tell gives a lane its copy of the stage. The caller holds mu.
-func (d *drain) tell(l *lane) {
-	l.crew.Lock()
-	defer l.crew.Unlock()
-	if l.stage = d.stage.Load(); l.stage != open {
-		l.table.Close()
+func (d *drain) copyPhaseLocked(q *queue) {
+	q.workers.Lock()
+	defer q.workers.Unlock()
+	if q.phase = d.phase.Load(); q.phase != open {
+		q.table.Close()
+		q.workers.RetireIdle()
 	}
 }
 
-// admits tells whether this task may still submit others. from is nil if no task
-// submits.
+// admits reports whether this task may submit others, now that the drain has begun. from is
+// nil if no task submits.
 func (d *drain) admits(from *Task, r *Registry) bool {
-	return from != nil && from.lane.reg == r && !from.has(released) && d.stage.Load() == draining
+	return from != nil && from.queue.reg == r && !from.has(done) && d.phase.Load() == draining
 }
 
-// claimLate takes a number for a task that is submitted while draining.
-func (d *drain) claimLate(from *Task, r *Registry, l *lane) (table.Slot[Task], bool) {
-	d.mu.Lock() // or drained could count one lane before from has ended, and another before its child has come
+// numberLate takes a number for a task that is submitted during the drain.
+func (d *drain) numberLate(from *Task, r *Registry, q *queue) (table.Slot[Task], bool) {
+	d.mu.Lock() // or drained could count one queue before from has ended, and another one before its child has come
 	defer d.mu.Unlock()
-	if d.complete.Load() || !d.admits(from, r) {
+	if d.complete || !d.admits(from, r) {
 		return table.Slot[Task]{}, false
 	}
-	return l.table.ClaimLate(), true
+	return q.table.NextLate(), true
 }
 
-// drained tells whether nothing is live. From then on nothing is admitted.
+// drained reports whether nothing is live. If so, nothing is admitted any more.
 func (d *drain) drained(r *Registry) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	// In this order: a claim raises outside before it counts its task as over, and
-	// looks for a worker before it lowers it again.
+	// In this order: an abort raises helpers before it counts its task as ended, and
+	// wakes a worker before it lowers helpers again.
 	live := 0
-	for _, l := range r.all() {
-		l.crew.Lock()
-		live += int(l.table.Claimed() - l.over())
-		l.crew.Unlock()
+	for _, q := range r.allQueues() {
+		q.workers.Lock()
+		live += int(q.table.Count() - q.endedLocked())
+		q.workers.Unlock()
 	}
-	busy := int(d.outside.Load())
-	for _, l := range r.all() {
-		busy += l.crew.Workers() // they may be releasing what has ended
+	busy := int(d.helpers.Load())
+	for _, q := range r.allQueues() {
+		busy += q.workers.Count() // they may be finishing what has ended
 	}
-	if live > 0 || busy > 0 {
-		return false
-	}
-	d.complete.Store(true)
-	return true
+	d.complete = d.complete || live == 0 && busy == 0
+	return live == 0 && busy == 0
 }
 
-// context returns the context of the Shutdown that cancels the tasks, nil if none
-// does.
-func (d *drain) context() context.Context {
+// waiter returns a channel that the next notify closes.
+func (d *drain) waiter() <-chan struct{} {
+	d.wakeMu.Lock()
+	defer d.wakeMu.Unlock()
+	if d.wake == nil {
+		d.wake = make(chan struct{})
+	}
+	return d.wake
+}
+
+// notify wakes the Shutdowns that wait.
+func (d *drain) notify() {
+	d.wakeMu.Lock()
+	defer d.wakeMu.Unlock()
+	if d.wake != nil {
+		close(d.wake)
+		d.wake = nil
+	}
+}
+
+// handOverContext returns the context that hand-overs end with, nil if the drain has not
+// begun.
+func (d *drain) handOverContext() context.Context {
 	if ctx := d.handOver.Load(); ctx != nil {
 		return *ctx
 	}
 	return nil
 }
 
-// cancelAll is the drain's third step.
-func (d *drain) cancelAll(ctx context.Context, r *Registry) {
-	d.mu.Lock()
-	if lasts(ctx, d.context()) {
-		d.handOver.Store(&ctx)
-	}
-	first := d.stage.Load() != cancelling
-	if first {
-		d.setStage(r, cancelling) // from here on nothing starts, and who comes late drops itself
-		close(d.cancelling)
-	}
-	d.mu.Unlock()
-	if first {
-		s := r.Stats()
-		r.stopLog(slog.LevelWarn, "drain: canceling", slog.Int("running", s.Running), slog.Int("queued", s.Queued), slog.Int("held", s.Held))
-	}
-	d.outside.Add(1)
-	go func() { // for it calls observers and hand-overs, which may take their time
-		defer func() {
-			d.outside.Add(-1)
-			d.poke()
-		}()
-		var queued, toHandOver []*Task
-		for _, l := range r.all() {
-			for t := range l.table.All() {
-				switch {
-				case t.has(released):
-				case t.State() == Running:
-					t.interrupt(ErrShutdown)
-				case !first: // the first is at it
-				case t.handsOver():
-					toHandOver = append(toHandOver, t)
-				default:
-					queued = append(queued, t)
-				}
-			}
-		}
-		// Each on a goroutine of its own, which a callback may end.
-		var group errgroup.Group
-		group.SetLimit(handOvers)
-		for _, t := range append(queued, toHandOver...) {
-			group.Go(func() error {
-				pprof.SetGoroutineLabels(t.kind.labels)
-				t.lane.cancel(t, ErrShutdown)
-				return nil
-			})
-		}
-		_ = group.Wait() // what goes wrong is in the tasks' outcomes
-	}()
-}
-
-// lasts tells whether a is a context that gives hand-overs more time than b, which
-// may be nil.
-func lasts(a, b context.Context) bool {
-	if b == nil || b.Err() != nil {
+// moreTime reports whether a context gives hand-overs more time than another, which may
+// be nil.
+func moreTime(ctx, than context.Context) bool {
+	if than == nil || than.Err() != nil {
 		return true
 	}
-	if a.Err() != nil {
+	if ctx.Err() != nil {
 		return false
 	}
-	until, bounded := a.Deadline()
-	before, wasBounded := b.Deadline()
+	until, bounded := ctx.Deadline()
+	before, wasBounded := than.Deadline()
 	return wasBounded && (!bounded || until.After(before))
 }
-
-// note adds the end of a task to the tally.
-func (d *drain) note(t *Task) {
-	d.tallyMu.Lock()
-	defer d.tallyMu.Unlock()
-	t.state.Or(settled)
-	switch {
-	case t.end == Canceled && t.cause() == ErrShutdown:
-		d.canceled = append(d.canceled, t)
-	case t.end == Dropped && t.options().handed:
-		d.handedOver = append(d.handedOver, t)
-	case t.end == Dropped:
-		d.neverStarted = append(d.neverStarted, t)
-	default:
-		d.finished++
-	}
-}
-
-// Report tells what became of the tasks that were live when Shutdown began, and of
-// those that they submitted. Each list holds the oldest 1000.
-type Report struct {
-	Began, Ended time.Time
-	Finished     int    // ended by themselves
-	Canceled     []Info // gave up when the drain cancelled their context
-	HandedOver   []Info // never started, and their HandOver has taken them
-	NeverStarted []Info // never started; Err is the error of their HandOver, if they have one
-	Abandoned    []Info // had not ended when Shutdown returned
-	Omitted      int    // that are not in the lists
-	// Stacks shows where the abandoned are: the goroutines that run tasks of this
-	// name, those started by the body among them.
-	Stacks map[string][]byte
-
-	left int // abandoned, listed or not
-}
-
-// unsettled returns the tasks that have not ended.
-func (d *drain) unsettled(r *Registry) (tasks []*Task) {
-	for _, l := range r.all() {
-		for t := range l.table.All() {
-			if !t.has(settled | released) {
-				tasks = append(tasks, t)
-			}
-		}
-	}
-	return tasks
-}
-
-// makeReport makes the report of a Shutdown.
-func (d *drain) makeReport(r *Registry) *Report {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	live := d.unsettled(r)
-	report := &Report{Ended: time.Now()}
-	d.tallyMu.Lock()
-	if report.Began, report.Finished = d.began, d.finished; d.began.IsZero() {
-		report.Began = report.Ended // there was no Shutdown yet
-	}
-	canceled, handedOver, neverStarted := slices.Clone(d.canceled), slices.Clone(d.handedOver), slices.Clone(d.neverStarted)
-	live = slices.DeleteFunc(live, func(t *Task) bool { return t.has(settled) }) // it is in the tally now
-	d.tallyMu.Unlock()
-	list := func(tasks []*Task) []Info {
-		slices.SortFunc(tasks, func(a, b *Task) int {
-			return cmp.Or(cmp.Compare(a.came(), b.came()), cmp.Compare(a.slot.Number(), b.slot.Number()))
-		})
-		if len(tasks) > maxListed {
-			report.Omitted += len(tasks) - maxListed
-			tasks = tasks[:maxListed]
-		}
-		var infos []Info
-		for _, t := range tasks {
-			infos = append(infos, t.Info())
-		}
-		return infos
-	}
-	report.Canceled, report.HandedOver = list(canceled), list(handedOver)
-	report.NeverStarted, report.Abandoned = list(neverStarted), list(live)
-	report.left = len(live)
-	if len(live) > 0 {
-		report.Stacks = make(map[string][]byte)
-		all := stacks.ByLabel(labelTask)
-		for _, t := range live {
-			if stack, ok := all[t.kind.name]; ok {
-				report.Stacks[t.kind.name] = stack
-			}
-		}
-	}
-	d.report = report
-	return report
-}
-
-// String returns the report as text of several lines, for a log. Of each list it
-// has the oldest 20.
-func (r *Report) String() string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "drained in %v: %d finished, %d canceled, %d handed over, %d never started, %d abandoned",
-		r.Ended.Sub(r.Began).Round(time.Millisecond), r.Finished,
-		len(r.Canceled), len(r.HandedOver), len(r.NeverStarted), len(r.Abandoned))
-	if r.Omitted > 0 {
-		fmt.Fprintf(&b, ", and %d more", r.Omitted)
-	}
-	for _, list := range []struct {
-		what  string
-		infos []Info
-	}{{"canceled", r.Canceled}, {"handed over", r.HandedOver}, {"never started", r.NeverStarted}, {"abandoned", r.Abandoned}} {
-		for _, info := range list.infos[:min(len(list.infos), maxPrinted)] {
-			fmt.Fprintf(&b, "\n%s: %s", list.what, info.line(r.Ended))
-		}
-		if more := len(list.infos) - maxPrinted; more > 0 {
-			fmt.Fprintf(&b, "\n%s: and %d more", list.what, more)
-		}
-	}
-	if len(r.Stacks) > 0 {
-		b.WriteString("\n" + r.stacks())
-	}
-	return b.String()
-}
-
-func (r *Report) stacks() string {
-	var b strings.Builder
-	for _, name := range slices.Sorted(maps.Keys(r.Stacks)) {
-		fmt.Fprintf(&b, "%s: %s", name, r.Stacks[name])
-	}
-	return b.String()
-}
-
-func (r *Report) attrs() []slog.Attr {
-	return []slog.Attr{
-		slog.Duration("took", r.Ended.Sub(r.Began)), slog.Int("finished", r.Finished),
-		slog.Int("canceled", len(r.Canceled)), slog.Int("handed_over", len(r.HandedOver)),
-		slog.Int("never_started", len(r.NeverStarted)), slog.Int("abandoned", len(r.Abandoned)),
-		slog.Int("omitted", r.Omitted),
-	}
-}
-
-// line names a task with its id, state and age.
-func (i Info) line(now time.Time) string {
-	text := i.Name + " (" + i.ID + ", " + i.State.String()
-	if since := cmp.Or(i.Started, i.Submitted); !since.IsZero() {
-		text += ", " + now.Sub(since).Round(time.Millisecond).String()
-	}
-	text += ")"
-	if i.Err != nil {
-		text += fmt.Sprint(": ", i.Err) // which minds an Error that panics
-	}
-	return text
-}
-
-// DrainError is what Shutdown returns when its ctx ends before the tasks do. It is
-// ctx.Err() too.
-type DrainError struct {
-	Report *Report
-	ctx    context.Context
-}
-
-func (e *DrainError) Error() string {
-	var b strings.Builder
-	if e.Report.left == 0 {
-		return fmt.Sprintf("tether: %v: the report of a stuck task, to the log or the observer, has not ended", e.ctx.Err())
-	}
-	fmt.Fprintf(&b, "tether: %v: %d tasks have not ended", e.ctx.Err(), e.Report.left)
-	for i, info := range e.Report.Abandoned {
-		if i == 10 {
-			fmt.Fprintf(&b, ", and others")
-			break
-		}
-		fmt.Fprintf(&b, "%c %s", ":,"[min(i, 1)], info.line(e.Report.Ended))
-	}
-	return b.String()
-}
-
-// Unwrap returns the error of Shutdown's ctx, and its cause.
-func (e *DrainError) Unwrap() []error { return []error{e.ctx.Err(), context.Cause(e.ctx)} }

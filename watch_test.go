@@ -151,6 +151,7 @@ func TestWatch(t *testing.T) {
 			r := newRegistry(t, tether.Config{Observer: slowEnd{until: observing}})
 			task, err := tether.Submit(t.Context(), r, "t", func(context.Context) (int, error) { return 7, nil })
 			require.NoError(t, err)
+			require.True(t, task.Keep())
 			got := make(chan any, 1)
 			go func() {
 				for info := range task.Watch(context.Background()) {
@@ -246,7 +247,7 @@ func TestWatch(t *testing.T) {
 			task.Release()
 			<-done
 			assert.Len(t, book.about("fails"), 1)
-			assert.False(t, task.Info().Waited)
+			assert.False(t, task.Info().Awaited)
 		})
 	})
 	t.Run("by many at once, while it changes all the time", func(t *testing.T) {

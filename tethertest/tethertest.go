@@ -97,7 +97,7 @@ func (w *witness) unseen() []tether.Info {
 	defer w.mu.Unlock()
 	var infos []tether.Info
 	for t := range w.failed {
-		if info := t.Info(); !info.Waited {
+		if info := t.Info(); !info.Awaited {
 			infos = append(infos, info)
 		}
 	}

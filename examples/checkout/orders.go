@@ -106,7 +106,7 @@ func (s *shop) postOrder(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	// Waited for even if the client goes: the order may be placed all the same, and the
+	// Awaited for even if the client goes: the order may be placed all the same, and the
 	// audit log must know. The task's Timeout bounds it.
 	placed, err := accepting.Value(context.WithoutCancel(r.Context()))
 	if err != nil {

@@ -151,7 +151,7 @@ func TestHandler(t *testing.T) {
 		serve(tetherhttptest.Handler(reg, after(t, 200, func(context.Context) error { return errors.New("boom") })))
 		for task := range reg.Finished() {
 			assert.Equal(t, tether.Failed, task.State())
-			assert.False(t, task.Info().Waited)
+			assert.False(t, task.Info().Awaited)
 		}
 		assert.Equal(t, uint64(1), reg.Stats().Failed)
 	})

@@ -1,5 +1,0 @@
-//go:build !race
-
-package crew_test
-
-const many = 10_000

@@ -1,6 +1,0 @@
-//go:build race
-
-package crew_test
-
-// The race detector ends the process beyond 8128 goroutines.
-const many = 8000
