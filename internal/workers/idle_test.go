@@ -51,8 +51,8 @@ func TestIdle(t *testing.T) {
 		open := make(chan struct{})
 		for range n {
 			h.push(func() { <-open })
+			synctest.Wait() // or an inbox that grows may start more workers than there are jobs
 		}
-		synctest.Wait()
 		close(open)
 		synctest.Wait()
 	}
