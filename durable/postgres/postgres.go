@@ -4,6 +4,7 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -73,11 +74,18 @@ func (c Config) Open(pool *pgxpool.Pool) (*Engine, error) {
 	engine, err := river.New(river.Config[pgx.Tx]{
 		Driver: riverpgxv5.New(pool),
 		Support: durable.Support{
-			Engine: "postgres", Unique: true, RunAt: true, Transactions: true, Resolution: time.Millisecond,
+			Engine: "postgres", Unique: true, RunAt: true, Transactions: true, Pardons: true, Resolution: time.Millisecond,
 			Rescue: "after half a minute, if another is at work or as soon as one has been for as long",
 		},
 		Queue: c.Queue, Schema: c.Schema, Logger: c.Logger, Ping: pool.Ping,
-		Enter: func(ctx context.Context, id string) (river.Presence, error) { return enter(ctx, pool, c.Schema, id) },
+		Enter: func(ctx context.Context, id string) (river.Presence, error) {
+			return enter(ctx, pool, c.Schema, cmp.Or(c.Queue, river.DefaultQueue), id)
+		},
+		Owned: owned(c.Schema),
+		FindDead: func(ctx context.Context, queue, id string) (int64, error) {
+			return findDead(ctx, pool, c.Schema, queue, id)
+		},
+		DatabaseTime: true, Unreached: unreached,
 	})
 	if err != nil {
 		return nil, err
@@ -120,6 +128,9 @@ func (e *Engine) Consume(ctx context.Context, c durable.Consumption) (durable.Co
 	}
 	return e.river.Consume(ctx, c)
 }
+
+// RetryDead makes a job run again that has failed for good: see [durable.RetryDead].
+func (e *Engine) RetryDead(ctx context.Context, id string) error { return e.river.RetryDead(ctx, id) }
 
 // Close ends the engine's own work, and not the pool. Workers are to be stopped first.
 func (e *Engine) Close() error { return e.river.Close() }
