@@ -30,6 +30,8 @@ type Config[TTx any] struct {
 	// the database. Jobs that the engine itself enqueues are seen at once. Zero means that
 	// the driver has notifications.
 	Poll time.Duration
+	// Notifies makes the engine send notifications in spite of Poll, to consumers that have none.
+	Notifies bool
 	// Ping fails if the database cannot be reached.
 	Ping func(ctx context.Context) error
 	// Enter is called before the consumer of this ID takes its first job.
@@ -80,7 +82,7 @@ func New[TTx any](cfg Config[TTx]) (*Engine[TTx], error) {
 		cfg.Logger = slog.Default()
 	}
 	if cfg.Poll > 0 {
-		cfg.Driver = silent[TTx]{cfg.Driver}
+		cfg.Driver = silent[TTx]{cfg.Driver, cfg.Notifies}
 	}
 	e := &Engine[TTx]{cfg: cfg, consumers: make(map[*consumer[TTx]]bool)}
 	var err error

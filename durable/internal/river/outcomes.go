@@ -18,16 +18,17 @@ const (
 	storeAgain = time.Second      // between two
 )
 
-// silent is a driver that River sends no notifications through and expects none from: River
-// then looks for jobs at an interval, and at once for those that the same client inserts.
-// River emulates notifications on SQLite, by a table that it polls: that is slower, for a
-// worker in the same process, than no notifications are.
+// silent is a driver from which River expects no notifications: it then looks for jobs at an
+// interval, and at once for those that the same client inserts. River emulates notifications
+// on SQLite, by a table that it polls: that is slower, for a worker in the same process, than
+// no notifications are.
 type silent[TTx any] struct {
 	riverdriver.Driver[TTx]
+	notifies bool // others are listening
 }
 
-func (silent[TTx]) SupportsListener() bool     { return false }
-func (silent[TTx]) SupportsListenNotify() bool { return false }
+func (silent[TTx]) SupportsListener() bool       { return false }
+func (s silent[TTx]) SupportsListenNotify() bool { return s.notifies }
 
 // keeping is a driver whose executor is a keeper.
 type keeping[TTx any] struct {
