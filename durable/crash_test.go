@@ -3,6 +3,7 @@ package durable_test
 import (
 	"context"
 	"errors"
+	"os"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/seed-2e639f12/tether"
 	"github.com/seed-2e639f12/tether/durable"
 )
 
@@ -160,4 +162,31 @@ func TestCountFails(t *testing.T) {
 			})
 		})
 	}
+}
+
+// No job begins after the first signal, though the servers are still being stopped.
+func TestNoJobBeginsAfterTheSignal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := startPlant(t, succeed, options)
+		assert.Equal(t, durable.Done, (<-p.deliver(1)).Verdict)
+		signaled, signal := context.WithCancel(background)
+		signal()
+		stopping, stopped := make(chan struct{}), make(chan struct{})
+		ended := make(chan error, 1)
+		go func() {
+			ended <- p.reg.Run(signaled, tether.RunConfig{
+				Signals: []os.Signal{},
+				Servers: []tether.Server{{Name: "slow", Stop: func(context.Context) error { close(stopping); <-stopped; return nil }}},
+				Closers: []tether.Closer{{Name: "worker", Close: p.worker.Stop}},
+			})
+		}()
+		<-stopping
+		out := <-p.deliver(1)
+		assert.Equal(t, durable.Return, out.Verdict)
+		assert.Zero(t, out.After)
+		synctest.Wait()
+		assert.True(t, p.engine.consumer().stopped(), "nothing is fetched any more")
+		close(stopped)
+		require.NoError(t, <-ended)
+	})
 }

@@ -113,9 +113,17 @@ type EnqueueOption struct {
 	reason string // why it cannot be granted
 }
 
-// RunAt has the job start no earlier than t. How much later depends on the engine. The zero
-// time is no wish.
-func RunAt(t time.Time) EnqueueOption { return EnqueueOption{runAt: t} }
+// RunAt makes the job start no earlier than t. How much later depends on the engine. The zero
+// time means now, as does a time that has passed. A time after the year 9999 is [ErrInvalid]:
+// not all engines can store it.
+func RunAt(t time.Time) EnqueueOption {
+	if t.UTC().Year() > maxYear {
+		return EnqueueOption{reason: fmt.Sprintf("RunAt in the year %d: must be %d or before", t.UTC().Year(), maxYear)}
+	}
+	return EnqueueOption{runAt: t}
+}
+
+const maxYear = 9999
 
 // Unique allows one unfinished job of this name and key: while there is one that waits,
 // runs, or waits for its next attempt, Enqueue adds none, and says so in

@@ -128,6 +128,9 @@ func TestEnqueue(t *testing.T) {
 		{"empty key", func(e *memory) (durable.Receipt, error) {
 			return invoice.Enqueue(ctx, e, order{5}, durable.Unique(""))
 		}, durable.ErrInvalid, `job "invoice": Unique key of 0 bytes`},
+		{"a year too late", func(e *memory) (durable.Receipt, error) {
+			return invoice.Enqueue(ctx, e, order{5}, durable.RunAt(time.Date(10_000, 1, 1, 0, 0, 0, 0, time.UTC)))
+		}, durable.ErrInvalid, "RunAt in the year 10000: must be 9999 or before"},
 		{"long key", func(e *memory) (durable.Receipt, error) {
 			return invoice.Enqueue(ctx, e, order{5}, durable.Unique(long+"k"))
 		}, durable.ErrInvalid, "513 bytes"},

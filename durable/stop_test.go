@@ -229,7 +229,7 @@ func TestStop(t *testing.T) {
 			task := p.task(t)
 			began := time.Now()
 			assert.NoError(t, p.worker.Stop(within(t, 10*time.Second)))
-			assert.Equal(t, 10*time.Second, time.Since(began))
+			assert.Equal(t, 5*time.Second, time.Since(began))
 			assert.Equal(t, durable.Return, (<-out).Verdict)
 			assert.ErrorIs(t, task.Err(), tether.ErrShutdown)
 		},

@@ -85,8 +85,8 @@ const (
 // limitAfter is for how long a job is put back that the registry's Limit refuses.
 const limitAfter = time.Second
 
-// stopGrace is how long Stop waits, when its context has ended, for handlers to heed their
-// cancellation, and then for the engine to take the jobs back.
+// stopGrace is how long Stop waits, when its context was canceled, for handlers to return. It
+// waits twice as long for the engine to take the jobs back.
 const stopGrace = 2 * time.Second
 
 // NewWorker returns a worker for these jobs; it does nothing until Start. A job that it is
@@ -216,11 +216,14 @@ func (w *Worker) watch(c Consumer) {
 	}
 }
 
-// Stop takes no more jobs and waits for those that run. If ctx ends first their contexts
-// are cancelled, with the cause [tether.ErrShutdown], and their jobs go back to the engine;
-// a handler that has not returned two seconds later is left alone, its job goes back all
-// the same, and the error names it, and is context.Cause(ctx) too. An engine that does not
-// take the jobs back is waited for up to four seconds more.
+// Stop takes no more jobs and waits for those that run. Six seconds before the deadline of ctx,
+// or after half of the time if that is later, their contexts are canceled with the cause
+// [tether.ErrShutdown], and their jobs go back to the engine. A handler that does not return in
+// half of what is left then is abandoned: its job goes back all the same, and the error names
+// it, and wraps context.Cause(ctx). The rest is for the engine. Stop has returned at the deadline.
+//
+// If ctx ends in another way, contexts are canceled at that moment; handlers then have two
+// seconds, and the engine four more.
 //
 // It returns nil if everything has ended, even after ctx; else also what the engine says
 // went wrong, and Err. Stop may be called again, at once and by many. A worker that was
@@ -236,13 +239,26 @@ func (w *Worker) Stop(ctx context.Context) error {
 	w.stopping = true
 	w.mu.Unlock()
 	w.stop()
+	soon := make(<-chan time.Time)
+	if deadline, ok := ctx.Deadline(); ok {
+		left := time.Until(deadline)
+		timer := time.NewTimer(left - min(3*stopGrace, left/2))
+		defer timer.Stop()
+		soon = timer.C
+	}
 	select {
 	case <-w.stopped:
 		return w.result()
 	case <-ctx.Done():
+	case <-soon:
 	}
 	w.cancel()
-	if w.stoppedWithin(stopGrace) {
+	forHandlers, forEngine := stopGrace, 2*stopGrace
+	if deadline, ok := ctx.Deadline(); ok && ctx.Err() == nil {
+		forHandlers = time.Until(deadline) / 2
+		forEngine = forHandlers
+	}
+	if w.stoppedWithin(forHandlers) {
 		return w.result()
 	}
 	var errs []error
@@ -250,10 +266,15 @@ func (w *Worker) Stop(ctx context.Context) error {
 		errs = append(errs, fmt.Errorf("durable: job %q (%s) ignores its cancellation", t.Name(), t.Info().Labels["job"]))
 	}
 	w.abandon()
-	if !w.stoppedWithin(2 * stopGrace) {
-		return errors.Join(append(errs, context.Cause(ctx), errors.New("durable: the engine has not stopped"))...)
+	stopped := w.stoppedWithin(forEngine)
+	cause := context.Cause(ctx)
+	if cause == nil {
+		cause = context.DeadlineExceeded // it was about to be
 	}
-	return errors.Join(append(errs, context.Cause(ctx), w.result())...)
+	if !stopped {
+		return errors.Join(append(errs, cause, errors.New("durable: the engine has not stopped"))...)
+	}
+	return errors.Join(append(errs, cause, w.result())...)
 }
 
 // result returns what there is to say of a worker that has stopped.

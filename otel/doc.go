@@ -24,6 +24,10 @@
 //	is still recording      its child
 //	has ended               a root of a new trace, with a link to it
 //
+// A durable job's attempt is a task whose submitter's span is remote, if [JobHeaders] and
+// [JobContext] carry it. Its span is of kind Consumer, and a root with a link in any case: a
+// job may run, and be retried, long after the request.
+//
 // A request's trace is thus complete when the request is, and a task of a request that is
 // not sampled is never sampled by accident. The sampler decides about each new root, and
 // sees its link. If it samples few roots, most tasks of sampled requests are not recorded:

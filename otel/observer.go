@@ -161,7 +161,12 @@ func (o *Observer) TaskStuck(ctx context.Context, t *tether.Task, stack []byte) 
 
 // start starts a task's span. ctx has the submitter's span.
 func (o *Observer) start(ctx context.Context, name string, opts ...trace.SpanStartOption) (context.Context, trace.Span) {
-	if submitter := trace.SpanFromContext(ctx); o.links(submitter) {
+	submitter := trace.SpanFromContext(ctx)
+	job := submitter.SpanContext().IsRemote() && isJob(ctx, submitter.SpanContext())
+	if job {
+		opts = append(opts, trace.WithSpanKind(trace.SpanKindConsumer))
+	}
+	if o.links(submitter) || job && submitter.SpanContext().IsSampled() {
 		opts = append(opts, trace.WithNewRoot(), trace.WithLinks(trace.Link{SpanContext: submitter.SpanContext()}))
 	}
 	return o.tracer.Start(ctx, name, opts...)

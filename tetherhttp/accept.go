@@ -118,7 +118,7 @@ func parseQuality(s string) (thousandths int, ok bool) {
 	return thousandths, true
 }
 
-// token reads a token (RFC 9110, 5.6.2), and returns what follows it.
+// token reads a token (RFC 9110, 5.6.2), and returns the rest of s.
 func token(s string) (value, rest string, ok bool) {
 	end := 0
 	for end < len(s) && isTokenChar(s[end]) {

@@ -1276,8 +1276,8 @@ func TestAsyncOutcomes(t *testing.T) {
 		"a timeout": {body: func(ctx context.Context, _ *http.Request) (any, error) {
 			<-ctx.Done()
 			return nil, fmt.Errorf("%s: %w", secret, ctx.Err())
-		}, opts: []tether.Option{tether.Timeout(time.Second)}, status: 504, detail: "the work took longer than it may", logged: 1},
-		"a body that finds no room for a task of its own": {body: returns(nil, fmt.Errorf("%s: %w", secret, &tether.FullError{Pool: secret})), status: 503, detail: "too much work is under way; try again", logged: 1},
+		}, opts: []tether.Option{tether.Timeout(time.Second)}, status: 504, detail: "the work took too long", logged: 1},
+		"a body that finds no room for a task of its own": {body: returns(nil, fmt.Errorf("%s: %w", secret, &tether.FullError{Pool: secret})), status: 503, detail: "the service is busy; try again", logged: 1},
 		"a body that was stopped":                         {body: returns(nil, fmt.Errorf("%s: %w", secret, tether.ErrShutdown)), status: 503, detail: "the service is being restarted; try again", logged: 1},
 		"a body that has read too much":                   {body: returns(nil, fmt.Errorf("%s: %w", secret, &http.MaxBytesError{Limit: 5})), status: 413, detail: "the body is larger than 5 bytes", logged: 1},
 	} {

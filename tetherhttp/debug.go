@@ -25,40 +25,43 @@ type DebugConfig struct {
 	AllowCancel bool
 }
 
-// Debug shows what the tasks of reg do, to people: whether it serves or drains, what has
-// failed and what is stuck, its pools, its live tasks, and those that have ended lately.
+// Debug returns a handler that serves a page about reg for its operators: whether it serves or
+// drains, which tasks failed and which are stuck, the pools, the live tasks, and the tasks
+// that ended last.
 //
 //	mux.Handle("/debug/tether/", tetherhttp.Debug(reg))
 //
-// It shows errors, stacks and the ids that [Tasks] takes for keys. Protect it with a middleware
-// that authenticates. To listen on a loopback address alone does not: any web page that is open
-// in a browser there can reach it by a host name of its own (DNS rebinding), unless a middleware
-// refuses each Host that is not yours. Nothing in the page is from elsewhere, its
-// Content-Security-Policy allows nothing inline, and it works without JavaScript. With it, it
-// asks for itself every two seconds as long as it is looked at. Mount it wherever you like, at a
-// path that ends with a slash; a path that does not is redirected to the one that does.
+// The page shows errors, stacks, and the IDs with which [Tasks] can be asked. Protect it with
+// a middleware that authenticates. Listening on a loopback address alone does not protect it:
+// a web page that is open in a browser on the same machine can reach it by a host name of its
+// own (DNS rebinding), unless a middleware refuses foreign Hosts.
 //
-// All viewers share one look at the registry, which is made once a second at most, after ten times
-// as long as the last one took, and only if somebody asks. Of more than 100,000 live tasks it takes
-// so many, and not the oldest; of more than 10,000 finished ones those that ended last. The plots
-// begin with the first look, and are kept up for ten minutes after the last request for one; they
-// reach further back if reg retains every task that has ever ended. What one task is like needs no
-// look.
+// The page loads nothing from other hosts, its Content-Security-Policy allows nothing inline,
+// and it works without JavaScript. With JavaScript it refreshes every two seconds while it is
+// visible. It can be mounted at any path that ends with a slash; the path without the slash is
+// redirected.
 //
-// What is shown is chosen by the query, and what makes no sense there counts as left out:
+// All viewers share one snapshot of the registry. A snapshot is taken on request, at most once
+// a second, and at most once in eleven times as long as the last one took. At most 100,000 live
+// tasks are examined, not necessarily the oldest, and the 10,000 finished tasks that ended
+// last. The plots begin with the first request, and are updated until ten minutes after the
+// last one; they reach further back if reg retains every task that has ever ended. A single
+// task's page is always current.
 //
-//	q=mail            tasks whose name has this in it, whatever the case
-//	pool=outbound     of this pool; a tab, pool=%09: of none
-//	state=failed      in this state, see [tether.State]; "stuck", see [tether.Config].Stuck
-//	sort=-age&page=2  the live tasks: by name, pool, state, age, running, progress or parent,
-//	                  the other way round with "-"; 100 a page
-//	fsort=-took&fpage=2  the finished ones: by name, pool, state, ended, took or attempt; 25 a page
-//	task=…            one task, by its ID, as it is now; 404 or 410 if there is none
-//	format=json       the same for a machine
+// Query parameters select what is shown; invalid ones are ignored:
+//
+//	q=mail            tasks with this text in their name, ignoring case
+//	pool=outbound     tasks of this pool; a tab, pool=%09, selects tasks without a pool
+//	state=failed      tasks in this state, see [tether.State], or "stuck", see [tether.Config].StuckAfter
+//	sort=-age&page=2  live tasks by name, pool, state, age, running, progress or parent,
+//	                  descending with "-"; 100 on a page
+//	fsort=-took&fpage=2  finished tasks by name, pool, state, ended, took or attempt; 25 on a page
+//	task=…            one task, by its ID; 404 or 410 if there is none
+//	format=json       the same as JSON
 //
 // The JSON is
 //
-//	{"time", "state": "serving", "draining", "drained", or "abandoned" if tasks live that a Shutdown has left,
+//	{"time", "state": "serving", "draining", "drained", or "abandoned" if a Shutdown has left live tasks,
 //	 "counts": {"submitted", "refused", "succeeded", "failed", "panicked", "canceled", "dropped",
 //	            "held", "queued", "running", "stuck"},
 //	 "pools": [{"name", "workers", "queue", "inline", "weight", "capacity", "paused", "counts"}],
@@ -69,32 +72,35 @@ type DebugConfig struct {
 //	 "drain": {"began", "ended", "took_seconds", "finished", "canceled": [task], "handed_over", "never_started",
 //	           "abandoned", "omitted", "stacks"}}
 //
-// or, of one task, {"time", "state", "counts" without "stuck", "task"}. "queue" is left out if it has no
-// bound; "capped" says that a list is of those that were looked at, and there are more. A task is
+// or, for one task, {"time", "state", "counts" without "stuck", "task"}. "queue" is omitted if
+// it has no bound; "capped" says that there are more tasks than were examined. A task is
 //
 //	{"id", "name", "pool", "parent", "parent_name", "state", "func", "submitted", "started", "finished",
 //	 "age_seconds", "running_seconds", "attempt", "progress": {"done", "total", "message"}, "unique",
 //	 "labels", "error", "panic_stack", "stuck_stack"}
 //
-// Times are as RFC 3339 has them, what does not apply is left out, and age and running time
-// end when the task does.
+// Times are as in RFC 3339, and fields that do not apply are omitted. Age and running time end
+// when the task does.
+//
+// Debug panics if reg is nil, which is a programming error.
 func Debug(reg *tether.Registry, cfg ...DebugConfig) http.Handler {
 	if reg == nil {
 		panic("tetherhttp: Debug needs a registry")
 	}
-	h := &debug{reg: reg, origin: http.NewCrossOriginProtection(), assets: make(map[string]*asset), turn: make(chan struct{}, 1)}
+	h := &debug{reg: reg, origin: http.NewCrossOriginProtection(), assets: make(map[string]*asset), looking: make(chan struct{}, 1)}
 	h.cancel = optional("Debug", cfg).AllowCancel
 	for name, contentType := range map[string]string{
 		"debug.css": "text/css; charset=utf-8", "debug.js": "text/javascript; charset=utf-8", "icon.svg": "image/svg+xml",
 	} {
 		body, err := debugFiles.ReadFile("debug/" + name)
 		if err != nil {
-			panic(err) // it is part of the program
+			panic(err) // the file is embedded
 		}
 		sum := hashOf(string(body))
 		h.assets[name] = &asset{contentType, body, hex.EncodeToString(sum[:8])}
 	}
-	// Here, and not in a variable: whoever does not call Debug has no html/template in his program.
+	// Parsed here, not in a package variable, so that programs that do not call Debug do not
+	// link html/template.
 	h.page = template.Must(template.New("page.html").Funcs(template.FuncMap{
 		"asset": func(name string) string { return name + "?v=" + h.assets[name].version },
 		"num":   grouped, "dur": duration, "clock": clock, "percent": percent, "first": first,
@@ -113,12 +119,12 @@ type debug struct {
 	page   *template.Template
 	assets map[string]*asset // by name
 
-	// turn is full while a snapshot is made, so that whoever comes then waits for it rather
-	// than making another, as long as he cares to: hence no mutex. Nothing that belongs to the
-	// program is called meanwhile.
-	turn    chan struct{}
-	last    *snapshot // guarded by turn; nil if nobody has looked for a while
-	history history   // guarded by turn
+	// looking is a lock with a context: it is full while a snapshot is taken, and requests
+	// that arrive meanwhile wait for that snapshot until their context is done. No code of
+	// the program is called while it is held.
+	looking chan struct{}
+	last    *snapshot // guarded by looking; nil if there was no request for a while
+	history history   // guarded by looking
 }
 
 const debugPolicy = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; " +
@@ -131,12 +137,12 @@ func (h *debug) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	header.Set("Cache-Control", "no-store")
 	header.Set("Referrer-Policy", "no-referrer")
 	if h.cancel {
-		// With no-referrer a browser sends a form with "Origin: null". Where it sends no
-		// Sec-Fetch-Site either, on plain HTTP, that would be taken for another site's.
+		// With no-referrer a browser sends a form with "Origin: null". On plain HTTP it sends
+		// no Sec-Fetch-Site either, and the form would seem to come from another site.
 		header.Set("Referrer-Policy", "same-origin")
 	}
-	// Not supported by all that can stand around w: limits for who does not read, or does not
-	// send the body of his POST, and no more.
+	// Limits for clients that do not read, or do not send the body of a POST. A wrapper around
+	// w may not support deadlines; the page works without.
 	srv, control := serverOf(r), http.NewResponseController(w)
 	if srv == nil || srv.WriteTimeout <= 0 {
 		_ = control.SetWriteDeadline(time.Now().Add(writeTimeout))
@@ -158,26 +164,26 @@ func (h *debug) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		(&Problem{Status: http.StatusMethodNotAllowed}).ServeHTTP(w, r)
 	case h.assets[name] != nil:
 		h.assets[name].ServeHTTP(w, r)
-	case name == "" && r.URL.Path != "" || strings.HasSuffix(asked(r), "/"):
+	case name == "" && r.URL.Path != "" || strings.HasSuffix(requestPath(r), "/"):
 		h.servePage(w, r)
 	default:
-		// Relative URLs need the slash. Where the handler is mounted is not known here, r.Pattern
-		// may be another router's: there is no telling this from a path that is nothing's.
-		seeOther(w, "./"+path.Base(asked(r))+"/", r.URL.RawQuery)
+		// Relative URLs need the slash. The handler does not know where it is mounted, since
+		// r.Pattern may belong to another router, so that it cannot tell an unknown path.
+		seeOther(w, "./"+path.Base(requestPath(r))+"/", r.URL.RawQuery)
 	}
 }
 
-// asked returns the path that the client has asked for, escaped, whatever was stripped of it
-// since.
-func asked(r *http.Request) string {
+// requestPath returns the escaped path that the client requested, before a prefix was
+// stripped from it.
+func requestPath(r *http.Request) string {
 	if u, err := url.ParseRequestURI(r.RequestURI); err == nil {
 		return u.EscapedPath()
 	}
 	return r.URL.EscapedPath()
 }
 
-// seeOther redirects to a path that begins with "./": what the client takes it relative to
-// is not known here, [http.Redirect] would take r.URL for it.
+// seeOther redirects to a path that begins with "./" and is relative to the URL that the client
+// requested. [http.Redirect] would make it relative to r.URL, which may have been stripped.
 func seeOther(w http.ResponseWriter, to, query string) {
 	if query != "" {
 		to += "?" + query
@@ -186,7 +192,7 @@ func seeOther(w http.ResponseWriter, to, query string) {
 	w.WriteHeader(http.StatusSeeOther)
 }
 
-// asset is a file of the page's.
+// asset is a file that the page loads.
 type asset struct {
 	contentType string
 	body        []byte
@@ -210,16 +216,16 @@ func (h *debug) serveCancel(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	r.Body = http.MaxBytesReader(w, r.Body, 4096)
-	id := r.PostFormValue("task") // a field named "id" would hide the form's own from scripts
+	id := r.PostFormValue("task") // not "id": such a field hides the id property of its form
 	switch t, err := h.reg.Find(id); {
 	case err == nil:
 		t.Cancel(ErrCanceled)
-	case !errors.Is(err, tether.ErrExpired): // that one has ended, as was wished
+	case !errors.Is(err, tether.ErrExpired): // such a task has ended already
 		(&Problem{Status: http.StatusNotFound, Detail: "there is no such task"}).ServeHTTP(w, r)
 		return
 	}
 	back := parseQuery(r.URL.Query())
-	back.Asked = id
+	back.Canceled = id
 	seeOther(w, "./", back.encode())
 }
 
@@ -243,7 +249,7 @@ func (h *debug) servePage(w http.ResponseWriter, r *http.Request) {
 		client := clientOf(w, r)
 		s := h.look(client)
 		client.stop()
-		if s == nil { // nobody is left to be told, most likely
+		if s == nil { // the client has gone
 			(&Problem{Status: http.StatusServiceUnavailable}).ServeHTTP(w, r)
 			return
 		}
@@ -254,8 +260,8 @@ func (h *debug) servePage(w http.ResponseWriter, r *http.Request) {
 		writeJSON(w, r, "application/json", http.StatusOK, p)
 		return
 	}
-	if q.Asked != "" {
-		p.Notice = h.answerToCancel(q.Asked)
+	if q.Canceled != "" {
+		p.Notice = h.cancelNotice(q.Canceled)
 	}
 	var b bytes.Buffer
 	if err := h.page.Execute(&b, p); err != nil {
@@ -266,12 +272,12 @@ func (h *debug) servePage(w http.ResponseWriter, r *http.Request) {
 	writeBody(w, "text/html; charset=utf-8", status, b.Bytes())
 }
 
-// detail returns a task as it is now, or why it cannot.
+// detail returns a task in its current state, or a problem if there is none.
 func (h *debug) detail(id string, now time.Time) (*debugTask, *Problem) {
 	t, err := h.reg.Find(id)
 	switch {
 	case errors.Is(err, tether.ErrExpired):
-		return nil, &Problem{Status: http.StatusGone, Detail: "This task has ended and is forgotten."}
+		return nil, &Problem{Status: http.StatusGone, Detail: "This task has ended and is no longer retained."}
 	case err != nil:
 		return nil, &Problem{Status: http.StatusNotFound, Detail: "There is no such task."}
 	}
@@ -279,8 +285,8 @@ func (h *debug) detail(id string, now time.Time) (*debugTask, *Problem) {
 	return newDebugTask(h.reg, &info, now), nil
 }
 
-// answerToCancel says what has become of a task whose cancellation was asked for.
-func (h *debug) answerToCancel(id string) string {
+// cancelNotice describes the state of a task whose cancellation was requested.
+func (h *debug) cancelNotice(id string) string {
 	t, err := h.reg.Find(id)
 	if err != nil {
 		return ""
@@ -288,17 +294,17 @@ func (h *debug) answerToCancel(id string) string {
 	if s := t.State(); s.Final() {
 		return "“" + t.Name() + "” has ended: " + s.String() + "."
 	}
-	return "“" + t.Name() + "” was told to end, and does when its body returns."
+	return "“" + t.Name() + "” is being canceled; it ends when its body returns."
 }
 
-// look returns a snapshot that is fresh, or nil if ctx ends before there is one.
+// look returns a fresh snapshot, or nil if ctx is done before there is one.
 func (h *debug) look(ctx context.Context) *snapshot {
 	select {
-	case h.turn <- struct{}{}:
+	case h.looking <- struct{}{}:
 	case <-ctx.Done():
 		return nil
 	}
-	defer func() { <-h.turn }()
+	defer func() { <-h.looking }()
 	now := time.Now()
 	if h.last == nil || !h.last.fresh(now) {
 		h.last = newSnapshot(h.reg, now)
@@ -310,25 +316,25 @@ func (h *debug) look(ctx context.Context) *snapshot {
 		}
 		h.last.history = h.history.shown()
 	}
-	h.history.asked = now
+	h.history.requested = now
 	return h.last
 }
 
-// tickLater has tick called when the interval ends. Between two calls there is a timer and
-// no goroutine.
+// tickLater sets a timer that calls tick when the interval ends. There is no goroutine between
+// two calls.
 func (h *debug) tickLater(now time.Time) { time.AfterFunc(h.history.left(now), h.tick) }
 
-// tick goes on with the history, or lets go of everything if nobody wants it any more.
+// tick continues the history, or drops everything if there was no request for a while.
 func (h *debug) tick() {
-	h.turn <- struct{}{}
-	defer func() { <-h.turn }()
+	h.looking <- struct{}{}
+	defer func() { <-h.looking }()
 	now := time.Now()
-	if now.Sub(h.history.asked) > sampleFor {
+	if now.Sub(h.history.requested) > sampleFor {
 		h.last, h.history = nil, history{}
 		return
 	}
-	if now.Sub(h.history.asked) > interval && h.last != nil && !h.last.fresh(now) {
-		h.last = nil // of many tasks it is large
+	if now.Sub(h.history.requested) > interval && h.last != nil && !h.last.fresh(now) {
+		h.last = nil // it may hold many tasks
 	}
 	h.history.note(now, h.reg.Stats())
 	h.tickLater(now)

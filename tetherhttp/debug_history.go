@@ -14,16 +14,15 @@ const (
 	sampleFor = 10 * time.Minute // after the last request
 )
 
-// history counts what became of the registry's tasks, by intervals. The zero history has
-// not begun.
+// history counts the registry's tasks by intervals. The zero history has not begun.
 type history struct {
-	since time.Time    // the counts are whole from here on
-	bars  []bar        // one after the other without a gap; the last one is under way
-	stats tether.Stats // as they were last noted
-	asked time.Time    // when somebody wanted to see it
+	since     time.Time    // the counts are complete from this time on
+	bars      []bar        // consecutive; the last one is the current interval
+	stats     tether.Stats // at the last call of note
+	requested time.Time    // the last request for it
 }
 
-// bar is what happened in an interval.
+// bar holds the counts of an interval.
 type bar struct {
 	Time      time.Time `json:"time"` // when it began
 	Submitted uint64    `json:"submitted"`
@@ -32,8 +31,9 @@ type bar struct {
 	Canceled  uint64    `json:"canceled"` // and dropped
 }
 
-// begin starts a history with what a snapshot has. The finished tasks tell what was before,
-// if they are all that ever were: what is missing could have ended at any time.
+// begin starts a history with a snapshot. If the snapshot has every task that was ever
+// submitted, the history includes what happened before it; otherwise it is not known when the
+// missing tasks ended.
 func (h *history) begin(reg *tether.Registry, s *snapshot) {
 	now := s.time
 	this := now.Add(-time.Duration(now.UnixNano() % int64(interval))) // keeps the monotonic clock's reading
@@ -55,7 +55,7 @@ func (h *history) begin(reg *tether.Registry, s *snapshot) {
 		for i := range infos {
 			info := &infos[i]
 			if info.Submitted.IsZero() {
-				return // not known yet
+				return // the time is not known yet
 			}
 			at(info.Submitted).Submitted++
 			switch info.State {
@@ -71,8 +71,8 @@ func (h *history) begin(reg *tether.Registry, s *snapshot) {
 	h.since, h.bars = bars[0].Time, bars
 }
 
-// note adds what has happened since the last note, to the interval of that one: a timer
-// comes a little late.
+// note adds what happened since the last call to the interval that was current then, because a
+// timer fires a little late.
 func (h *history) note(now time.Time, s tether.Stats) {
 	b, was := &h.bars[len(h.bars)-1], h.stats
 	b.Submitted += s.Submitted - was.Submitted
@@ -89,12 +89,12 @@ func (h *history) note(now time.Time, s tether.Stats) {
 	}
 }
 
-// left is the time until the interval ends.
+// left returns the time until the interval ends.
 func (h *history) left(now time.Time) time.Duration {
 	return h.bars[len(h.bars)-1].Time.Add(interval).Sub(now)
 }
 
-// debugHistory is a history as it is shown.
+// debugHistory is a history on the page.
 type debugHistory struct {
 	Interval float64   `json:"interval_seconds"`
 	Since    time.Time `json:"since"`
@@ -109,8 +109,7 @@ func (h *history) shown() debugHistory {
 	return s
 }
 
-// plot is a picture of one of a history's counts: bars of one unit's width, in a box of
-// 60 by 20.
+// plot is a bar chart of one of a history's counts: bars one unit wide, in a box of 60 by 20.
 type plot struct {
 	Title     string
 	Class     string
@@ -119,7 +118,7 @@ type plot struct {
 	Unknown   int    // intervals that were not sampled
 }
 
-// Plots returns the pictures that the page has.
+// Plots returns the charts on the page.
 func (s debugHistory) Plots() []plot {
 	draw := func(title, class string, count func(b *bar) uint64) plot {
 		p := plot{Title: title, Class: class, Unknown: intervals - len(s.Bars)}
@@ -130,7 +129,7 @@ func (s debugHistory) Plots() []plot {
 		var d strings.Builder
 		for i := range s.Bars {
 			if n := count(&s.Bars[i]); n > 0 {
-				height := max(20*float64(n)/float64(p.Peak), 0.7) // or one of many would not be seen
+				height := max(20*float64(n)/float64(p.Peak), 0.7) // a single task remains visible beside many
 				fmt.Fprintf(&d, "M%.1f 20v-%.1fh.8v%.1fz", float64(p.Unknown+i)+.1, height, height)
 			}
 		}

@@ -246,7 +246,7 @@ func TestDebugSnapshot(t *testing.T) {
 		assert.Equal(t, 10_000, p.Finished.Total)
 		assert.True(t, p.Finished.Capped)
 		assert.False(t, p.Live.Capped)
-		assert.Contains(t, ask(t, h, request("GET", debugAt, "")).Body.String(), "10,000 that are retained, and older ones that are not looked at<")
+		assert.Contains(t, ask(t, h, request("GET", debugAt, "")).Body.String(), "10,000 retained, and older ones that were not examined<")
 	})
 	t.Run("has an end", func(t *testing.T) {
 		if testing.Short() {
@@ -265,7 +265,7 @@ func TestDebugSnapshot(t *testing.T) {
 		assert.True(t, p.Live.Capped)
 		assert.Equal(t, 100_001, p.Counts["held"])
 		assert.False(t, p.Finished.Capped)
-		assert.Contains(t, ask(t, h, request("GET", debugAt, "")).Body.String(), "100,000, and more that are not looked at: these are not necessarily the oldest<")
+		assert.Contains(t, ask(t, h, request("GET", debugAt, "")).Body.String(), "100,000, and more that were not examined; these are not necessarily the oldest<")
 		tasks[0].Cancel(nil)
 		for _, task := range tasks {
 			task.Cancel(nil)

@@ -1,91 +1,14 @@
 package tetherhttp
 
 import (
-	"cmp"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/seed-2e639f12/tether"
 )
 
-const (
-	maxLive     = 100_000 // tasks that a snapshot has
-	maxFinished = 10_000
-	maxFailures = 20 // that are shown at the top
-	maxStuck    = 5
-	maxText     = 16 << 10 // bytes of an error
-	livePage    = 100      // rows
-	endedPage   = 25
-)
-
-// snapshot is a look at a registry. It is not changed once it is made.
-type snapshot struct {
-	time     time.Time // when it began
-	ended    time.Time // when it was made
-	ready    bool
-	drain    *tether.Report
-	stats    tether.Stats
-	pools    []tether.PoolStats
-	live     []tether.Info // the oldest first
-	finished []tether.Info // the newest first
-	stuck    []int         // of live
-	history  debugHistory
-
-	moreLive, moreFinished bool // that were not looked at
-}
-
-// fresh reports whether a snapshot will do. One that took long does for longer: ten parts in
-// eleven of the time nobody looks.
-func (s *snapshot) fresh(now time.Time) bool {
-	return now.Sub(s.ended) < max(time.Second, 10*s.ended.Sub(s.time))
-}
-
-func newSnapshot(reg *tether.Registry, now time.Time) *snapshot {
-	s := &snapshot{time: now, ready: reg.Ready(), drain: reg.Report(), stats: reg.Stats()}
-	for p := range reg.Pools() {
-		s.pools = append(s.pools, p.Stats())
-	}
-	for t := range reg.Tasks() {
-		if s.moreLive = len(s.live) == maxLive; s.moreLive {
-			break
-		}
-		if info := t.Info(); !info.State.Final() {
-			s.live = append(s.live, info)
-		}
-	}
-	slices.SortFunc(s.live, func(a, b tether.Info) int {
-		return cmp.Or(a.Submitted.Compare(b.Submitted), strings.Compare(a.ID, b.ID))
-	})
-	for i := range s.live {
-		if s.live[i].Stuck != nil {
-			s.stuck = append(s.stuck, i)
-		}
-	}
-	for t := range reg.Finished() {
-		if s.moreFinished = len(s.finished) == maxFinished; s.moreFinished {
-			break
-		}
-		s.finished = append(s.finished, t.Info())
-	}
-	s.ended = time.Now()
-	return s
-}
-
-// alarming tells whether an outcome is one that the registry logs: not what somebody has
-// cancelled, and not what the drain has, which has a report.
-func alarming(info *tether.Info) bool {
-	switch info.State {
-	case tether.Failed, tether.Panicked:
-		return true
-	case tether.Canceled, tether.Dropped:
-		return errorIs(info.Err, tether.ErrTimeout) || errorIs(info.Err, tether.ErrFull)
-	}
-	return false
-}
-
-// debugPage is what is shown: as JSON, and, with what has no place there, as a page.
+// debugPage is what is shown: all of it as a page, and the fields with a tag as JSON.
 type debugPage struct {
 	Time     time.Time     `json:"time"`
 	State    string        `json:"state"`
@@ -118,18 +41,18 @@ type debugCounts struct {
 	Stuck     number `json:"stuck,omitzero"`
 }
 
-// number is left out of the JSON where it is none.
+// number is an int that the JSON omits if it is none.
 type number int
 
 const none number = -1
 
-// IsZero is for omitzero: 0 is a number.
+// IsZero implements omitzero: 0 is not omitted.
 func (n number) IsZero() bool { return n == none }
 
 type debugPool struct {
 	Name     string      `json:"name"`
 	Workers  int         `json:"workers"`
-	Queue    number      `json:"queue,omitzero"` // none: no bound
+	Queue    number      `json:"queue,omitzero"` // none if it has no bound
 	Inline   int         `json:"inline"`
 	Weight   int64       `json:"weight"`
 	Capacity int64       `json:"capacity"`
@@ -140,29 +63,30 @@ type debugPool struct {
 // Bounded reports whether the pool's queue has a bound.
 func (p debugPool) Bounded() bool { return p.Queue != none }
 
-// pair is a number beside the bound that it has by and large.
+// pair is a number and its usual bound, which it may exceed.
 type pair struct{ N, Of int64 }
 
-// Bar is how far the bar goes.
+// Bar returns the length of the bar, at most Of.
 func (p pair) Bar() int64 { return min(p.N, p.Of) }
 
-// Busy is how many of the pool's workers are: more than there are, after a Resize.
+// Busy returns how many of the pool's workers are busy, which may exceed their number after a
+// Resize.
 func (p debugPool) Busy() pair { return pair{int64(p.Counts.Running - p.Inline), int64(p.Workers)} }
 
-// Queued is how many tasks are, beside the queue's bound. Workers that have nothing to do, if
-// the pool is paused say, make room for more; held tasks and those between attempts take some.
+// Queued returns the number of queued tasks and the queue's bound. Idle workers, for example of
+// a paused pool, make room for more; held tasks, and tasks between attempts, take up room.
 func (p debugPool) Queued() pair { return pair{int64(p.Counts.Queued), int64(p.Queue)} }
 
-// Weighs is what its running tasks do.
+// Weighs returns the weight of the running tasks and the pool's capacity.
 func (p debugPool) Weighs() pair { return pair{p.Weight, p.Capacity} }
 
-// debugTask is a task as it is shown.
+// debugTask is a task on the page.
 type debugTask struct {
 	ID         string            `json:"id"`
 	Name       string            `json:"name"`
 	Pool       string            `json:"pool,omitempty"`
 	Parent     string            `json:"parent,omitempty"`
-	ParentName string            `json:"parent_name,omitempty"` // if it is still known
+	ParentName string            `json:"parent_name,omitempty"` // if the parent is still retained
 	State      string            `json:"state"`
 	Func       string            `json:"func,omitempty"`
 	Submitted  time.Time         `json:"submitted,omitzero"`
@@ -181,9 +105,9 @@ type debugTask struct {
 
 // debugList is a page of a list of tasks.
 type debugList struct {
-	Total   int          `json:"total"`            // there are
-	Matched int          `json:"matched"`          // of those, by the query
-	Capped  bool         `json:"capped,omitempty"` // there are more that were not looked at
+	Total   int          `json:"total"`
+	Matched int          `json:"matched"`          // those that pass the filters
+	Capped  bool         `json:"capped,omitempty"` // there are more that were not examined
 	Sort    string       `json:"sort"`
 	Page    int          `json:"page"`
 	Pages   int          `json:"pages"`
@@ -204,7 +128,7 @@ type debugDrain struct {
 	Stacks       map[string]string `json:"stacks,omitempty"`
 }
 
-// begin sets what is on every page.
+// begin sets the fields that every page has.
 func (p *debugPage) begin(now time.Time, ready bool, drain *tether.Report, s tether.Stats) {
 	p.Time, p.State, p.Counts = now.UTC(), "draining", countsOf(s)
 	switch {
@@ -224,7 +148,7 @@ func countsOf(s tether.Stats) debugCounts {
 	}
 }
 
-// list adds what is on the page of all tasks.
+// list sets the fields of the page of all tasks.
 func (p *debugPage) list(reg *tether.Registry, s *snapshot) {
 	show := func(info *tether.Info) *debugTask { return newDebugTask(reg, info, s.time) }
 	p.History = &s.history
@@ -257,7 +181,7 @@ func (p *debugPage) list(reg *tether.Registry, s *snapshot) {
 	p.Live = p.Query.Live.apply(p.Query, s.live, show)
 	p.Finished = p.Query.Finished.apply(p.Query, s.finished, show)
 	p.Live.Capped, p.Finished.Capped = s.moreLive, s.moreFinished
-	p.Query.Live.Page, p.Query.Finished.Page = p.Live.Page, p.Finished.Page // which there are
+	p.Query.Live.Page, p.Query.Finished.Page = p.Live.Page, p.Finished.Page // at most the last page
 	if s.drain != nil {
 		p.Drain = newDebugDrain(reg, s.drain)
 	}
@@ -289,7 +213,7 @@ func newDebugTask(reg *tether.Registry, info *tether.Info, now time.Time) *debug
 	return t
 }
 
-// span is the time since an instant in a task's life, to its end or to now.
+// span returns the time from since to the end of a task, or to now if it is live.
 func span(since time.Time, info *tether.Info, now time.Time) time.Duration {
 	if since.IsZero() {
 		return 0
@@ -323,151 +247,4 @@ func newDebugDrain(reg *tether.Registry, r *tether.Report) *debugDrain {
 		d.Stacks[name] = string(stack)
 	}
 	return d
-}
-
-// What follows is for the page.
-
-// Bad is how many have failed or panicked.
-func (c debugCounts) Bad() uint64 { return c.Failed + c.Panicked }
-
-// Nothing is what stands in place of failures if none is listed.
-func (p *debugPage) Nothing() string {
-	n := p.Counts.Bad()
-	switch {
-	case len(p.Failures) > p.Cut():
-		return ""
-	case n > 0 && len(p.Failures) == maxFailures, n == 0 && len(p.Failures)+len(p.Stuck) > 0:
-		return ""
-	case n == 0:
-		return "Nothing has failed, and nothing is stuck."
-	case p.Finished.Capped:
-		return "No failure is among the " + grouped(p.Finished.Total) + " tasks that ended last."
-	case n == 1:
-		return "The one failure is not retained any more."
-	}
-	return "None of the " + grouped(n) + " failures is retained any more."
-}
-
-// Cut is how many of the failures are ones by their cause: they timed out, or were pushed out.
-func (p *debugPage) Cut() int {
-	n := 0
-	for _, t := range p.Failures {
-		if t.State == tether.Canceled.String() || t.State == tether.Dropped.String() {
-			n++
-		}
-	}
-	return n
-}
-
-// NoneEnded says why the list of those that have ended is empty.
-func (p *debugPage) NoneEnded() string {
-	c := p.Counts
-	switch n := c.Succeeded + c.Bad() + c.Canceled + c.Dropped; n {
-	case 0:
-		return "No task has ended yet."
-	case 1:
-		return "The one task that has ended is not retained any more."
-	default:
-		return "None of the " + grouped(n) + " tasks that have ended is retained any more."
-	}
-}
-
-// Since is when the plots begin, if that is later than what they have room for.
-func (p *debugPage) Since() string {
-	if len(p.History.Bars) == intervals {
-		return ""
-	}
-	return clock(p.History.Since, p.Time)
-}
-
-// cancelForm is a button that cancels a task.
-type cancelForm struct{ ID, Name, Action string }
-
-// CancelOf returns a task's button.
-func (p *debugPage) CancelOf(t *debugTask) cancelForm {
-	return cancelForm{t.ID, t.Name, p.Query.Cancel()}
-}
-
-// turns are the links to a list's pages beside this one.
-type turns struct {
-	Label, Previous, Next string
-	Page, Pages           int
-}
-
-// Turns returns those of a list.
-func (p *debugPage) Turns(prefix string, l *debugList) turns {
-	t := turns{Label: "Pages of the live tasks", Page: l.Page, Pages: l.Pages}
-	if prefix != "" {
-		t.Label = "Pages of the finished tasks"
-	}
-	if l.Page > 1 {
-		t.Previous = p.Query.Turn(prefix, l.Page-1)
-	}
-	if l.Page < l.Pages {
-		t.Next = p.Query.Turn(prefix, l.Page+1)
-	}
-	return t
-}
-
-// lot are tasks that a drain has done the same with.
-type lot struct {
-	What         string
-	Tasks, Shown []*debugTask
-	More         int
-}
-
-// Lot returns a lot, of which the page shows a few.
-func (*debugPage) Lot(what string, tasks []*debugTask) lot {
-	shown := tasks[:min(len(tasks), maxFailures)]
-	return lot{what, tasks, shown, len(tasks) - len(shown)}
-}
-
-// grouped writes a number with a comma before each three digits.
-func grouped(n any) string {
-	s := fmt.Sprint(n)
-	for i := len(s) - 3; i > 0 && s[i-1] != '-'; i -= 3 {
-		s = s[:i] + "," + s[i:]
-	}
-	return s
-}
-
-// duration writes seconds in two units at most.
-func duration(seconds float64) string {
-	d := time.Duration(seconds * float64(time.Second))
-	in := func(unit time.Duration) int64 { return int64(d / unit) }
-	switch {
-	case d < time.Second:
-		return fmt.Sprintf("%d ms", d.Milliseconds())
-	case d < 10*time.Second:
-		return fmt.Sprintf("%.1f s", d.Truncate(100*time.Millisecond).Seconds())
-	case d < time.Minute:
-		return fmt.Sprintf("%d s", in(time.Second))
-	case d < time.Hour:
-		return fmt.Sprintf("%d m %02d s", in(time.Minute), in(time.Second)%60)
-	case d < 24*time.Hour:
-		return fmt.Sprintf("%d h %02d m", in(time.Hour), in(time.Minute)%60)
-	}
-	return fmt.Sprintf("%d d %02d h", in(time.Hour)/24, in(time.Hour)%24)
-}
-
-// clock writes a time of day, and the day if it is not now's.
-func clock(t, now time.Time) string {
-	if now.Sub(t) < 24*time.Hour && t.Day() == now.Day() {
-		return t.Format("15:04:05")
-	}
-	return t.Format("2 Jan 15:04:05")
-}
-
-// percent is how far a progress is, of 100; -1 if nobody knows.
-func percent(p *progress) int {
-	if p.Total <= 0 {
-		return -1
-	}
-	return int(100 * min(max(float64(p.Done)/float64(p.Total), 0), 1))
-}
-
-// first returns the first line of a text.
-func first(text string) string {
-	line, _, _ := strings.Cut(text, "\n")
-	return line
 }

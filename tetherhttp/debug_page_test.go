@@ -46,7 +46,7 @@ func TestDebugLook(t *testing.T) {
 		assert.NotSame(t, s, h.look(t.Context()))
 	})
 	synctestRun("nobody waits for one longer than his request lasts", func(t *testing.T, h *debug) {
-		h.turn <- struct{}{} // somebody is looking
+		h.looking <- struct{}{} // somebody is looking
 		get := func(query string) int {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 			defer cancel()
@@ -56,7 +56,7 @@ func TestDebugLook(t *testing.T) {
 		}
 		assert.Equal(t, http.StatusServiceUnavailable, get(""))
 		assert.Equal(t, http.StatusNotFound, get("?task=x"), "of one task there is no look")
-		<-h.turn
+		<-h.looking
 		assert.Equal(t, http.StatusOK, get(""))
 	})
 }

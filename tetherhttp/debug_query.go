@@ -10,37 +10,37 @@ import (
 	"github.com/seed-2e639f12/tether"
 )
 
-// query is what a request wants to see.
+// query is what a request asks to see.
 type query struct {
 	Name, Pool, State string // filters; "": no filter
 	Task              string
-	Asked             string // the task whose cancellation this page answers
+	Canceled          string // the task whose cancellation was requested just before
 	Live, Finished    order
 }
 
 const (
-	stuckState = "stuck" // of [query].State: beside the states there are
-	noPool     = "\t"    // of [query].Pool: a pool's name is printable
+	stuckState = "stuck" // a value of [query].State beside the names of the states
+	noPool     = "\t"    // a value of [query].Pool; a pool's name is printable
 	noTask     = "unknown"
 )
 
-const lenID = 22 // of a task's ID
+const lenID = 22 // characters of a task's ID
 
-// order is how a list is sorted, and which page of it is wanted.
+// order is how a list is sorted, and which of its pages is shown.
 type order struct {
 	Column  string
 	Desc    bool
-	Page    int // from 1 on
+	Page    int // the first is 1
 	of      []column
-	rows    int    // of a page
-	prefix  string // of the parameters
-	initial string // the order without a parameter
+	rows    int    // on a page
+	prefix  string // of the names of its parameters
+	initial string // the order if there is no parameter
 }
 
-// column is what a list can be sorted by.
+// column is a column by which a list can be sorted.
 type column struct {
 	Key, Title string
-	number     bool // its first order is the largest first
+	number     bool // sorted in descending order first
 	compare    func(a, b *tether.Info) int
 }
 
@@ -72,7 +72,7 @@ func finishedColumns() []column {
 	}
 }
 
-// share is how much of a task is done; -1 if nobody knows.
+// share returns the share of a task that is done, -1 if it is unknown.
 func share(info *tether.Info) float64 {
 	if info.Progress.Total <= 0 {
 		return -1
@@ -87,25 +87,25 @@ func took(info *tether.Info) int64 {
 	return int64(info.Finished.Sub(info.Started))
 }
 
-// parseQuery reads a query. What makes no sense is left out.
+// parseQuery reads a query. Invalid parameters are ignored.
 func parseQuery(v url.Values) query {
 	q := query{
-		Name: v.Get("q"), Pool: v.Get("pool"), State: v.Get("state"), Task: v.Get("task"), Asked: v.Get("asked"),
+		Name: v.Get("q"), Pool: v.Get("pool"), State: v.Get("state"), Task: v.Get("task"), Canceled: v.Get("asked"),
 		Live:     order{of: liveColumns(), rows: livePage, initial: "-age"},
 		Finished: order{of: finishedColumns(), rows: endedPage, initial: "-ended", prefix: "f"},
 	}
 	if len(q.Name) > 128 { // no task's name is longer
 		q.Name = strings.ToValidUTF8(q.Name[:128], "")
 	}
-	// Every link has them again: a long one would make a page that is a thousand times as long.
+	// Every link repeats these: a long one would make the page a thousand times as long.
 	if len(q.Pool) > 128 {
 		q.Pool = ""
 	}
 	if len(q.Task) > lenID {
 		q.Task = noTask
 	}
-	if len(q.Asked) > lenID {
-		q.Asked = ""
+	if len(q.Canceled) > lenID {
+		q.Canceled = ""
 	}
 	if !slices.Contains(q.States(), q.State) {
 		q.State = ""
@@ -125,10 +125,10 @@ func (o *order) parse(v url.Values) {
 	o.Page = max(o.Page, 1)
 }
 
-// NoPool is the Pool that asks for tasks of none.
+// NoPool returns the Pool that selects tasks without a pool.
 func (query) NoPool() string { return noPool }
 
-// States returns the states that can be asked for.
+// States returns the states that can be selected.
 func (query) States() []string {
 	states := []string{stuckState}
 	for s := tether.Held; s <= tether.Dropped; s++ {
@@ -137,10 +137,10 @@ func (query) States() []string {
 	return states
 }
 
-// values returns the parameters that differ from what is the default.
+// values returns the parameters that differ from their defaults.
 func (q query) values() url.Values {
 	v := make(url.Values)
-	for key, value := range map[string]string{"q": q.Name, "pool": q.Pool, "state": q.State, "task": q.Task, "asked": q.Asked} {
+	for key, value := range map[string]string{"q": q.Name, "pool": q.Pool, "state": q.State, "task": q.Task, "asked": q.Canceled} {
 		if value != "" {
 			v.Set(key, value)
 		}
@@ -165,7 +165,7 @@ func (o *order) sort() string {
 	return o.Column
 }
 
-// apply returns the page of a list that is wanted, or the last one.
+// apply returns the selected page of a list, or the last one if there are fewer.
 func (o *order) apply(q query, infos []tether.Info, show func(*tether.Info) *debugTask) *debugList {
 	var matched []*tether.Info
 	name := strings.ToLower(q.Name)
@@ -174,7 +174,7 @@ func (o *order) apply(q query, infos []tether.Info, show func(*tether.Info) *deb
 			matched = append(matched, &infos[i])
 		}
 	}
-	if o.sort() != o.initial { // they are in that order
+	if o.sort() != o.initial { // infos are in the initial order
 		by := o.of[slices.IndexFunc(o.of, func(c column) bool { return c.Key == o.Column })].compare
 		if o.Desc {
 			asc := by
@@ -192,7 +192,7 @@ func (o *order) apply(q query, infos []tether.Info, show func(*tether.Info) *deb
 	return l
 }
 
-// wants reports whether a task passes the filters; name is the one for names, in lower case.
+// wants reports whether a task passes the filters. name is q.Name in lower case.
 func (q query) wants(info *tether.Info, name string) bool {
 	switch {
 	case q.Pool == noPool && info.Pool != "", q.Pool != "" && q.Pool != noPool && info.Pool != q.Pool:
@@ -207,47 +207,47 @@ func (q query) wants(info *tether.Info, name string) bool {
 	return name == "" || strings.Contains(strings.ToLower(info.Name), name)
 }
 
-// What follows is for the page: its links are relative to where it is mounted.
+// The methods below are for the template. Links are relative to the path of the page.
 
 func (q query) link() string { return "./?" + q.encode() }
 
 // Filtered reports whether there is a filter.
 func (q query) Filtered() bool { return q.Name != "" || q.Pool != "" || q.State != "" }
 
-// Unfiltered is a link to all tasks.
+// Unfiltered returns a link to all tasks.
 func (q query) Unfiltered() string { return q.only("", "") }
 
-// OfState is a link to the tasks in a state.
+// OfState returns a link to the tasks in a state.
 func (q query) OfState(state string) string { return q.only("", state) }
 
-// OfPool is a link to the tasks of a pool.
+// OfPool returns a link to the tasks of a pool.
 func (q query) OfPool(pool string) string { return q.only(pool, "") }
 
 func (q query) only(pool, state string) string {
-	q.Name, q.Pool, q.State, q.Task, q.Asked = "", pool, state, "", ""
+	q.Name, q.Pool, q.State, q.Task, q.Canceled = "", pool, state, "", ""
 	q.Live.Page, q.Finished.Page = 1, 1
 	return q.link()
 }
 
-// Detail is a link to one task.
+// Detail returns a link to one task.
 func (q query) Detail(id string) string {
-	q.Task, q.Asked = id, ""
+	q.Task, q.Canceled = id, ""
 	return q.link()
 }
 
-// Back is a link to the tasks as they were before one was looked at.
+// Back returns a link from a task back to the lists.
 func (q query) Back() string { return q.Detail("") }
 
-// JSON is a link to the same for a machine.
+// JSON returns a link to the same as JSON.
 func (q query) JSON() string { return q.link() + "&format=json" }
 
-// Cancel is where a task's cancellation is sent.
+// Cancel returns the action of the form that cancels a task.
 func (q query) Cancel() string {
-	q.Asked = ""
+	q.Canceled = ""
 	return "./cancel?" + q.encode()
 }
 
-// Kept returns the parameters that a change of the filters does not change.
+// Kept returns the parameters that the filter form keeps.
 func (q query) Kept() map[string]string {
 	kept := make(map[string]string)
 	for _, o := range []order{q.Live, q.Finished} {
@@ -258,17 +258,17 @@ func (q query) Kept() map[string]string {
 	return kept
 }
 
-// heading is a column's, with a link that sorts by it.
+// heading is the heading of a column, with a link that sorts by it.
 type heading struct{ Key, Title, Aria, Link string }
 
-// Headings returns those of a list's columns.
+// Headings returns the headings of a list.
 func (q query) Headings(prefix string) []heading {
 	var all []heading
 	mine := *q.list(prefix)
 	for _, c := range mine.of {
 		h := heading{Key: c.Key, Title: c.Title}
-		to := q.list(prefix) // of this call's copy
-		to.Column, to.Desc, to.Page, q.Asked = c.Key, c.number, 1, ""
+		to := q.list(prefix) // q is a copy
+		to.Column, to.Desc, to.Page, q.Canceled = c.Key, c.number, 1, ""
 		if c.Key == mine.Column {
 			if h.Aria = "ascending"; mine.Desc {
 				h.Aria = "descending"
@@ -281,13 +281,13 @@ func (q query) Headings(prefix string) []heading {
 	return all
 }
 
-// Turn is a link to another page of a list.
-func (q query) Turn(prefix string, page int) string {
-	q.list(prefix).Page, q.Asked = page, ""
+// PageLink returns a link to another page of a list.
+func (q query) PageLink(prefix string, page int) string {
+	q.list(prefix).Page, q.Canceled = page, ""
 	return q.link()
 }
 
-// list is the list whose parameters have this prefix.
+// list returns the list with a prefix of its parameters.
 func (q *query) list(prefix string) *order {
 	if prefix == q.Live.prefix {
 		return &q.Live

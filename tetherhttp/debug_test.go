@@ -162,7 +162,7 @@ func TestDebug(t *testing.T) {
 		assert.Nil(t, p.Drain)
 		assert.Equal(t, []int{0, 0, 1, 1}, []int{p.Live.Total, p.Live.Matched, p.Live.Page, p.Live.Pages})
 		page := shownPage(t, h, "")
-		for _, text := range []string{"No task is live.", "No task has ended yet.", "Nothing has failed, and nothing is stuck.", `>serving</p>`} {
+		for _, text := range []string{"There are no live tasks.", "No task has ended yet.", "Nothing has failed, and nothing is stuck.", `>serving</p>`} {
 			assert.Contains(t, page, text)
 		}
 		assert.NotContains(t, page, "Last drain")
@@ -250,7 +250,7 @@ func TestDebug(t *testing.T) {
 		assert.Contains(t, page, "tetherhttp_test.panicky")
 		assert.Contains(t, shownPage(t, h, "task="+panicked.ID()), "Where it panicked")
 	})
-	bubble(t, "failures that are retained no more", func(t *testing.T) {
+	bubble(t, "failures retained no more", func(t *testing.T) {
 		const alarms = `(?s)<section id="alarms".*?</section>`
 		none := func(h http.Handler) string {
 			page := shownPage(t, h, "")
@@ -265,11 +265,11 @@ func TestDebug(t *testing.T) {
 		assert.Equal(t, "Nothing has failed, and nothing is stuck.", none(h))
 		assert.Contains(t, shownPage(t, h, ""), "No task has ended yet.")
 		named(t, reg, "fails", failing("x"))
-		assert.Equal(t, "The one failure is not retained any more.", none(h))
-		assert.Contains(t, shownPage(t, h, ""), "The one task that has ended is not retained any more.")
+		assert.Equal(t, "The one failure is no longer retained.", none(h))
+		assert.Contains(t, shownPage(t, h, ""), "The one finished task is no longer retained.")
 		named(t, reg, "panics", panicky)
-		assert.Equal(t, "None of the 2 failures is retained any more.", none(h))
-		assert.Contains(t, shownPage(t, h, ""), "None of the 2 tasks that have ended is retained any more.")
+		assert.Equal(t, "None of the 2 failures is still retained.", none(h))
+		assert.Contains(t, shownPage(t, h, ""), "None of the 2 finished tasks is still retained.")
 
 		reg = newRegistry(t, tether.Config{RetainFor: time.Minute})
 		h = tetherhttp.Debug(reg)
@@ -280,14 +280,14 @@ func TestDebug(t *testing.T) {
 		named(t, small, "pushed out", succeed)
 		named(t, small, "pushes", succeed)
 		assert.Empty(t, none(h), "it is listed")
-		assert.Contains(t, shownPage(t, h, ""), `<span class="n">1</span> of those below timed out or pushed out</small>`)
+		assert.Contains(t, shownPage(t, h, ""), `<span class="n">1</span> of those below timed out or were pushed out</small>`)
 		time.Sleep(2 * time.Minute)
 		named(t, reg, "fails", failing("x"))
 		assert.Empty(t, none(h))
 		assert.NotContains(t, shownPage(t, h, ""), "timed out")
 		time.Sleep(2 * time.Minute)
 		named(t, small, "pushes", succeed)
-		assert.Equal(t, "The one failure is not retained any more.", none(h), "what is listed is none that is counted as one")
+		assert.Equal(t, "The one failure is no longer retained.", none(h), "what is listed is none that is counted as one")
 	})
 	bubble(t, "no more failures than the page has room for", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
@@ -323,7 +323,7 @@ func TestDebug(t *testing.T) {
 		page := shownPage(t, h, "")
 		assert.Contains(t, page, `<span class="state running">running</span> <span class="state stuck">stuck</span>`)
 		assert.Contains(t, page, "untilCanceled")
-		assert.Contains(t, shownPage(t, h, "task="+p.Stuck[0].ID), "Where it was when it was found stuck")
+		assert.Contains(t, shownPage(t, h, "task="+p.Stuck[0].ID), "Where it was when found stuck")
 	})
 	bubble(t, "pools", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
@@ -515,7 +515,7 @@ func TestDebugQuery(t *testing.T) {
 		}
 		page := shownPage(t, h, "q=a%26b%22&pool=a&state=running&sort=name&fsort=-took&page=3")
 		for _, text := range []string{`value="a&amp;b&#34;"`, `<option value="a" selected>a</option>`, `<option value="running" selected>running</option>`,
-			`<input type="hidden" name="sort" value="name">`, `<input type="hidden" name="fsort" value="-took">`, "No live task passes the filter."} {
+			`<input type="hidden" name="sort" value="name">`, `<input type="hidden" name="fsort" value="-took">`, "No live task matches the filter."} {
 			assert.Contains(t, page, text)
 		}
 		assert.NotContains(t, page, `name="page"`, "a filter begins at the first page")
@@ -812,7 +812,7 @@ func TestDebugCancel(t *testing.T) {
 		assert.Equal(t, http.StatusSeeOther, w.Code)
 		assert.Equal(t, "./?asked="+task.ID()+"&q=stub&sort=name", w.Header().Get("Location"))
 		back := strings.TrimPrefix(w.Header().Get("Location"), "./?")
-		assert.Contains(t, shownPage(t, h, back), "“stubborn” was told to end, and does when its body returns.")
+		assert.Contains(t, shownPage(t, h, back), "“stubborn” is being canceled; it ends when its body returns.")
 		close(release)
 		require.ErrorIs(t, task.Wait(t.Context()), tetherhttp.ErrCanceled)
 		page = shownPage(t, h, back)

@@ -7,15 +7,15 @@ import (
 	"time"
 )
 
-// preferences are those of a Prefer header (RFC 7240) that concern us.
+// preferences are the preferences of a Prefer header (RFC 7240) that this package honors.
 type preferences struct {
 	async bool          // respond-async
 	waits bool          // wait=N
 	wait  time.Duration // N, at most a day
 }
 
-// parsePrefer reads the Prefer headers of a request. Of several instances of a
-// preference the first counts; what is unknown or malformed is ignored.
+// parsePrefer reads the Prefer headers of a request. The first instance of a preference counts;
+// unknown and malformed preferences are ignored.
 func parsePrefer(h http.Header) (p preferences) {
 	async, wait := false, false // seen
 	for _, line := range h.Values("Prefer") {
@@ -35,16 +35,16 @@ func parsePrefer(h http.Header) (p preferences) {
 	return p
 }
 
-// waitUpTo returns how long to wait for a client that wants this, and in granted the
-// seconds that it has asked for, if it gets them.
-func (p preferences) waitUpTo(most time.Duration) (wait time.Duration, granted string) {
-	if p.waits && p.wait <= most {
+// waitUpTo returns how long to wait, at most limit, and in granted the seconds that the client
+// asked for, empty if it does not get all of them.
+func (p preferences) waitUpTo(limit time.Duration) (wait time.Duration, granted string) {
+	if p.waits && p.wait <= limit {
 		granted = strconv.Itoa(int(p.wait / time.Second))
 	}
-	return min(p.wait, most), granted
+	return min(p.wait, limit), granted
 }
 
-// listItems splits a list at its commas, but for those in quotes.
+// listItems splits a list at the commas that are not in quotes.
 func listItems(line string) func(yield func(string) bool) {
 	return func(yield func(string) bool) {
 		start, quoted := 0, false
@@ -67,7 +67,7 @@ func listItems(line string) func(yield func(string) bool) {
 	}
 }
 
-// preference reads token [ "=" word ] and leaves parameters away.
+// preference reads token [ "=" word ] and ignores parameters.
 func preference(item string) (name, value string, ok bool) {
 	item = strings.Trim(item, " \t")
 	end := 0
@@ -87,7 +87,7 @@ func preference(item string) (name, value string, ok bool) {
 	return name, value, item == "" || item[0] == ';'
 }
 
-// word reads a token or a quoted string, and returns what follows.
+// word reads a token or a quoted string, and returns the rest of s.
 func word(s string) (value, rest string, ok bool) {
 	if !strings.HasPrefix(s, `"`) {
 		end := 0
@@ -113,7 +113,7 @@ func word(s string) (value, rest string, ok bool) {
 	return "", "", false
 }
 
-// delaySeconds reads a count of seconds. More than a day is as good as a day.
+// delaySeconds reads a number of seconds. More than a day counts as a day.
 func delaySeconds(s string) (time.Duration, bool) {
 	for i := range len(s) {
 		if s[i] < '0' || s[i] > '9' {
@@ -126,7 +126,7 @@ func delaySeconds(s string) (time.Duration, bool) {
 	const most = 24 * 60 * 60
 	n, err := strconv.ParseUint(s, 10, 64)
 	if err != nil || n > most {
-		n = most // digits alone: it was too many of them
+		n = most // the only error of digits is that there are too many
 	}
 	return time.Duration(n) * time.Second, true
 }

@@ -14,22 +14,24 @@ import (
 	"github.com/seed-2e639f12/tether"
 )
 
-// Problem is an error that a client is told: problem details, RFC 9457. A body of
-// [Async] that returns one, or an error that wraps one, decides what the answer says.
-// So does one whose error is an [http.Handler]: it writes the answer itself. Of other
-// errors a client learns what [ProblemOf] says and no more, since their text may be
-// about anything. The registry logs all of them.
+// A Problem is an error that is shown to a client, as problem details (RFC 9457). If the body
+// of an [Async] handler returns a *Problem, or an error that wraps one, the Problem is the
+// answer. If its error is or wraps an [http.Handler], that writes the answer. For any other
+// error the answer is what [ProblemOf] returns, because the text of an error may contain
+// anything. The registry logs all errors.
 type Problem struct {
-	Type     string `json:"type,omitempty"` // a URI that names the kind; "": nothing but the status
-	Title    string `json:"title,omitempty"`
-	Status   int    `json:"status"` // 400 to 599; others stand for 500
+	Type     string `json:"type,omitempty"`  // a URI for the kind of problem
+	Title    string `json:"title,omitempty"` // empty means the text of Status
+	Status   int    `json:"status"`          // 400 to 599; any other value means 500
 	Detail   string `json:"detail,omitempty"`
 	Instance string `json:"instance,omitempty"`
 
-	// RetryAfter is sent as Retry-After, in whole seconds, rounded up. 0: not sent.
+	// RetryAfter is sent as Retry-After, in seconds, rounded up. Zero means that it is not
+	// sent.
 	RetryAfter time.Duration `json:"-"`
 }
 
+// Error returns the status, the title and the detail.
 func (p *Problem) Error() string {
 	text := strconv.Itoa(p.Status) + " " + p.title()
 	if p.Detail != "" {
@@ -45,7 +47,7 @@ func (p *Problem) title() string {
 	return http.StatusText(p.Status)
 }
 
-// ServeHTTP answers with the problem.
+// ServeHTTP writes the problem as the response.
 func (p *Problem) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	if p.RetryAfter > 0 {
@@ -56,7 +58,7 @@ func (p *Problem) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, r, "application/problem+json", shown.Status, shown)
 }
 
-// shown returns the problem as a client sees it.
+// shown returns a copy with its defaults filled in.
 func (p *Problem) shown() *Problem {
 	q := *p
 	if q.Status < 400 || q.Status > 599 {
@@ -66,13 +68,13 @@ func (p *Problem) shown() *Problem {
 	return &q
 }
 
-// seconds is a time as Retry-After has it: whole ones, at least one.
+// seconds formats a duration for Retry-After: whole seconds, at least one.
 func seconds(d time.Duration) string {
 	return strconv.FormatInt(int64(math.Ceil(max(d, time.Second).Seconds())), 10)
 }
 
-// answerTo returns what a client is told of an error. An error that can write the
-// answer itself does so.
+// answerTo returns the answer to a client for an error: the error itself if it is or wraps an
+// [http.Handler].
 func answerTo(err error) http.Handler {
 	type answer interface {
 		error
@@ -84,11 +86,11 @@ func answerTo(err error) http.Handler {
 	return ProblemOf(err)
 }
 
-// ProblemOf returns what a client may be told of an error, for handlers that submit
-// tasks themselves: the [*Problem] that err is or wraps; 503 with RetryAfter for
-// [tether.ErrFull], [tether.ErrClosed] and [tether.ErrShutdown]; 504 for
-// [tether.ErrTimeout]; 410 for [ErrCanceled]; 413 for an [*http.MaxBytesError]; and
-// 500, of which nothing is told, for any other.
+// ProblemOf returns what a client may be shown of an error, for handlers that submit tasks
+// themselves: the [*Problem] that err is or wraps; 503 with RetryAfter for [tether.ErrFull],
+// [tether.ErrClosed] and [tether.ErrShutdown]; 504 for [tether.ErrTimeout]; 410 for
+// [ErrCanceled]; 503 for [ErrClientGone]; 413 for an [*http.MaxBytesError]; and 500 without a
+// detail for any other error.
 func ProblemOf(err error) *Problem {
 	if known, ok := errorAs[*Problem](err); ok {
 		return known
@@ -99,15 +101,15 @@ func ProblemOf(err error) *Problem {
 		if full, ok := errorAs[*tether.FullError](err); ok {
 			wait = max(wait, full.RetryAfter)
 		}
-		return &Problem{Status: http.StatusServiceUnavailable, Detail: "too much work is under way; try again", RetryAfter: wait}
+		return &Problem{Status: http.StatusServiceUnavailable, Detail: "the service is busy; try again", RetryAfter: wait}
 	case errorIs(err, tether.ErrClosed), errorIs(err, tether.ErrShutdown):
 		return &Problem{Status: http.StatusServiceUnavailable, Detail: "the service is being restarted; try again", RetryAfter: 5 * time.Second}
 	case errorIs(err, tether.ErrTimeout):
-		return &Problem{Status: http.StatusGatewayTimeout, Detail: "the work took longer than it may"}
+		return &Problem{Status: http.StatusGatewayTimeout, Detail: "the work took too long"}
 	case errorIs(err, ErrCanceled):
 		return &Problem{Status: http.StatusGone, Detail: "the work was canceled on request"}
 	case errorIs(err, ErrClientGone):
-		return &Problem{Status: http.StatusServiceUnavailable, Detail: "the request was given up before the work was done", RetryAfter: time.Second}
+		return &Problem{Status: http.StatusServiceUnavailable, Detail: "the request ended before the work was done", RetryAfter: time.Second}
 	}
 	if tooMuch, ok := errorAs[*http.MaxBytesError](err); ok {
 		return &Problem{Status: http.StatusRequestEntityTooLarge, Detail: "the body is larger than " + strconv.FormatInt(tooMuch.Limit, 10) + " bytes"}
@@ -115,8 +117,8 @@ func ProblemOf(err error) *Problem {
 	return &Problem{Status: http.StatusInternalServerError}
 }
 
-// writeJSON answers with v. It is encoded first: what cannot be encoded does not
-// become half an answer.
+// writeJSON writes v as the response. It encodes v first, so that a value that cannot be encoded
+// is answered 500 instead of being cut off.
 func writeJSON(w http.ResponseWriter, r *http.Request, contentType string, status int, v any) {
 	body, err := encode(v)
 	if err != nil {
@@ -133,10 +135,10 @@ func writeBody(w http.ResponseWriter, contentType string, status int, body []byt
 	h.Set("Content-Length", strconv.Itoa(len(body)))
 	h.Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(status)
-	_, _ = w.Write(body) // the client has gone: nobody is left to be told
+	_, _ = w.Write(body) // an error means that the client has gone
 }
 
-// encode returns v as JSON. A MarshalJSON of the program's that panics is an error.
+// encode returns v as JSON. A panic of a MarshalJSON method is returned as an error.
 func encode(v any) (body []byte, err error) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -148,7 +150,7 @@ func encode(v any) (body []byte, err error) {
 	return b.Bytes(), err
 }
 
-// logf logs where the server logs.
+// logf logs to the server's ErrorLog, or to the standard logger.
 func logf(r *http.Request, format string, args ...any) {
 	if srv := serverOf(r); srv != nil && srv.ErrorLog != nil {
 		srv.ErrorLog.Printf(format, args...)

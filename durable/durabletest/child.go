@@ -33,7 +33,8 @@ type role struct {
 	Concurrency    int
 	Takes          time.Duration // an ordinary job
 	Trap           bool          // jobs of the kinds "parked" and "stubborn" do not end by themselves
-	Budget, Grace  time.Duration // of the drain
+	Budget, Grace  time.Duration // of the stop, and of what is canceled in it
+	Close          time.Duration // of the stop, for the closers; zero means the default
 }
 
 // line is what a process tells of itself, as JSON on its stdout, and what the handlers
@@ -64,12 +65,14 @@ func always(d time.Duration) func(int, error) time.Duration {
 	return func(int, error) time.Duration { return d }
 }
 
-// childJobs are the jobs of the child processes: "plain", and "once", which has one attempt.
-func childJobs(r role, say func(line)) (plain, once *durable.Job[work]) {
+// childJobs are the jobs of the child processes: "plain", "once", which has one attempt, and
+// "thrice".
+func childJobs(r role, say func(line)) (plain, once, thrice *durable.Job[work]) {
 	handler := childHandler(r)
+	thrice = durable.Define("thrice", noting("thrice", say, handler), durable.JobConfig{Timeout: handlerTimeout, MaxAttempts: 3, Backoff: always(10 * time.Millisecond)})
 	plain = durable.Define("plain", noting("plain", say, handler), durable.JobConfig{Timeout: handlerTimeout, Backoff: always(10 * time.Millisecond)})
 	once = durable.Define("once", noting("once", say, handler), durable.JobConfig{Timeout: handlerTimeout, MaxAttempts: 1})
-	return plain, once
+	return plain, once, thrice
 }
 
 var errTest = errors.New("test error")
@@ -85,6 +88,9 @@ func childHandler(r role) func(context.Context, work) error {
 			return context.Cause(ctx)
 		case w.Kind == "stubborn" && r.Trap:
 			select {}
+		case w.Kind == "poison":
+			time.Sleep(r.Takes / 2) // the others are at work
+			os.Exit(1)
 		}
 		time.Sleep(r.Takes)
 		return nil
@@ -157,8 +163,8 @@ func workIn(r role, f Fixture, say func(line)) error {
 		return err
 	}
 	reg := tether.New(tether.Config{Logger: logger, CancelBefore: r.Grace})
-	plain, once := childJobs(r, say)
-	worker, err := durable.NewWorker(engine, durable.WorkerConfig{Registry: reg, Concurrency: r.Concurrency, Logger: logger}, plain, once)
+	plain, once, thrice := childJobs(r, say)
+	worker, err := durable.NewWorker(engine, durable.WorkerConfig{Registry: reg, Concurrency: r.Concurrency, Logger: logger}, plain, once, thrice)
 	if err != nil {
 		return err
 	}
@@ -185,7 +191,8 @@ func workIn(r role, f Fixture, say func(line)) error {
 			},
 			Stop: func(context.Context) error { close(stopped); return nil },
 		}},
-		StopTimeout: r.Budget,
+		StopTimeout:  r.Budget,
+		CloseTimeout: r.Close,
 		Closers: []tether.Closer{
 			{Name: "worker", Close: worker.Stop},
 			{Name: "engine", Close: func(context.Context) error { return engine.Close() }},
@@ -203,7 +210,7 @@ func produceIn(r role, f Fixture, say func(line)) error {
 	}
 	reg := tether.New(tether.Config{Logger: logger, CancelBefore: r.Grace})
 	pool := reg.NewPool("few", tether.PoolConfig{Workers: r.Concurrency, Queue: 4 * r.Concurrency, Overflow: tether.OverflowReject})
-	plain, _ := childJobs(r, say)
+	plain, _, _ := childJobs(r, say)
 	var count atomic.Int64
 	submit := func() {
 		w := work{N: int(count.Add(1))}

@@ -50,6 +50,9 @@ type Fixture struct {
 	// Rescue bounds how long after a kill -9 of the only worker its jobs start again, once
 	// there is another. Their Timeout is longer.
 	Rescue time.Duration
+	// Hasten, if non-nil, hands back the jobs of a queue whose processes have all ended, as the
+	// engine itself would do later: for tests in which many processes are killed.
+	Hasten func(address, queue string) error
 }
 
 // Server is a running server of which each test process starts at most one of a kind.

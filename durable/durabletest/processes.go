@@ -1,6 +1,7 @@
 package durabletest
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -18,6 +19,7 @@ const untilCancel, inHaste = 5 * time.Second, 30 * time.Second
 var crashClauses = []clause{
 	{"jobs of a killed process run again in one that goes on", testCrashBeside},
 	{"jobs of a killed process run again", testCrash},
+	{"jobs survive a neighbor that ends the process", testPoison},
 }
 
 var processClauses = []clause{
@@ -36,7 +38,7 @@ func testCrash(l *lab) {
 	if !l.support.Unique {
 		unique = nil
 	}
-	plain, once := childJobs(role{}, nil)
+	plain, once, _ := childJobs(role{}, nil)
 	final := l.enqueue(once, work{Kind: "parked"}, unique...)
 	ids := l.enqueueAll(plain, jobs, func(w *work) {
 		if w.N%100 == 50 { // so that some are in flight for sure
@@ -95,6 +97,62 @@ func testCrash(l *lab) {
 		len(open), again[0].Round(time.Millisecond), again[len(again)-1].Round(time.Millisecond), l.fixture.Rescue, l.support.Rescue, twice, jobs, len(after))
 }
 
+// testPoison has one job that ends its process, and nine that never fail, under a supervisor
+// that starts the worker again each time. The one is dead after its three attempts, with
+// the reason in the log; the nine are done, though they were there at more crashes than they
+// have attempts.
+func testPoison(l *lab) {
+	if !l.support.Pardons {
+		l.Skip("the engine holds every crash against all jobs that ran")
+	}
+	if l.fixture.Hasten == nil && testing.Short() {
+		l.Skip("takes as long as five of the engine's rescues")
+	}
+	const neighbors, most = 9, 20
+	l.patience += 8 * l.fixture.Rescue
+	_, _, thrice := childJobs(role{}, nil)
+	ids := l.enqueueAll(thrice, neighbors, nil)
+	poison := l.enqueue(thrice, work{Kind: "poison"})
+	isDead := func(p *process) bool {
+		for record := range strings.Lines(p.stderr.String()) {
+			if strings.Contains(record, "failed for good") && strings.Contains(record, poison) && strings.Contains(record, "the process ended while it ran") {
+				return true
+			}
+		}
+		return false
+	}
+	crashes := 0
+	for began := time.Now(); ; crashes++ {
+		require.Less(l, crashes, most, "crashes")
+		if crashes > 0 && l.fixture.Hasten != nil {
+			require.NoError(l, l.fixture.Hasten(l.address, l.queue))
+		}
+		p := l.spawn(role{Play: "worker", Concurrency: neighbors + 1, Takes: 100 * time.Millisecond})
+		l.until("the process to end, or the job that ends it to be dead", func() bool { return closed(p.ended) || isDead(p) })
+		if !isDead(p) {
+			continue
+		}
+		l.awaitDone(ids)
+		require.Zero(l, p.terminate(), "exit status")
+		l.Logf("%d crashes in %v, and the job that caused them is dead", crashes, time.Since(began).Round(time.Millisecond))
+		break
+	}
+	lines := l.journal.all()
+	assert.GreaterOrEqual(l, len(of(lines, "began", poison)), 3, "attempts of the job that ends the process")
+	began, there := make(map[string]int), 0
+	for _, x := range lines {
+		if x.What == "began" && ids[x.ID] {
+			began[x.ID]++
+			there = max(there, began[x.ID]-1)
+		}
+	}
+	assert.Positive(l, there, "crashes that an innocent job was there at")
+	for id, n := range doneTimes(lines) {
+		assert.True(l, ids[id])
+		assert.GreaterOrEqual(l, n, 1)
+	}
+}
+
 // testCrashBeside kills one of two workers: the other is not in the way of the rescue, and
 // what it has done itself is not done again.
 func testCrashBeside(l *lab) {
@@ -103,7 +161,7 @@ func testCrashBeside(l *lab) {
 	}
 	const jobs = 30
 	l.patience += l.fixture.Rescue
-	plain, _ := childJobs(role{}, nil)
+	plain, _, _ := childJobs(role{}, nil)
 	ids := l.enqueueAll(plain, 4, func(w *work) { w.Kind = "parked" })
 	first := l.spawn(role{Play: "worker", Concurrency: 4, Trap: true})
 	l.await("jobs to be in flight", func(lines []line) bool { return len(inFlight(lines, first.number)) == 4 })
@@ -136,7 +194,7 @@ func testCrashBeside(l *lab) {
 // ended is not done again.
 func testTerminate(l *lab) {
 	const jobs = 300
-	plain, _ := childJobs(role{}, nil)
+	plain, _, _ := childJobs(role{}, nil)
 	ids := l.enqueueAll(plain, jobs, func(w *work) {
 		if w.N%60 == 30 {
 			w.Kind = "parked"
@@ -177,13 +235,13 @@ func testTerminate(l *lab) {
 // testTerminateStubborn ends a worker of which some handlers ignore that.
 func testTerminateStubborn(l *lab) {
 	l.patience += l.fixture.Rescue
-	plain, _ := childJobs(role{}, nil)
+	plain, _, _ := childJobs(role{}, nil)
 	ids := l.enqueueAll(plain, 20, func(w *work) {
 		if w.N%7 == 0 {
 			w.Kind = "stubborn"
 		}
 	})
-	first := l.spawn(role{Play: "worker", Concurrency: 4, Trap: true, Budget: 2 * time.Second, Grace: time.Second})
+	first := l.spawn(role{Play: "worker", Concurrency: 4, Trap: true, Budget: 4 * time.Second, Grace: time.Second, Close: 2 * time.Second})
 	l.await("the worker to hang", func(lines []line) bool { return len(inFlight(lines, 1)) == 2 && len(doneTimes(lines)) == 18 })
 	assert.Equal(l, 1, first.terminate(), "exit status")
 	for id := range inFlight(l.journal.all(), 1) {
@@ -208,7 +266,7 @@ func testTwoProcesses(l *lab) {
 	for _, w := range workers {
 		w.ready()
 	}
-	plain, _ := childJobs(role{}, nil)
+	plain, _, _ := childJobs(role{}, nil)
 	ids := l.enqueueAll(plain, jobs, nil)
 	l.awaitDone(ids)
 	for _, w := range workers {

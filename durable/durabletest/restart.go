@@ -81,6 +81,13 @@ func testRestart(l *lab) {
 		return err
 	})
 	while("Worker.Start", late.Start)
+	waiting := make(chan error, 1)
+	var waited string
+	go func() {
+		receipt, err := job.Enqueue(l.context(), l.engine, work{N: jobs + 3})
+		waited = receipt.ID
+		waiting <- err
+	}()
 	free() // their outcomes have nowhere to go
 	l.await("the handlers to have returned", func(lines []line) bool { return len(inFlight(lines, 0)) == 0 })
 	start()
@@ -100,6 +107,14 @@ func testRestart(l *lab) {
 				return true
 			})
 		}
+	}
+	select {
+	case err := <-waiting:
+		require.NoError(l, err, "an Enqueue that began while the server was down, and had time until it was back")
+		ids[waited] = true
+		l.Logf("an Enqueue that waited has ended %v after the server was back", time.Since(up).Round(time.Millisecond))
+	case <-time.After(l.patience):
+		require.FailNow(l, "Enqueue waits though the server is back")
 	}
 	idleIDs := make(map[string]bool)
 	enqueue(l, job, ids)

@@ -39,6 +39,14 @@ func Postgres(t testing.TB) Server {
 	return postgresServer.use(t)
 }
 
+// PgBouncer is described at [Redis]: a pooler in transaction mode before the server of
+// [Postgres], with the same databases.
+func PgBouncer(t testing.TB) Server {
+	t.Helper()
+	postgresServer.use(t)
+	return pgbouncerServer.use(t)
+}
+
 // RabbitMQ is described at [Redis]. It takes about ten seconds to start.
 func RabbitMQ(t testing.TB) Server {
 	t.Helper()
@@ -51,9 +59,11 @@ var (
 	rabbitServer   = &server{name: "rabbitmq-server", url: "amqp://guest:guest@127.0.0.1:%d/", launch: launchRabbitMQ}
 )
 
+var pgbouncerServer = &server{name: "pgbouncer", url: "postgres://postgres@127.0.0.1:%d/postgres?sslmode=disable", launch: launchPgBouncer}
+
 // stopServers ends all servers of this process and removes their data.
 func stopServers() {
-	for _, s := range []*server{redisServer, postgresServer, rabbitServer} {
+	for _, s := range []*server{redisServer, pgbouncerServer, postgresServer, rabbitServer} {
 		s.mu.Lock()
 		s.end()
 		os.RemoveAll(s.dir) // "" is nothing
@@ -355,24 +365,9 @@ func launchPostgres(s *server) (func() bool, error) {
 		}
 		programs[name] = path
 	}
-	var as *syscall.Credential
-	if os.Geteuid() == 0 { // Postgres refuses to run as root
-		u, err := user.Lookup("postgres")
-		if err != nil {
-			return nil, &notInstalled{"a user postgres"}
-		}
-		uid, err := strconv.Atoi(u.Uid)
-		if err != nil {
-			return nil, err
-		}
-		gid, err := strconv.Atoi(u.Gid)
-		if err != nil {
-			return nil, err
-		}
-		if err := os.Chown(s.dir, uid, gid); err != nil {
-			return nil, err
-		}
-		as = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
+	as, err := asPostgres(s.dir)
+	if err != nil {
+		return nil, err
 	}
 	data := s.path("data")
 	if _, err := os.Stat(data); err != nil {
@@ -388,6 +383,63 @@ func launchPostgres(s *server) (func() bool, error) {
 		// SIGINT is the fast shutdown; SIGTERM would wait for all clients to go.
 		s.run(syscall.SIGINT, as, nil, programs["postgres"], "-D", data, "-c", "listen_addresses=127.0.0.1",
 			"-c", "port="+strconv.Itoa(s.port), "-c", "unix_socket_directories=")
+}
+
+// asPostgres returns the user postgres, to whom it gives the folder, if this process is
+// root's: neither Postgres nor PgBouncer runs as root.
+func asPostgres(dir string) (*syscall.Credential, error) {
+	if os.Geteuid() != 0 {
+		return nil, nil
+	}
+	u, err := user.Lookup("postgres")
+	if err != nil {
+		return nil, &notInstalled{"a user postgres"}
+	}
+	uid, err := strconv.Atoi(u.Uid)
+	if err != nil {
+		return nil, err
+	}
+	gid, err := strconv.Atoi(u.Gid)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Chown(dir, uid, gid); err != nil {
+		return nil, err
+	}
+	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
+}
+
+func launchPgBouncer(s *server) (func() bool, error) {
+	path, err := findProgram("pgbouncer", "/usr/sbin")
+	if err != nil {
+		return nil, err
+	}
+	ready, err := findProgram("pg_isready", "/usr/lib/postgresql/*/bin")
+	if err != nil {
+		return nil, err
+	}
+	config := fmt.Sprintf(`[databases]
+* = host=127.0.0.1 port=%d user=postgres
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = %d
+unix_socket_dir =
+auth_type = any
+pool_mode = transaction
+max_client_conn = 1000
+default_pool_size = 10
+`, postgresServer.port, s.port)
+	if err := os.WriteFile(s.path("pgbouncer.ini"), []byte(config), 0o644); err != nil {
+		return nil, err
+	}
+	as, err := asPostgres(s.dir)
+	if err != nil {
+		return nil, err
+	}
+	return func() bool {
+			return exec.Command(ready, "-q", "-h", "127.0.0.1", "-p", strconv.Itoa(s.port)).Run() == nil
+		},
+		s.run(syscall.SIGINT, as, nil, path, s.path("pgbouncer.ini"))
 }
 
 func launchRabbitMQ(s *server) (func() bool, error) {

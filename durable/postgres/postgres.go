@@ -4,6 +4,7 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -35,7 +36,17 @@ type Config struct {
 	//
 	//	CREATE TABLE tether_worker (id text PRIMARY KEY, since timestamptz NOT NULL, seen timestamptz NOT NULL)
 	NoMigrate bool
-	// Logger is told of what happens outside of a worker. nil: slog.Default().
+	// Pooler says that the connections lead to a pooler that gives each transaction a connection
+	// of its own, as PgBouncer does in transaction mode. Then no worker listens for new jobs,
+	// but looks for them every 100 ms, and the pool must have
+	//
+	//	cfg.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
+	//
+	// since a prepared statement is on another connection than the one that needs it. With a
+	// pooler in session mode, leave it false. Workers that have a direct connection are told at
+	// once of what is enqueued through a pooler.
+	Pooler bool
+	// Logger gets records of what happens outside of a worker. If nil, slog.Default() is used.
 	Logger *slog.Logger
 }
 
@@ -45,8 +56,9 @@ type Config struct {
 // show them. Those that have failed for good are in the
 // state discarded, with the errors of their attempts, for 90 days.
 type Engine struct {
-	river *river.Engine[pgx.Tx]
-	pool  *pgxpool.Pool
+	river  *river.Engine[pgx.Tx]
+	pool   *pgxpool.Pool
+	pooler bool
 }
 
 // Open opens the queue "tether" in the pool's database; see [Config.Open].
@@ -70,14 +82,28 @@ func (c Config) Open(pool *pgxpool.Pool) (*Engine, error) {
 	if !schemaName.MatchString(c.Schema) {
 		return nil, fmt.Errorf("%w: schema %q: must be of a-z, 0-9 and _", durable.ErrInvalid, c.Schema)
 	}
+	if mode := pool.Config().ConnConfig.DefaultQueryExecMode; c.Pooler && mode != pgx.QueryExecModeCacheDescribe {
+		return nil, fmt.Errorf("%w: Config.Pooler needs a pool with the DefaultQueryExecMode cache_describe, not %v", durable.ErrInvalid, mode)
+	}
+	var poll time.Duration
+	if c.Pooler {
+		poll = poolerPoll
+	}
 	engine, err := river.New(river.Config[pgx.Tx]{
 		Driver: riverpgxv5.New(pool),
 		Support: durable.Support{
-			Engine: "postgres", Unique: true, RunAt: true, Transactions: true, Resolution: time.Millisecond,
+			Engine: "postgres", Unique: true, RunAt: true, Transactions: true, Pardons: true, Resolution: time.Millisecond,
 			Rescue: "after half a minute, if another is at work or as soon as one has been for as long",
 		},
-		Queue: c.Queue, Schema: c.Schema, Logger: c.Logger, Ping: pool.Ping,
-		Enter: func(ctx context.Context, id string) (river.Presence, error) { return enter(ctx, pool, c.Schema, id) },
+		Queue: c.Queue, Schema: c.Schema, Logger: c.Logger, Ping: pool.Ping, Poll: poll, Notifies: c.Pooler,
+		Enter: func(ctx context.Context, id string) (river.Presence, error) {
+			return enter(ctx, pool, c.Schema, cmp.Or(c.Queue, river.DefaultQueue), id)
+		},
+		Owned: owned(c.Schema),
+		FindDead: func(ctx context.Context, queue, id string) (int64, error) {
+			return findDead(ctx, pool, c.Schema, queue, id)
+		},
+		DatabaseTime: true, Unreached: unreached,
 	})
 	if err != nil {
 		return nil, err
@@ -85,10 +111,36 @@ func (c Config) Open(pool *pgxpool.Pool) (*Engine, error) {
 	if !c.NoMigrate {
 		if err := migrate(pool, c.Schema); err != nil {
 			_ = engine.Close()
-			return nil, fmt.Errorf("durable: migrate: %w", err)
+			return nil, c.explain(pool, fmt.Errorf("durable: migrate: %w", err))
 		}
 	}
-	return &Engine{engine, pool}, nil
+	return &Engine{engine, pool, c.Pooler}, nil
+}
+
+// poolerPoll is how often a worker looks for jobs that is not told of them.
+const poolerPoll = 100 * time.Millisecond
+
+// explain adds to an error that the connections lead to a pooler, and the setting for it.
+func (c Config) explain(pool *pgxpool.Pool, err error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), reachTime)
+	defer cancel()
+	if c.Pooler || !pooled(ctx, pool) {
+		return err
+	}
+	return fmt.Errorf("%w (the connection leads to a pooler: if it is in transaction mode, set Config.Pooler)", err)
+}
+
+// pooled reports whether there is a pooler between the program and the database: the process
+// that it names when it is connected to is not the one that runs its statements.
+func pooled(ctx context.Context, pool *pgxpool.Pool) bool {
+	conn, err := pool.Acquire(ctx)
+	if err != nil {
+		return false
+	}
+	defer conn.Release()
+	var pid uint32
+	err = conn.QueryRow(ctx, `SELECT pg_backend_pid()`, pgx.QueryExecModeSimpleProtocol).Scan(&pid)
+	return err == nil && pid != conn.Conn().PgConn().PID()
 }
 
 // EnqueueTx is the job's Enqueue as a part of a transaction: once tx is committed the
@@ -118,8 +170,23 @@ func (e *Engine) Consume(ctx context.Context, c durable.Consumption) (durable.Co
 	if e.pool.Config().MaxConns < 2 { // everything else would wait for the listening one for ever
 		return nil, fmt.Errorf("%w: a worker needs a pool of two connections or more", durable.ErrInvalid)
 	}
-	return e.river.Consume(ctx, c)
+	if !e.pooler && pooled(ctx, e.pool) {
+		// In session mode it works, and nothing tells the two modes apart.
+		log := c.Logger
+		if log == nil {
+			log = slog.Default()
+		}
+		log.Warn("durable: the database is behind a pooler; if it is in transaction mode, set Config.Pooler, or the worker misses notifications")
+	}
+	consumer, err := e.river.Consume(ctx, c)
+	if err != nil && !e.pooler && pooled(ctx, e.pool) {
+		err = fmt.Errorf("%w (the connection leads to a pooler: if it is in transaction mode, set Config.Pooler)", err)
+	}
+	return consumer, err
 }
+
+// RetryDead makes a job run again that has failed for good: see [durable.RetryDead].
+func (e *Engine) RetryDead(ctx context.Context, id string) error { return e.river.RetryDead(ctx, id) }
 
 // Close ends the engine's own work, and not the pool. Workers are to be stopped first.
 func (e *Engine) Close() error { return e.river.Close() }

@@ -17,6 +17,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	riverqueue "github.com/riverqueue/river"
+	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -27,7 +29,38 @@ import (
 	"github.com/seed-2e639f12/tether/durable/postgres"
 )
 
-var fixture = durabletest.Fixture{Server: durabletest.Postgres, Open: open, Rescue: 2 * time.Minute}
+var fixture = durabletest.Fixture{Server: durabletest.Postgres, Open: open, Rescue: 2 * time.Minute, Hasten: hasten}
+
+// hasten rescues the jobs of a queue, all of whose workers are dead, by a worker that claims
+// to have been there for long.
+func hasten(address, queue string) error {
+	pool, err := connect(address, queue)
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute) // a guard against hanging
+	defer cancel()
+	if _, err := pool.Exec(ctx, `DELETE FROM tether_worker`); err != nil {
+		return err
+	}
+	p, err := postgres.Enter(ctx, pool, "", queue, "tether-hasten")
+	if err != nil {
+		return err
+	}
+	defer p.End()
+	if _, err := p.Beat(ctx); err != nil {
+		return err
+	}
+	if _, err := pool.Exec(ctx, `UPDATE tether_worker SET since = now() - interval '1 hour'`); err != nil {
+		return err
+	}
+	if _, err := pool.Exec(ctx, `UPDATE river_job SET attempted_at = now() - interval '1 hour' WHERE state = 'running'`); err != nil {
+		return err
+	}
+	_, err = p.Rescue(ctx, []int64{})
+	return err
+}
 
 func TestMain(m *testing.M)        { durabletest.Main(m, fixture) }
 func TestContract(t *testing.T)    { durabletest.Contract(t, fixture) }
@@ -422,6 +455,12 @@ func TestABusyWorkerIsAlive(t *testing.T) {
 	assert.Equal(t, "running 1", now)
 }
 
+func beat(t *testing.T, p river.Presence) {
+	t.Helper()
+	_, err := p.Beat(t.Context())
+	require.NoError(t, err)
+}
+
 func TestPresence(t *testing.T) {
 	t.Parallel()
 	for _, schema := range []string{"", "jobs"} {
@@ -433,9 +472,9 @@ func TestPresence(t *testing.T) {
 			require.NoError(t, err)
 		}
 		enter := func(id string) river.Presence {
-			p, err := postgres.Enter(t.Context(), pool, schema, id)
+			p, err := postgres.Enter(t.Context(), pool, schema, river.DefaultQueue, id)
 			require.NoError(t, err)
-			require.NoError(t, p.Beat(t.Context()))
+			beat(t, p)
 			return p
 		}
 		available := func() (ids []int64) {
@@ -479,14 +518,14 @@ func TestPresence(t *testing.T) {
 		assert.Zero(t, rescued(me, 1), "it has only just come")
 		exec(`UPDATE ~tether_worker SET since = now() - interval '31 s', seen = now() - interval '16 s' WHERE id = 'tether-me'`)
 		assert.Zero(t, rescued(me, 1), "it was not seen just now")
-		require.NoError(t, me.Beat(t.Context()))
+		beat(t, me)
 		assert.Zero(t, rescued(me, 1), "it has only just come back")
 		exec(`UPDATE ~tether_worker SET since = now() - interval '1 hour', seen = now() + interval '1 hour' WHERE id = 'tether-me'`)
-		require.NoError(t, me.Beat(t.Context()))
+		beat(t, me)
 		assert.Zero(t, rescued(me, 1), "the clock was set back")
 		exec(`UPDATE ~tether_worker SET since = now() - interval '31 s', seen = now() - interval '1 s' WHERE id = 'tether-me'`)
 		before := seen()
-		require.NoError(t, me.Beat(t.Context()))
+		beat(t, me)
 		require.True(t, seen().After(before))
 
 		tx, err := pool.Begin(t.Context())
@@ -500,7 +539,7 @@ func TestPresence(t *testing.T) {
 		assert.Equal(t, []int64{2, 5, 8, 9}, available(), "and, once nobody has locked it, of who is forgotten")
 		var reason, state string
 		require.NoError(t, pool.QueryRow(t.Context(), `SELECT errors[1]->>'error' FROM `+in+`river_job WHERE id = 5`).Scan(&reason))
-		assert.Equal(t, "the worker has crashed", reason)
+		assert.Equal(t, "the process ended while it ran", reason)
 		require.NoError(t, pool.QueryRow(t.Context(), `SELECT state FROM `+in+`river_job WHERE id = 10 AND finalized_at IS NOT NULL`).Scan(&state))
 		assert.Equal(t, "cancelled", state, "as somebody has asked River")
 
@@ -551,4 +590,122 @@ func TestNoWorkersTable(t *testing.T) {
 	w, err := durable.NewWorker(e, durable.WorkerConfig{Registry: tether.New(tether.Config{})}, job)
 	require.NoError(t, err)
 	assert.ErrorContains(t, w.Start(t.Context()), "tether_worker")
+}
+
+// An attempt that was taken over, while its worker stood still, stores nothing.
+func TestATakenOverAttemptStoresNothing(t *testing.T) {
+	t.Parallel()
+	pool := newPool(t)
+	e := newEngine(t, postgres.Config{}, pool)
+	ctx := t.Context()
+	late, began := make(chan durable.Outcome), make(chan int, 10)
+	logged := make(logs, 100)
+	consume := func(h func(context.Context, durable.Delivery) durable.Outcome) durable.Consumer {
+		c, err := e.Consume(ctx, durable.Consumption{Concurrency: 1, Handle: h, Logger: slog.New(logged)})
+		require.NoError(t, err)
+		return c
+	}
+	first := consume(func(_ context.Context, d durable.Delivery) durable.Outcome {
+		began <- d.Attempt
+		return <-late
+	})
+	_, err := e.Enqueue(ctx, durable.Message{ID: "job", Name: "job", Args: json.RawMessage("null")})
+	require.NoError(t, err)
+	require.Equal(t, 1, <-began)
+	done := make(chan struct{})
+	second := consume(func(_ context.Context, d durable.Delivery) durable.Outcome {
+		began <- d.Attempt
+		<-done
+		return durable.Outcome{}
+	})
+	_, err = pool.Exec(ctx, `UPDATE river_job SET state = 'available'`) // as Rescue does
+	require.NoError(t, err)
+	require.Equal(t, 2, <-began)
+	late <- durable.Outcome{Verdict: durable.Retry, Err: errors.New("too late")}
+	for !strings.Contains(<-logged, "outcomes are not stored") {
+	}
+	row := func() (row string) {
+		require.NoError(t, pool.QueryRow(ctx, `SELECT state || ' ' || attempt || ' ' || coalesce(errors::text, '') FROM river_job`).Scan(&row))
+		return row
+	}
+	assert.Equal(t, "running 2 ", row())
+	close(done)
+	require.Eventually(t, func() bool { return row() == "completed 2 " }, time.Minute, 10*time.Millisecond)
+	require.NoError(t, first.Stop(ctx))
+	require.NoError(t, second.Stop(ctx))
+}
+
+// logs are the messages that are logged.
+type logs chan string
+
+func (logs) Enabled(context.Context, slog.Level) bool { return true }
+func (l logs) Handle(_ context.Context, r slog.Record) error {
+	l <- r.Message
+	return nil
+}
+func (l logs) WithAttrs([]slog.Attr) slog.Handler { return l }
+func (l logs) WithGroup(string) slog.Handler      { return l }
+
+// A job is due by the database's clock, whatever the clocks of programs say, and does not
+// wait for a database whose clock was set back, unless it has a RunAt.
+func TestClocks(t *testing.T) {
+	t.Parallel()
+	pool := newPool(t)
+	e := newEngine(t, postgres.Config{}, pool)
+	ctx := t.Context()
+	job, ran := define("job")
+	var now time.Time
+	require.NoError(t, pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
+		require.NoError(t, tx.QueryRow(ctx, `SELECT now()`).Scan(&now)) // which stands still in a transaction
+		_, err := postgres.EnqueueTx(ctx, e, tx, job, "job")
+		return err
+	}))
+	var due, created time.Time
+	require.NoError(t, pool.QueryRow(ctx, `SELECT scheduled_at, created_at FROM river_job`).Scan(&due, &created))
+	assert.Equal(t, now, due)
+	assert.Equal(t, now, created)
+
+	_, err := job.Enqueue(ctx, e, "timed", durable.RunAt(time.Now().Add(20*time.Second)))
+	require.NoError(t, err)
+	_, err = pool.Exec(ctx, `UPDATE river_job SET created_at = now() + interval '300 s', scheduled_at = now() + interval '300 s'`)
+	require.NoError(t, err)
+	work(t, e, job)
+	assert.Equal(t, "job", receive(t, ran))
+	assert.Empty(t, ran)
+}
+
+func TestRetryDead(t *testing.T) {
+	t.Parallel()
+	pool := newPool(t)
+	e := newEngine(t, postgres.Config{}, pool)
+	ctx := t.Context()
+	ran := make(chan int, 10)
+	job := durable.Define("job", func(ctx context.Context, _ string) error {
+		m, _ := durable.MetaFrom(ctx)
+		ran <- m.Attempt
+		if m.Attempt < 3 {
+			return errors.New("no")
+		}
+		return nil
+	}, durable.JobConfig{Timeout: time.Minute, MaxAttempts: 1})
+	work(t, e, job)
+	receipt, err := job.Enqueue(ctx, e, "")
+	require.NoError(t, err)
+	is := func(wants string) {
+		require.Eventually(t, func() bool {
+			var state string
+			require.NoError(t, pool.QueryRow(ctx, `SELECT state || ' ' || attempt FROM river_job`).Scan(&state))
+			return state == wants
+		}, time.Minute, 10*time.Millisecond)
+	}
+	is("discarded 1")
+	require.ErrorIs(t, durable.RetryDead(ctx, e, "another"), durable.ErrNotDead)
+	require.NoError(t, durable.RetryDead(ctx, e, receipt.ID))
+	is("discarded 2")
+	client, err := riverqueue.NewClient(riverpgxv5.New(pool), &riverqueue.Config{})
+	require.NoError(t, err)
+	_, err = client.JobRetry(ctx, 1)
+	require.NoError(t, err)
+	is("completed 3")
+	assert.Len(t, ran, 3)
 }

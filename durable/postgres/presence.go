@@ -2,10 +2,13 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/riverqueue/river/riverdriver"
 
 	"github.com/seed-2e639f12/tether/durable/internal/river"
 )
@@ -14,7 +17,7 @@ import (
 // handler can be in the way of.
 type presence struct {
 	own           *pgxpool.Pool
-	id            string
+	queue, id     string
 	jobs, workers string // the tables
 	state         string // the type of a job's state
 }
@@ -26,7 +29,7 @@ const connectTime = 5 * time.Second
 // forgetAfter is how long the row of a worker that was killed is kept.
 const forgetAfter = "1 day"
 
-func enter(ctx context.Context, pool *pgxpool.Pool, schema, id string) (river.Presence, error) {
+func enter(ctx context.Context, pool *pgxpool.Pool, schema, queue, id string) (river.Presence, error) {
 	cfg := beside(pool) // one of them may hang
 	if c := cfg.ConnConfig; c.ConnectTimeout <= 0 || c.ConnectTimeout > connectTime {
 		c.ConnectTimeout = connectTime
@@ -35,7 +38,7 @@ func enter(ctx context.Context, pool *pgxpool.Pool, schema, id string) (river.Pr
 	if err != nil {
 		return nil, err
 	}
-	p := &presence{own: own, id: id}
+	p := &presence{own: own, queue: queue, id: id}
 	if err := p.enter(ctx, schema); err != nil {
 		p.End()
 		return nil, err
@@ -71,14 +74,59 @@ func name(schema, object string) string {
 	return pgx.Identifier{schema, object}.Sanitize()
 }
 
-func (p *presence) Beat(ctx context.Context) error {
-	_, err := p.own.Exec(ctx, `
+func (p *presence) Beat(ctx context.Context) (now time.Time, err error) {
+	err = p.own.QueryRow(ctx, `
 		INSERT INTO `+p.workers+` AS w (id, since, seen) VALUES ($1, now(), now())
 		ON CONFLICT (id) DO UPDATE SET
 			seen = now(),
-			since = CASE WHEN w.seen BETWEEN now() - make_interval(secs => $2) AND now() THEN w.since ELSE now() END`,
-		p.id, (river.Silence / 2).Seconds())
-	return err
+			since = CASE WHEN w.seen BETWEEN now() - make_interval(secs => $2) AND now() THEN w.since ELSE now() END
+		RETURNING clock_timestamp()`,
+		p.id, (river.Silence / 2).Seconds()).Scan(&now)
+	return now, err
+}
+
+func (p *presence) Count(ctx context.Context, id int64, attempt int) (mine bool, err error) {
+	tag, err := p.own.Exec(ctx, `
+		UPDATE `+p.jobs+` SET metadata = metadata || jsonb_build_object('tether_counted', attempt)
+		WHERE id = $1 AND attempt = $2 AND state = 'running' AND attempted_by[array_upper(attempted_by, 1)] = $3`, id, attempt, p.id)
+	return tag.RowsAffected() > 0, err
+}
+
+func (p *presence) Rewind(ctx context.Context) (jobs int64, err error) {
+	tag, err := p.own.Exec(ctx, `
+		UPDATE `+p.jobs+` SET scheduled_at = now()
+		WHERE id IN (
+			SELECT id FROM `+p.jobs+`
+			WHERE state = 'available' AND queue = $1 AND priority = 1 AND scheduled_at > now() + interval '10 s'
+				AND NOT metadata ? 'tether_timed'
+			ORDER BY id FOR UPDATE SKIP LOCKED)`, p.queue)
+	return tag.RowsAffected(), err
+}
+
+// owned returns river.Config's Owned for the tables of a schema.
+func owned(schema string) func(context.Context, riverdriver.ExecutorTx, string, []int64, []int) ([]int64, error) {
+	return func(ctx context.Context, tx riverdriver.ExecutorTx, client string, ids []int64, attempts []int) (mine []int64, err error) {
+		err = tx.QueryRow(ctx, `
+			SELECT coalesce(array_agg(id), '{}') FROM (
+				SELECT j.id FROM `+name(schema, "river_job")+` AS j JOIN unnest($1::bigint[], $2::bigint[]) AS w (id, attempt) ON j.id = w.id
+				WHERE j.state = 'running' AND j.attempted_by[array_upper(j.attempted_by, 1)] = $3 AND w.attempt IN (0, j.attempt)
+				ORDER BY j.id FOR UPDATE OF j) AS owned`, ids, attempts, client).Scan(&mine)
+		return mine, err
+	}
+}
+
+// findDead is river.Config's FindDead.
+func findDead(ctx context.Context, pool *pgxpool.Pool, schema, queue, id string) (row int64, err error) {
+	err = pool.QueryRow(ctx, `
+		SELECT coalesce(max(id), 0) FROM `+name(schema, "river_job")+`
+		WHERE state = 'discarded' AND queue = $1 AND args->>'id' = $2`, queue, id).Scan(&row)
+	return row, err
+}
+
+// unreached reports whether nothing was sent to the database.
+func unreached(err error) bool {
+	var refused *pgconn.ConnectError
+	return errors.As(err, &refused) || pgconn.SafeToRetry(err)
 }
 
 // Rescue leaves jobs to somebody who has locked them: they are just being rescued, say, or
@@ -88,7 +136,10 @@ func (p *presence) Rescue(ctx context.Context, mine []int64) (jobs int64, err er
 		UPDATE `+p.jobs+`
 		SET state = CASE WHEN metadata ? 'cancel_attempted_at' THEN 'cancelled' ELSE 'available' END::`+p.state+`,
 			finalized_at = CASE WHEN metadata ? 'cancel_attempted_at' THEN now() END,
-			errors = array_append(errors, jsonb_build_object('at', now(), 'attempt', attempt, 'error', 'the worker has crashed', 'trace', ''))
+			errors = array_append(errors, jsonb_build_object('at', now(), 'attempt', attempt, 'error', 'the process ended while it ran', 'trace', '')),
+			metadata = metadata || jsonb_build_object('tether_crashed', attempt, 'tether_pardoned',
+				CASE WHEN jsonb_typeof(metadata->'tether_pardoned') = 'number' THEN (metadata->'tether_pardoned')::int ELSE 0 END
+				+ CASE WHEN metadata->'tether_counted' = to_jsonb(attempt) THEN 0 ELSE 1 END)
 		WHERE id IN (
 			SELECT id FROM `+p.jobs+` AS j
 			WHERE state = 'running' AND (kind = $1 OR attempted_by[array_upper(attempted_by, 1)] LIKE $5 || '%')

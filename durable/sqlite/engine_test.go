@@ -21,9 +21,12 @@ import (
 	"time"
 	_ "time/tzdata"
 
+	riverqueue "github.com/riverqueue/river"
+	"github.com/riverqueue/river/riverdriver/riversqlite"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/seed-2e639f12/tether"
 	"github.com/seed-2e639f12/tether/durable"
 	"github.com/seed-2e639f12/tether/durable/internal/river"
 	"github.com/seed-2e639f12/tether/durable/sqlite"
@@ -173,7 +176,7 @@ func play(role, path string) error {
 		return err
 	}
 	consume := func(h handle) (durable.Consumer, error) { // one: another's job is not to be taken
-		return e.Consume(ctx, durable.Consumption{Concurrency: 1, Handle: h})
+		return e.Consume(ctx, durable.Consumption{Concurrency: 1, Handle: h, Logger: slog.New(slog.NewTextHandler(os.Stdout, nil))})
 	}
 	switch role {
 	case "enqueue":
@@ -191,6 +194,8 @@ func play(role, path string) error {
 			return err
 		}
 		select {}
+	case "fail on signal":
+		return failOnSignal(ctx, consume)
 	case "outcomes":
 		outcomes := make(chan durable.Outcome, 10)
 		for _, o := range []durable.Outcome{
@@ -260,7 +265,7 @@ func TestAfterACrash(t *testing.T) {
 		h, said, release := parked(t)
 		c := consume(t, e, h)
 		require.Equal(t, "job 2", receive(t, said))
-		assert.Contains(t, rows(t, e)["job"].errors, `"attempt":1,"error":"the worker has crashed"`)
+		assert.Contains(t, rows(t, e)["job"].errors, `"attempt":1,"error":"the process ended while it ran"`)
 		require.Eventually(t, func() bool {
 			var leader string
 			err := e.DB().QueryRow(`SELECT leader_id FROM river_leader`).Scan(&leader)
@@ -300,7 +305,13 @@ func TestALiveWorkerKeepsItsJobs(t *testing.T) {
 	exec(`UPDATE tether_worker SET since = since - 1`) // so that nobody has to wait
 	assert.Equal(t, "dead 2", receive(t, said))
 	assert.Equal(t, row{"running", "", 1}, rows(t, e)["alive"])
-	assert.Contains(t, rows(t, e)["dead"].errors, "the worker has crashed")
+	assert.Contains(t, rows(t, e)["dead"].errors, "the process ended while it ran")
+}
+
+func beat(t *testing.T, p river.Presence) {
+	t.Helper()
+	_, err := p.Beat(t.Context())
+	require.NoError(t, err)
 }
 
 func TestPresence(t *testing.T) {
@@ -315,7 +326,7 @@ func TestPresence(t *testing.T) {
 		p, err := e.Enter(t.Context(), path+".other", id)
 		require.NoError(t, err)
 		t.Cleanup(p.End)
-		require.NoError(t, p.Beat(t.Context()))
+		beat(t, p)
 		return p
 	}
 	in := func(state string) (ids []int) {
@@ -364,14 +375,14 @@ func TestPresence(t *testing.T) {
 	assert.Zero(t, rescued(1), "it has only just come")
 	exec(`UPDATE tether_worker SET since = since - 31 * ` + second + `, seen = seen - 16 * ` + second + ` WHERE id = 'tether-me'`)
 	assert.Zero(t, rescued(1), "it was not seen just now")
-	require.NoError(t, me.Beat(t.Context()))
+	beat(t, me)
 	assert.Zero(t, rescued(1), "it has only just come back")
 	exec(`UPDATE tether_worker SET since = since - 1, seen = seen + 1 WHERE id = 'tether-me'`)
-	require.NoError(t, me.Beat(t.Context()))
+	beat(t, me)
 	assert.Zero(t, rescued(1), "the clock was set back")
 	exec(`UPDATE tether_worker SET since = since - 31 * ` + second + `, seen = seen - ` + second + ` WHERE id = 'tether-me'`)
 	before := seen()
-	require.NoError(t, me.Beat(t.Context()))
+	beat(t, me)
 	require.Greater(t, seen(), before)
 
 	assert.EqualValues(t, 5, rescued(1))
@@ -664,6 +675,83 @@ func TestOnlyKnownNames(t *testing.T) {
 	require.NoError(t, c.Stop(bounded(t)))
 	assert.Empty(t, said)
 	assert.Equal(t, row{"available", "", 0}, rows(t, e)["other"])
+}
+
+// A dead job runs again when Tether, or a tool of River's, says so.
+func TestRetryDead(t *testing.T) {
+	t.Parallel()
+	e := open(t, file(t))
+	ctx := bounded(t)
+	ran := make(chan durable.Meta, 10)
+	job := durable.Define("job", func(ctx context.Context, _ int) error {
+		m, _ := durable.MetaFrom(ctx)
+		ran <- m
+		if m.Attempt == 4 {
+			return nil
+		}
+		return errors.New("no")
+	}, durable.JobConfig{Timeout: time.Minute, MaxAttempts: 2, Backoff: func(int, error) time.Duration { return 0 }})
+	reg := tether.New(tether.Config{Logger: slog.New(slog.DiscardHandler)})
+	w, err := durable.NewWorker(e, durable.WorkerConfig{Registry: reg, Logger: slog.New(slog.DiscardHandler)}, job)
+	require.NoError(t, err)
+	require.NoError(t, w.Start(ctx))
+	t.Cleanup(func() { assert.NoError(t, w.Stop(bounded(t))) })
+	receipt, err := job.Enqueue(ctx, e, 1)
+	require.NoError(t, err)
+	is := func(state string) {
+		require.Eventually(t, func() bool { return rows(t, e)[receipt.ID].state == state }, guard, 10*time.Millisecond)
+	}
+	is("discarded")
+	require.ErrorIs(t, durable.RetryDead(ctx, e, "another"), durable.ErrNotDead)
+	require.NoError(t, durable.RetryDead(ctx, e, receipt.ID))
+	require.Eventually(t, func() bool { return rows(t, e)[receipt.ID].attempt == 3 }, guard, 10*time.Millisecond)
+	is("discarded")
+
+	client, err := riverqueue.NewClient(riversqlite.New(e.DB()), &riverqueue.Config{})
+	require.NoError(t, err)
+	_, err = client.JobRetry(ctx, 1)
+	require.NoError(t, err)
+	is("completed")
+	for attempt := 1; attempt <= 4; attempt++ {
+		m := <-ran
+		assert.Equal(t, attempt, m.Attempt)
+		assert.Equal(t, max(2, attempt), m.MaxAttempts)
+	}
+	require.ErrorIs(t, durable.RetryDead(ctx, e, receipt.ID), durable.ErrNotDead, "it is done")
+}
+
+// Jobs that were stored before the clock was set back do not wait for it; those with a
+// RunAt do.
+func TestTheClockIsSetBack(t *testing.T) {
+	t.Parallel()
+	e := open(t, file(t))
+	put(t, e, message("job"))
+	timed := message("timed")
+	timed.RunAt = time.Now().Add(20 * time.Second)
+	put(t, e, timed)
+	_, err := e.DB().Exec(`UPDATE river_job SET created_at = datetime('now', 'subsec', '+300 seconds'), scheduled_at = datetime('now', 'subsec', '+300 seconds')`)
+	require.NoError(t, err)
+	h, said, release := parked(t)
+	release()
+	c := consume(t, e, h)
+	assert.Equal(t, "job 1", receive(t, said))
+	require.NoError(t, c.Stop(bounded(t)))
+	assert.Equal(t, "available", rows(t, e)["timed"].state)
+}
+
+// SQLite compares times as text.
+func TestTheFarFuture(t *testing.T) {
+	t.Parallel()
+	e := open(t, file(t))
+	job := durable.Define("job", func(context.Context, int) error { return nil }, durable.JobConfig{Timeout: time.Minute})
+	for _, at := range []time.Time{time.Date(9999, 12, 31, 23, 59, 59, 999_000_000, time.UTC), time.Now().Add(100 * 365 * 24 * time.Hour)} {
+		r, err := job.Enqueue(bounded(t), e, 1, durable.RunAt(at))
+		require.NoError(t, err)
+		assert.Equal(t, "scheduled", rows(t, e)[r.ID].state)
+	}
+	var due int
+	require.NoError(t, e.DB().QueryRow(`SELECT count(*) FROM river_job WHERE scheduled_at <= datetime('now', '+50 years')`).Scan(&due))
+	assert.Zero(t, due)
 }
 
 // commits counts the transactions in the write-ahead log, whose format SQLite documents

@@ -8,5 +8,5 @@ import (
 
 // Enter is a consumer's, without its lock's folder.
 func (e *Engine) Enter(ctx context.Context, lock, id string) (river.Presence, error) {
-	return enter(ctx, lock, e.own, id)
+	return enter(ctx, lock, e.own, river.DefaultQueue, id)
 }

@@ -1,6 +1,7 @@
 package sqlite
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -96,13 +97,17 @@ func (c Config) open(path string) (_ *Engine, err error) {
 	e.core, err = river.New(river.Config[*sql.Tx]{
 		Driver: riversqlite.New(e.own),
 		Support: durable.Support{
-			Engine: "sqlite", Unique: true, RunAt: true, Transactions: true, Resolution: time.Millisecond,
+			Engine: "sqlite", Unique: true, RunAt: true, Transactions: true, Pardons: true, Resolution: time.Millisecond,
 			Rescue: "at once when a worker starts and no other is at work on the file; else after half a minute",
 		},
 		Queue: c.Queue, Logger: c.Logger, Poll: 100 * time.Millisecond,
 		Ping: e.own.PingContext,
 		Enter: func(ctx context.Context, id string) (river.Presence, error) {
-			return enter(ctx, path+".lock", e.own, id)
+			return enter(ctx, path+".lock", e.own, cmp.Or(c.Queue, river.DefaultQueue), id)
+		},
+		Owned: owned,
+		FindDead: func(ctx context.Context, queue, id string) (int64, error) {
+			return findDead(ctx, e.users, queue, id)
 		},
 	})
 	if err != nil {
@@ -195,6 +200,9 @@ func (e *Engine) Enqueue(ctx context.Context, m durable.Message) (durable.Receip
 func (e *Engine) Consume(ctx context.Context, c durable.Consumption) (durable.Consumer, error) {
 	return e.core.Consume(ctx, c)
 }
+
+// RetryDead makes a job run again that has failed for good: see [durable.RetryDead].
+func (e *Engine) RetryDead(ctx context.Context, id string) error { return e.core.RetryDead(ctx, id) }
 
 // Close closes the file. Calls after it fail with [durable.ErrClosed].
 func (e *Engine) Close() error {

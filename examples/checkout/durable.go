@@ -18,6 +18,7 @@ import (
 	"github.com/seed-2e639f12/tether/durable/rabbitmq"
 	"github.com/seed-2e639f12/tether/durable/redis"
 	"github.com/seed-2e639f12/tether/durable/sqlite"
+	tetherotel "github.com/seed-2e639f12/tether/otel"
 	"github.com/seed-2e639f12/tether/tetherhttp"
 )
 
@@ -52,7 +53,7 @@ func (s *shop) openQueue(ctx context.Context) (err error) {
 	defer cancel()
 	q := &queue{fulfil: durable.Define("fulfil-order",
 		func(ctx context.Context, args fulfilArgs) error { return s.fulfilQueued(ctx, args.Order) },
-		durable.JobConfig{Timeout: fulfilTimeout, MaxAttempts: durableAttempts, Backoff: s.cfg.durableBackoff})}
+		durable.JobConfig{Timeout: fulfilTimeout, MaxAttempts: durableAttempts, Backoff: s.cfg.durableBackoff, Headers: tetherotel.JobHeaders})}
 	if q.engine, err = openEngine(ctx, s.cfg.durable); err != nil {
 		return fmt.Errorf("-durable: %w", err)
 	}
@@ -61,7 +62,7 @@ func (s *shop) openQueue(ctx context.Context) (err error) {
 		return nil
 	}
 	q.worker, err = durable.NewWorker(q.engine, durable.WorkerConfig{
-		Registry: s.reg, Concurrency: s.cfg.workers, Pool: "orders",
+		Registry: s.reg, Concurrency: s.cfg.workers, Pool: "orders", Context: tetherotel.JobContext,
 	}, q.fulfil)
 	return err
 }

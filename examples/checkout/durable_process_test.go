@@ -29,7 +29,7 @@ func onSQLite(t *testing.T) durably {
 // start starts a process in a role: web, worker or both.
 func (d durably) start(t *testing.T, role string, args ...string) *process {
 	t.Helper()
-	return start(t, append([]string{"-role", role, "-addr", "127.0.0.1:0", "-data", d.dir, "-durable", d.queue, "-budget", "60s"}, args...)...)
+	return start(t, append([]string{"-role", role, "-addr", "127.0.0.1:0", "-data", d.dir, "-durable", d.queue, "-stop-timeout", "60s"}, args...)...)
 }
 
 // kill ends a process as nothing can prevent.
@@ -189,7 +189,7 @@ func TestDurableCutShort(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			d := onSQLite(t)
-			p := d.start(t, "both", "-budget", "10ms")
+			p := d.start(t, "both", "-stop-timeout", "10ms")
 			accepted, enough := p.orderUntil(8, 200)
 			<-enough
 			require.NoError(t, end(p.cmd.Process))

@@ -133,7 +133,7 @@ func TestTemporaryFolder(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
 			t.Setenv("TMPDIR", dir)
-			p := start(t, append([]string{"-addr", "127.0.0.1:0", "-budget", "5s"}, test.args...)...)
+			p := start(t, append([]string{"-addr", "127.0.0.1:0", "-stop-timeout", "5s"}, test.args...)...)
 			c := &customer{base: p.base, client: new(http.Client), out: new(bytes.Buffer)}
 			defer c.client.CloseIdleConnections()
 			location, err := c.post(t.Context(), "/orders", orderBy("ann"))

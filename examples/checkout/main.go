@@ -68,7 +68,7 @@
 //
 // What was answered 202 is on the disk and its work is admitted. Whatever happens
 // to the process then, the work is done: in the drain after SIGTERM or Ctrl-C, or,
-// if it had more to do than the budget's time allows or was killed, by the next
+// if it had more to do than the time for the stop allows or was killed, by the next
 // start with the same -data.
 //
 // What there is no room for is answered 503 with Retry-After, and leaves no trace.
@@ -115,7 +115,7 @@ type config struct {
 	workers, queue  int
 	durable, role   string
 	durableBackoff  func(attempt int, err error) time.Duration
-	budget          time.Duration
+	stopTimeout     time.Duration
 	maxImport       int64
 	webhook         string
 	webhookSecret   string
@@ -131,7 +131,8 @@ func (c config) works() bool  { return c.role != "web" }
 
 func main() {
 	// Run takes signals as well, but what is started before it may take its time.
-	ctx, _ := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	context.AfterFunc(ctx, stop) // before Run, a second signal ends the process
 	os.Exit(exit(run(ctx, os.Args[1:], os.Stdout), os.Stderr))
 }
 
@@ -199,7 +200,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		left ending
 		sum  bytes.Buffer // printed last, below what may be a long list of tasks
 	)
-	err = s.serve(ctx, listener, admin, func(ctx context.Context) (err error) {
+	err = s.serve(ctx, listener, admin, out, func(ctx context.Context) (err error) {
 		left, err = s.sum(ctx, &sum)
 		return err
 	})
@@ -273,14 +274,14 @@ func parseFlags(args []string, help io.Writer) (config, error) {
 	f.StringVar(&cfg.addr, "addr", "127.0.0.1:8080", "`address` to listen on; with -demo the default is a free port")
 	f.StringVar(&cfg.admin, "admin", "", "`address` of the live page, metrics and profiles (default: the port after that of -addr, or a free one, on 127.0.0.1)")
 	f.BoolVar(&cfg.trace, "trace", false, "print a span for each request and each task")
-	f.DurationVar(&cfg.stuck, "stuck", 5*time.Minute, "how long a task may run before it is reported as stuck; 0: none is")
+	f.DurationVar(&cfg.stuck, "stuck-after", 5*time.Minute, "how long a task may run before it is reported as stuck; 0 means that none is")
 	f.StringVar(&cfg.data, "data", "", "`folder` of the orders, invoices and uploads (default: a new temporary one)")
 	f.BoolVar(&cfg.demo, "demo", false, "play a customer, then SIGTERM, and exit")
 	f.IntVar(&cfg.workers, "workers", max(4, runtime.GOMAXPROCS(0)), "orders that are worked on at once; they mostly wait for the disk")
 	f.IntVar(&cfg.queue, "queue", 1000, "orders that may wait to be worked on; more are answered 503. With -durable they wait on the queue, any number of them")
 	f.StringVar(&cfg.durable, "durable", "", "`queue` for the work on orders, to outlive the process: a SQLite file's name, or the URL of a server: postgres://, redis://, rediss://, amqp://, amqps:// (default: none, they wait in memory)")
 	f.StringVar(&cfg.role, "role", "both", "with -durable: web takes orders, worker works on them and sends the webhooks, both does both. There may be one web and any number of workers, on one -data")
-	f.DurationVar(&cfg.budget, "budget", 25*time.Second, "time for everything between SIGTERM and the end")
+	f.DurationVar(&cfg.stopTimeout, "stop-timeout", 25*time.Second, "time for all of the stop, from the signal to the end of the process")
 	f.Int64Var(&cfg.maxImport, "max-import", 2<<30, "`bytes` of the largest import; more are answered 413")
 	f.StringVar(&cfg.webhook, "webhook", "", "`URL` to tell of each invoice (default: a receiver that is built in)")
 	f.DurationVar(&cfg.webhookDelay, "webhook-delay", 0, "how long the built-in receiver takes to answer")
@@ -303,8 +304,8 @@ be given in CHECKOUT_DURABLE instead.
 	if f.NArg() > 0 {
 		return cfg, fmt.Errorf("unexpected argument %q", f.Arg(0))
 	}
-	if cfg.workers < 1 || cfg.queue < 1 || cfg.maxImport < 1 || cfg.budget <= 0 || cfg.webhookFail < 0 || cfg.stuck < 0 {
-		return cfg, errors.New("-workers, -queue, -max-import and -budget must be positive, -webhook-fail and -stuck not negative")
+	if cfg.workers < 1 || cfg.queue < 1 || cfg.maxImport < 1 || cfg.stopTimeout <= 0 || cfg.webhookFail < 0 || cfg.stuck < 0 {
+		return cfg, errors.New("-workers, -queue, -max-import and -stop-timeout must be positive, -webhook-fail and -stuck-after must not be negative")
 	}
 	// Not a flag: the arguments of a process are for all to see.
 	if cfg.durable == "" {

@@ -44,7 +44,7 @@ type testShop struct {
 func openShop(t *testing.T, change ...func(*config)) *testShop {
 	t.Helper()
 	cfg := config{
-		data: t.TempDir(), workers: 2, queue: 1000, budget: 25 * time.Second, maxImport: 1 << 30,
+		data: t.TempDir(), workers: 2, queue: 1000, stopTimeout: 25 * time.Second, maxImport: 1 << 30,
 		webhookSecret: newSecret(), webhookAttempts: 4,
 		webhookBackoff: func(int, error) time.Duration { return time.Millisecond },
 		durableBackoff: func(int, error) time.Duration { return time.Millisecond },
@@ -186,7 +186,7 @@ func (ts *testShop) inStock(sku string) (n int64) {
 }
 
 func TestFlags(t *testing.T) {
-	for _, bad := range [][]string{{"-queue", "0"}, {"-workers", "-1"}, {"-max-import", "0"}, {"-budget", "0s"}, {"-stuck", "-1s"}, {"serve"}, {"-nonsense"},
+	for _, bad := range [][]string{{"-queue", "0"}, {"-workers", "-1"}, {"-max-import", "0"}, {"-stop-timeout", "0s"}, {"-stuck-after", "-1s"}, {"serve"}, {"-nonsense"},
 		{"-role", "boss"}, {"-role", "web"}, {"-role", "worker", "-durable", "jobs.db"}, {"-role", "web", "-data", "."},
 		{"-role", "web", "-durable", "jobs.db", "-data", ".", "-demo"}, {"-addr", "127.0.0.1:0", "-durable", "kafka://127.0.0.1"}} {
 		require.Error(t, run(context.Background(), bad, &bytes.Buffer{}), bad)

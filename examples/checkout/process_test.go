@@ -134,7 +134,7 @@ func fates(t *testing.T, dir string, locations []string) map[orderState]int {
 func TestTerminatedUnderLoad(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	p := start(t, "-addr", "127.0.0.1:0", "-data", dir, "-queue", "100", "-webhook-delay", "50ms", "-budget", "60s")
+	p := start(t, "-addr", "127.0.0.1:0", "-data", dir, "-queue", "100", "-webhook-delay", "50ms", "-stop-timeout", "60s")
 	accepted, enough := p.orderUntil(8, 200)
 	<-enough
 	require.NoError(t, p.cmd.Process.Signal(syscall.SIGTERM))
@@ -159,9 +159,9 @@ func TestTerminatedUnderLoad(t *testing.T) {
 func TestTerminatedInTheMiddle(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	// A report of the orders takes more than the budget, if it keeps to its rate.
-	const orders, budget = 60, "20s"
-	p := start(t, "-addr", "127.0.0.1:0", "-data", dir, "-budget", budget)
+	// A report of the orders takes more than the time for the stop, if it keeps to its rate.
+	const orders, stopTimeout = 60, "20s"
+	p := start(t, "-addr", "127.0.0.1:0", "-data", dir, "-stop-timeout", stopTimeout)
 	c := &customer{base: p.base, client: new(http.Client), out: io.Discard}
 	defer c.client.CloseIdleConnections()
 	for i := range orders {
@@ -224,7 +224,7 @@ func TestCutShortUnderLoad(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
-			p := start(t, "-addr", "127.0.0.1:0", "-data", dir, "-queue", "1000", "-budget", "10ms")
+			p := start(t, "-addr", "127.0.0.1:0", "-data", dir, "-queue", "1000", "-stop-timeout", "10ms")
 			accepted, enough := p.orderUntil(8, 200)
 			<-enough
 			require.NoError(t, end(p.cmd.Process))
@@ -257,4 +257,36 @@ func TestDemo(t *testing.T) {
 	} {
 		require.Contains(t, p.said(), seen)
 	}
+}
+
+// The first signal says what the stop waits for and how to end at once; a second one, a
+// second later, ends the process, and what is unfinished is in the folder that was named.
+func TestSecondSignal(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	p := start(t, "-addr", "127.0.0.1:0", "-data", dir, "-webhook-delay", "1h", "-stop-timeout", "10m")
+	c := &customer{base: p.base, client: new(http.Client), out: io.Discard}
+	defer c.client.CloseIdleConnections()
+	location, err := c.post(t.Context(), "/orders", orderBy("ann"))
+	require.NoError(t, err)
+	_, err = c.follow(t.Context(), location, func(s status) bool { return s.Webhook.State == string(webhookSending) })
+	require.NoError(t, err)
+	require.NoError(t, p.cmd.Process.Signal(syscall.SIGINT))
+	require.Eventually(t, func() bool { return strings.Contains(p.said(), "stopping, waiting for ") }, time.Minute, time.Millisecond)
+	require.Contains(t, p.said(), "1 webhooks; to stop at once, press Ctrl-C again")
+	require.Contains(t, p.said(), "stays in "+dir)
+	// How long the two must be apart is Run's business: the signal is repeated until it counts.
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for ended := false; !ended; {
+		select {
+		case <-tick.C:
+			_ = p.cmd.Process.Signal(syscall.SIGINT) // an error means that it has ended
+		case <-p.ended:
+			ended = true
+		}
+	}
+	_ = p.wait()
+	require.Equal(t, 130, p.cmd.ProcessState.ExitCode())
+	require.Equal(t, map[orderState]int{invoiced: 1}, fates(t, dir, []string{location}))
 }

@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -129,23 +132,35 @@ func newShop(cfg config) (_ *shop, err error) {
 	return s, nil
 }
 
-// close gives the files back, when the drain is over. Run calls it as a Closer.
-func (s *shop) close(ctx context.Context) error {
-	err := s.queue.close(ctx)
+// closers close what newShop has opened, when the drain has ended.
+func (s *shop) closers() []tether.Closer {
+	closers := []tether.Closer{{Name: "queue", Close: s.queue.close}}
 	if s.receiver != nil {
-		err = errors.Join(err, s.receiver.stop(ctx))
+		closers = append(closers, tether.Closer{Name: "webhook receiver", Close: s.receiver.stop})
 	}
 	if s.webhooks.client != nil {
-		s.webhooks.client.CloseIdleConnections()
+		closers = append(closers, tether.Closer{Name: "webhook client", Close: func(context.Context) error {
+			s.webhooks.client.CloseIdleConnections()
+			return nil
+		}})
 	}
 	if s.seen != nil {
-		err = errors.Join(err, s.seen.close(ctx))
+		closers = append(closers, tether.Closer{Name: "traces", Close: s.seen.close})
 	}
-	err = errors.Join(err, s.audit.close())
+	closers = append(closers, tether.Closer{Name: "audit log", Close: func(context.Context) error { return s.audit.close() }})
 	if s.store != nil {
-		err = errors.Join(err, s.store.close(ctx))
+		closers = append(closers, tether.Closer{Name: "store", Close: s.store.close})
 	}
-	return errors.Join(err, s.roll.leave())
+	return append(closers, tether.Closer{Name: "data folder", Close: func(context.Context) error { return s.roll.leave() }})
+}
+
+// close is for a shop that does not get as far as Run, which calls the closers itself.
+func (s *shop) close(ctx context.Context) error {
+	var errs []error
+	for _, c := range s.closers() {
+		errs = append(errs, c.Close(ctx))
+	}
+	return errors.Join(errs...)
 }
 
 // handler routes the requests. The addresses are for the front page.
@@ -209,7 +224,7 @@ func unhurried(h handler) http.Handler {
 // serve serves until ctx ends or the process is told to stop; then it drains. In the role
 // worker there is no listener, and the only server is that for those who run the shop.
 // summary is called when the drain is over and the store still open.
-func (s *shop) serve(ctx context.Context, listener, adminListener net.Listener, summary func(context.Context) error) error {
+func (s *shop) serve(ctx context.Context, listener, adminListener net.Listener, out io.Writer, summary func(context.Context) error) error {
 	srv := &http.Server{
 		Handler:           s.handler(addresses{urlOf(listener), urlOf(adminListener)}),
 		ReadHeaderTimeout: 5 * time.Second,
@@ -226,32 +241,48 @@ func (s *shop) serve(ctx context.Context, listener, adminListener net.Listener, 
 		return errors.Join(fmt.Errorf("start: %w", err), shut(listener, adminListener), s.close(ctx))
 	}
 	admin := s.seen.admin(s.reg, s.cfg.admin)
+	live := tetherhttp.Server("admin", admin)
+	live.Serve = func() error { return admin.Serve(adminListener) }
+	// Its requests are not waited for: the live page has shown the drain by then.
+	live.Stop = func(context.Context) error { return admin.Close() }
 	cfg := tether.RunConfig{
-		StopTimeout: s.cfg.budget,
-		Closers:     []tether.Closer{{Name: "summary", Close: summary}, {Name: "shop", Close: s.close}},
-		LastServers: []tether.Server{{
-			Name:  "admin",
-			Serve: func() error { return admin.Serve(adminListener) },
-			// The live page has shown the drain; its readers are not waited for.
-			Stop: func(context.Context) error { return admin.Close() },
-		}},
+		StopTimeout: s.cfg.stopTimeout,
+		Closers:     append([]tether.Closer{{Name: "summary", Close: summary}}, s.closers()...),
+		LastServers: []tether.Server{live},
 	}
 	if listener != nil {
 		tetherhttp.Attach(srv, s.reg)
-		cfg.Servers = []tether.Server{{
-			Name:  "shop",
-			Serve: func() error { return srv.Serve(listener) },
-			Stop: func(ctx context.Context) error {
-				// A client that is slow to read its answer may use up a part of the time for
-				// the stop, not all of it: the drain needs the rest.
-				ctx, cancel := context.WithTimeout(ctx, s.cfg.budget/4)
-				defer cancel()
-				if srv.Shutdown(ctx) == nil {
-					return nil
-				}
-				return srv.Close()
-			},
-		}}
+		public := tetherhttp.Server("shop", srv)
+		public.Serve = func() error { return srv.Serve(listener) }
+		stop := public.Stop
+		public.Stop = func(ctx context.Context) error {
+			// A client that reads its answer slowly can use up a part of the time for the
+			// stop, but not all of it: the drain needs the rest.
+			ctx, cancel := context.WithTimeout(ctx, s.cfg.stopTimeout/4)
+			defer cancel()
+			if err := stop(ctx); err != nil {
+				slog.WarnContext(ctx, "slow clients were cut off", "err", err)
+			}
+			return nil
+		}
+		cfg.Servers = []tether.Server{public}
 	}
+	go s.sayStopping(out)
 	return s.reg.Run(ctx, cfg)
+}
+
+// sayStopping prints what the stop waits for, when it begins.
+func (s *shop) sayStopping(out io.Writer) {
+	<-s.reg.Stopping()
+	var waits []string
+	for p := range s.reg.Pools() {
+		if stats := p.Stats(); stats.Held+stats.Queued+stats.Running > 0 {
+			waits = append(waits, fmt.Sprintf("%d %s", stats.Held+stats.Queued+stats.Running, p.Name()))
+		}
+	}
+	if len(waits) == 0 {
+		waits = []string{"no task"}
+	}
+	fmt.Fprintf(out, "checkout: stopping, waiting for %s; to stop at once, press Ctrl-C again after a second or more: "+
+		"what is unfinished stays in %s\n", strings.Join(waits, ", "), s.cfg.data)
 }

@@ -5,9 +5,9 @@
 //	curl -i localhost:8081/before
 //	curl -i localhost:8081/after
 //
-// Press Ctrl-C, or send SIGTERM, before the ten seconds are over that the work takes.
-// What /after has started is finished, and reported; what /before has started is cut
-// off: its "done" is never printed. With -demo the program does all that itself.
+// The work takes ten seconds. Press Ctrl-C, or send SIGTERM, before they have passed.
+// What /after has started is finished; what /before has started is cut off, and its
+// "done" is never printed. With -demo the program does all that itself.
 package main
 
 import (
@@ -27,29 +27,28 @@ import (
 )
 
 var (
-	addr = flag.String("addr", "localhost:8081", "`address` to listen on, but for -demo")
+	addr = flag.String("addr", "localhost:8081", "`address` to listen on; -demo takes a free port")
 	work = flag.Duration("work", 10*time.Second, "how long the work takes")
-	demo = flag.Bool("demo", false, "ask for both, then SIGTERM")
+	demo = flag.Bool("demo", false, "request both, send SIGTERM, and exit")
 )
 
 // before answers at once and leaves its work to a goroutine. It has five traps:
 //
-//  1. Nobody waits for it. On SIGTERM the process ends, wherever the work is.
-//  2. Nobody sees it: not how many there are, not which hang, and not their errors.
-//  3. A panic in it is the end of the process, and of all other requests.
-//  4. With r.Context() it would be cancelled as soon as the handler returns. With
+//  1. Nothing waits for the goroutine. On SIGTERM the process ends in the middle of the work.
+//  2. Nothing lists it. How many there are, which of them hang and their errors stay unknown.
+//  3. A panic in it ends the process, and with it all other requests.
+//  4. With r.Context() the work would be canceled when the handler returns. With
 //     context.Background() it has lost the trace and the user.
-//  5. Nobody says no: a burst of requests starts as many of them.
+//  5. Nothing bounds it. A burst of requests starts as many goroutines.
 func before(w http.ResponseWriter, r *http.Request) {
 	go func() { _ = sendLetters(context.Background(), r.URL.Path) }()
 	w.WriteHeader(http.StatusAccepted)
 }
 
-// after does the same as a task: the first line that has changed. The task starts
-// when the answer has been sent, and is finished before the process ends; it has a
-// context with the request's values that is not cancelled with the request; its
-// error, and its panic, are logged. When there are too many of them, or the process
-// is about to end, the client hears of it.
+// after does the same as a task: the first line that has changed. The task starts when
+// the response has been sent, and ends before the process does. Its context has the
+// request's values and is not canceled with the request. Its error, and its panic, are
+// logged. If there are too many tasks, or the process is stopping, the client is told.
 func after(w http.ResponseWriter, r *http.Request) {
 	_, err := tetherhttp.After(r.Context(), "letters", func(ctx context.Context) error { return sendLetters(ctx, r.URL.Path) })
 	if err != nil {
@@ -59,15 +58,15 @@ func after(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusAccepted)
 }
 
-// sendLetters is the work of both. A long one had better listen whether the process
-// is about to end, and be done soon then. Only a task is told: without one, Stopping
-// is a nil channel.
+// sendLetters is the work of both. Long work should listen for the stop of the process,
+// and end soon after it has begun. Only a task can: without one, StoppingFrom returns a
+// nil channel.
 func sendLetters(ctx context.Context, route string) error {
 	fmt.Println(route + ": working")
-	slowly := time.NewTimer(*work)
-	defer slowly.Stop()
+	timer := time.NewTimer(*work)
+	defer timer.Stop()
 	select {
-	case <-slowly.C:
+	case <-timer.C:
 	case <-tether.StoppingFrom(ctx):
 	case <-ctx.Done():
 		return context.Cause(ctx)
@@ -88,32 +87,31 @@ func run() error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/before", before)
 	mux.HandleFunc("/after", after)
-	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
-
 	if *demo {
-		*addr = "localhost:0" // any that is free
+		*addr = "localhost:0" // a free port
 	}
-	listener, err := net.Listen("tcp", *addr)
-	if err != nil {
-		return err
-	}
-	base := "http://" + listener.Addr().String()
-	fmt.Println("wrap: serving", base)
 	played := make(chan error, 1)
-	if *demo {
-		go func() { played <- play(base) }()
-	} else {
-		played <- nil
+	srv := &http.Server{
+		Addr: *addr, Handler: mux, ReadHeaderTimeout: 5 * time.Second,
+		BaseContext: func(l net.Listener) context.Context { // is called when the server listens
+			base := "http://" + l.Addr().String()
+			fmt.Println("wrap: serving", base)
+			if *demo {
+				go func() { played <- play(base) }()
+			}
+			return context.Background()
+		},
 	}
-	// The second line that has changed. It was: err = srv.Serve(listener)
-	err = reg.Run(context.Background(), tether.RunConfig{
-		Servers: []tether.Server{{Name: "public", Serve: func() error { return srv.Serve(listener) }, Stop: srv.Shutdown}},
-	})
+	// The second line that has changed. It was: err := srv.ListenAndServe()
+	err := tetherhttp.ListenAndServe(context.Background(), reg, tether.RunConfig{}, srv)
 	fmt.Println(reg.Report())
-	return errors.Join(err, <-played)
+	if err == nil && *demo {
+		err = <-played
+	}
+	return err
 }
 
-// play is the demo's client. It asks for both and has the process told to stop.
+// play is the client of -demo. It requests both and sends the process SIGTERM.
 func play(base string) error {
 	var errs []error
 	for _, route := range []string{"/before", "/after"} {

@@ -26,7 +26,7 @@ import (
 func TestLive(t *testing.T) {
 	v := newViewer(t, tether.Config{})
 	v.open("")
-	v.until(`document.querySelector('#live .none')?.textContent === 'No task is live.'`)
+	v.until(`document.querySelector('#live .none')?.textContent === 'There are no live tasks.'`)
 	eval[int](v, `window.same = 1`)
 	const bars = `document.querySelector('svg.succeeded path').getAttribute('d')`
 	assert.Empty(t, eval[string](v, bars))
@@ -73,7 +73,7 @@ func TestFilterSortAndPages(t *testing.T) {
 	v.until(names("live") + `[0] === 'needle' && document.querySelector('#live .c-name').ariaSort === 'ascending'`)
 	v.do(chromedp.Click(chromedp.CSS(`#live .c-name a`)))
 	v.until(names("live") + `[0] === 'row 119' && document.querySelector('#live .c-name').ariaSort === 'descending'`)
-	v.do(chromedp.Click(chromedp.CSS(`#live .turn a:last-child`)))
+	v.do(chromedp.Click(chromedp.CSS(`#live .pager a:last-child`)))
 	count(21)
 	v.until(names("live") + `[20] === 'needle'`)
 	assert.Equal(t, "?page=2&sort=-name", eval[string](v, `location.search`))
@@ -85,7 +85,7 @@ func TestFilterSortAndPages(t *testing.T) {
 	assert.Equal(t, 1, eval[int](v, `window.same`), "it was never loaded anew")
 
 	eval[any](v, `(s => { s.value = 'running'; s.dispatchEvent(new Event('input', {bubbles: true})); })(document.querySelector('#filter [name=state]'))`)
-	v.until(`document.querySelector('#live .none')?.textContent === 'No live task passes the filter.'`)
+	v.until(`document.querySelector('#live .none')?.textContent === 'No live task matches the filter.'`)
 }
 
 func TestCancel(t *testing.T) {
@@ -289,7 +289,7 @@ func TestUpdateLeavesAlone(t *testing.T) {
 		v.until(`document.querySelectorAll('#live tr[data-left]').length === 0`)
 	})
 	t.Run("the focus stays near when what had it goes", func(t *testing.T) {
-		eval[any](v, `document.querySelector('#live .turn').insertAdjacentHTML('beforeend', '<button id=gone>x</button>'); document.getElementById('gone').focus()`)
+		eval[any](v, `document.querySelector('#live .pager').insertAdjacentHTML('beforeend', '<button id=gone>x</button>'); document.getElementById('gone').focus()`)
 		v.until(`!document.getElementById('gone')`)
 		assert.Equal(t, "Table of live tasks", eval[string](v, `document.activeElement.ariaLabel`))
 	})
@@ -401,7 +401,7 @@ func TestPause(t *testing.T) {
 	v := newViewer(t, tether.Config{})
 	v.open("")
 	v.do(chromedp.Click(chromedp.CSS(`#pause`)))
-	v.until(`document.getElementById('pause').textContent === 'Go on'`)
+	v.until(`document.getElementById('pause').textContent === 'Resume'`)
 	assert.False(t, eval[bool](v, `document.getElementById('pause').hasAttribute('aria-pressed')`), "the text says it")
 	v.hold("row")
 	asked := make(chan struct{}, 100)
@@ -475,7 +475,7 @@ func TestWithoutJavaScript(t *testing.T) {
 	assert.False(t, eval[bool](v, `document.getElementById('pause').checkVisibility({visibilityProperty: true})`), "nothing is to be paused")
 	v.do(chromedp.Click(chromedp.CSS(`#live .c-name a`)))
 	v.until(names("live") + `[0] === 'row 000' && location.search === '?sort=name'`)
-	v.do(chromedp.Click(chromedp.CSS(`#live .turn a:last-child`)))
+	v.do(chromedp.Click(chromedp.CSS(`#live .pager a:last-child`)))
 	v.until(names("live") + `.length === 31`)
 	v.do(chromedp.SendKeys(chromedp.CSS(`#filter [name=q]`), "victim"), chromedp.Click(chromedp.CSS(`#apply`)))
 	v.shows("live", "victim")

@@ -1,6 +1,6 @@
 // Package browser tests the page of tetherhttp.Debug in a real browser, headless
-// Chromium. It is a module of its own, so that nobody else depends on what drives it.
+// Chromium. It is a separate module, so that tether does not depend on the browser's driver.
 //
-// Without a browser in PATH (chromium, chromium-browser or google-chrome) its tests are
-// skipped, and say so on stderr.
+// The tests are skipped, with a note on stderr, if there is no chromium, chromium-browser or
+// google-chrome in PATH.
 package browser

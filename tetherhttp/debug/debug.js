@@ -1,17 +1,17 @@
-// Keeps the page up to date: asks for it again, and changes in place what is different. All
-// that the page can do it does without this too.
+// Keeps the page current: fetches it again and changes in place what is different. Everything
+// on the page works without this script too.
 'use strict';
 
 const every = 2000; // milliseconds between two updates
-const patience = 10_000; // with an answer, and of the user with a notice
+const patience = 10_000; // milliseconds to wait for an answer, and to show a notice
 const main = document.getElementById('main');
 const pause = document.getElementById('pause');
 let timer, asking, paused = false, over = false;
-let canceled = '', until; // the task whose cancellation is answered, and when no more
+let canceled = '', until; // the task whose cancellation the page reports, and until when
 
-// show asks for a page and shows it here. What the user has asked for himself is shown as
-// it is; an update does not move what he is about to press. What is sent is not taken back,
-// only its answer is not shown if he has gone on since.
+// show fetches a page and shows it here. A page that the user asked for is shown as it is; an
+// update does not move what the user is about to press. A form that was sent is not aborted,
+// but its answer is not shown if the user has moved on.
 async function show(url, {init, asked = false} = {}) {
   clearTimeout(timer);
   if (!asking?.sends) asking?.abort();
@@ -25,19 +25,19 @@ async function show(url, {init, asked = false} = {}) {
     const fresh = next.getElementById('main');
     if (!fresh) throw new Error('Answered ' + answer.status);
     if (answer.redirected) arrive(answer.url);
-    over = !answer.ok; // a task that is forgotten does not come back
+    over = !answer.ok; // a forgotten task does not come back
     document.title = next.title;
     update(fresh, asked);
     say('');
   } catch (e) {
-    if (asking !== mine) return; // another one is under way
+    if (asking !== mine) return; // superseded
     say(e instanceof TypeError || e.name === 'TimeoutError' ? 'No connection' : e.message);
   }
   asking = null;
   later();
 }
 
-// again brings the page up to date, unless something is sent: its answer does that.
+// again updates the page, unless a form is being sent, whose answer will.
 function again() {
   if (asking?.sends) return;
   const url = new URL(location.href);
@@ -45,7 +45,7 @@ function again() {
   show(url.href);
 }
 
-// arrive has the address be that of a page, without what it answers: that is for a while.
+// arrive shows the URL of a page, without the parameter that is only for its notice.
 function arrive(at) {
   const url = new URL(at);
   canceled = url.searchParams.get('asked') ?? '';
@@ -63,7 +63,7 @@ function say(text) {
   document.getElementById('note').textContent = text;
 }
 
-// update makes main what fresh is, and leaves the focus where it was, or in its section.
+// update turns main into fresh, and keeps the focus where it was, or in the same section.
 function update(fresh, asked) {
   const had = document.activeElement, section = had?.closest('section');
   morph(main, fresh, !asked);
@@ -73,8 +73,8 @@ function update(fresh, asked) {
   }
 }
 
-// morph makes one element what another is. Elements with an id are matched by it, others by
-// their order. Attributes of data-own elements and what is in them are this script's.
+// morph turns one element into another. Children with an id are matched by it, others by their
+// order. Elements with data-own belong to this script.
 function morph(old, fresh, gently) {
   if ('own' in old.dataset) return;
   for (const {name, value} of fresh.attributes) {
@@ -102,9 +102,9 @@ function morph(old, fresh, gently) {
   if (old !== document.activeElement && 'value' in old && old.value !== fresh.value) old.value = fresh.value;
 }
 
-// arrange makes nodes the children of a parent. In a table that the user points at, or is
-// in, the rows stay where they are: those that leave are only marked, new ones come last.
-// What he has opened stays too.
+// arrange makes nodes the children of a parent. In a table under the pointer, or with the
+// focus, rows keep their places: rows that leave are only marked, and new ones are appended.
+// Elements that the user has opened stay too.
 function arrange(parent, nodes, gently) {
   const wanted = new Set(nodes);
   const hold = gently && parent.tagName === 'TBODY' && parent.childElementCount < 400 &&
@@ -131,7 +131,7 @@ function selected(node) {
   return !s.isCollapsed && s.containsNode(node, true);
 }
 
-// go shows a page that is another view of the same.
+// go shows another view of the page.
 function go(url, replace) {
   canceled = '';
   history[replace ? 'replaceState' : 'pushState'](null, '', url);
@@ -168,7 +168,7 @@ document.addEventListener('submit', event => {
 pause.hidden = false;
 pause.addEventListener('click', () => {
   paused = !paused;
-  pause.textContent = paused ? 'Go on' : 'Pause';
+  pause.textContent = paused ? 'Resume' : 'Pause';
   paused ? later() : again();
 });
 document.addEventListener('visibilitychange', () => document.hidden || paused ? later() : again());

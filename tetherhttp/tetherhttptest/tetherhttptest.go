@@ -18,7 +18,7 @@ import (
 //	h.ServeHTTP(recorder, httptest.NewRequest("POST", "/users", nil))
 //	// The response is in the recorder, and the tasks after it have ended.
 //
-// Tasks start when next has returned, with the delivery [tetherhttp.Unknown]. ServeHTTP
+// Tasks start when next has returned, with the delivery [tetherhttp.DeliveryUnknown]. ServeHTTP
 // returns when the tasks that it has started on reg have ended, or when the request's
 // context is done. The outcomes do not count as awaited: a task that fails is reported by
 // the registry as usual. If next panics, its tasks are dropped with

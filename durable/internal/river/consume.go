@@ -48,11 +48,11 @@ func (e *Engine[TTx]) Consume(ctx context.Context, c durable.Consumption) (durab
 	if err != nil {
 		return nil, err
 	}
-	if err := presence.Beat(ctx); err != nil {
+	con := &consumer[TTx]{engine: e, Consumption: c, pulse: newPulse(presence, c.Logger), done: make(chan struct{})}
+	if err := con.pulse.beat(ctx); err != nil {
 		presence.End()
 		return nil, err
 	}
-	con := &consumer[TTx]{engine: e, Consumption: c, pulse: newPulse(presence, c.Logger), done: make(chan struct{})}
 	con.beat()
 	if err := con.start(ctx, id); err != nil {
 		con.silent()
@@ -109,7 +109,7 @@ func (c *consumer[TTx]) start(ctx context.Context, id string) error {
 		return err
 	}
 	var err error
-	driver := &keeping[TTx]{c.engine.cfg.Driver, c.engine.life, c.pulse, kinds(c.Names)}
+	driver := &keeping[TTx]{c.engine.cfg.Driver, keeper{life: c.engine.life, pulse: c.pulse, kinds: kinds(c.Names), client: id, owned: c.engine.cfg.Owned}}
 	if c.client, err = river.NewClient[TTx](driver, cfg); err != nil {
 		return err
 	}
@@ -209,19 +209,42 @@ func later(a, b time.Time) time.Time {
 // Work runs an attempt. What it changes of the row is seen by the executor alone, which
 // decides by it, in this goroutine: nothing of it is stored.
 func (w *worker) Work(ctx context.Context, job *river.Job[envelope]) error {
-	defer w.pulse.begin(job.ID)()
+	h, end := w.pulse.begin(job.ID)
+	defer end()
 	job.MaxAttempts = attempts // somebody else may have inserted it
+	note(ctx, noteAttempt, job.Attempt)
 	m, err := decode(job.EncodedArgs)
 	if err != nil {
-		return discard(job, err)
+		return discard(ctx, job, err)
 	}
 	if w.stopping.Load() {
 		return river.JobSnooze(0) // fetched when Stop was called: not begun, and not an attempt
 	}
-	switch out := w.handle(ctx, durable.Delivery{Message: m, Attempt: job.Attempt}); out.Verdict {
+	n := notesOf(job.Metadata)
+	out := w.handle(ctx, durable.Delivery{
+		Message: m, Attempt: job.Attempt, Pardoned: n.Pardoned,
+		Crashed: n.Crashed > 0 && n.Crashed == job.Attempt-1,
+		Revived: n.Dead > 0 && n.Dead == job.Attempt-1,
+		Count: func(ctx context.Context) error {
+			mine, err := w.pulse.Count(ctx, job.ID, job.Attempt)
+			if err == nil && !mine {
+				err = errNotMine
+			}
+			return err
+		},
+	})
+	if w.pulse.superseded(h) {
+		// River stores the success of two attempts at the same job at once, and keeps one. This
+		// one's is not stored, see keeper, and an error goes by itself.
+		return errNotMine
+	}
+	switch out.Verdict {
 	case durable.Done:
 		return nil
 	case durable.Return:
+		if n.Crashed > 0 {
+			note(ctx, noteCrashed, 0)
+		}
 		after := max(0, out.After)
 		if after > 0 {
 			after += time.Millisecond // River does not round it up
@@ -231,12 +254,14 @@ func (w *worker) Work(ctx context.Context, job *river.Job[envelope]) error {
 		job.Args.again = time.Now().Add(out.After)
 		return failure(out.Err)
 	default:
-		return discard(job, out.Err)
+		return discard(ctx, job, out.Err)
 	}
 }
 
-// discard has River put the job into the state discarded: it has had its last attempt.
-func discard(job *river.Job[envelope], err error) error {
+// discard makes River put the job into the state discarded: it has had its last attempt. The
+// row keeps its max_attempts, so that River's tools can make it run again.
+func discard(ctx context.Context, job *river.Job[envelope], err error) error {
+	note(ctx, noteDead, job.Attempt)
 	job.MaxAttempts = job.Attempt
 	return failure(err)
 }

@@ -30,10 +30,22 @@ type Config[TTx any] struct {
 	// the database. Jobs that the engine itself enqueues are seen at once. Zero means that
 	// the driver has notifications.
 	Poll time.Duration
+	// Notifies makes the engine send notifications in spite of Poll, to consumers that have none.
+	Notifies bool
 	// Ping fails if the database cannot be reached.
 	Ping func(ctx context.Context) error
 	// Enter is called before the consumer of this ID takes its first job.
 	Enter func(ctx context.Context, id string) (Presence, error)
+	// Owned returns those of these jobs that the client of this ID runs, each in its attempt
+	// (0: in any), and keeps others from taking them until tx ends.
+	Owned func(ctx context.Context, tx riverdriver.ExecutorTx, client string, ids []int64, attempts []int) ([]int64, error)
+	// FindDead returns the row of a discarded job by the ID of its message; 0 if there is none.
+	FindDead func(ctx context.Context, queue, id string) (row int64, err error)
+	// DatabaseTime makes jobs without a time of their own due at the database's time. The
+	// driver of Postgres would take the program's.
+	DatabaseTime bool
+	// Unreached reports whether err says that nothing was sent to the database.
+	Unreached func(err error) bool
 }
 
 // Engine is the part of an engine that needs River alone. It does not migrate, and does
@@ -70,7 +82,7 @@ func New[TTx any](cfg Config[TTx]) (*Engine[TTx], error) {
 		cfg.Logger = slog.Default()
 	}
 	if cfg.Poll > 0 {
-		cfg.Driver = silent[TTx]{cfg.Driver}
+		cfg.Driver = silent[TTx]{cfg.Driver, cfg.Notifies}
 	}
 	e := &Engine[TTx]{cfg: cfg, consumers: make(map[*consumer[TTx]]bool)}
 	var err error
@@ -95,7 +107,7 @@ func (e *Engine[TTx]) base(log *slog.Logger) *river.Config {
 		// It also spaces out notifications, and a job whose notification is left out waits
 		// for the consumer's next look.
 		FetchCooldown: river.FetchCooldownMin,
-		Hooks:         hooks,
+		Hooks:         e.hooks(),
 	}
 }
 
@@ -186,6 +198,24 @@ func (e *Engine[TTx]) inserter() *river.Client[TTx] {
 		}
 	}
 	return e.client
+}
+
+// RetryDead makes a discarded job available, as River's own tools do.
+func (e *Engine[TTx]) RetryDead(ctx context.Context, id string) error {
+	end, err := e.begin()
+	if err != nil {
+		return err
+	}
+	defer end()
+	row, err := e.cfg.FindDead(ctx, e.cfg.Queue, id)
+	if err != nil {
+		return err
+	}
+	if row == 0 {
+		return durable.ErrNotDead
+	}
+	_, err = e.inserter().JobRetry(ctx, row)
+	return err
 }
 
 var errUnknown = errors.New("durable: failed without an error")

@@ -60,16 +60,23 @@ var unfinished = []rivertype.JobState{
 // the state scheduled, until the leader finds them, which there may be none for a while.
 const soon = 30 * time.Second
 
-var hooks = []rivertype.Hook{
-	river.HookInsertBeginFunc(func(_ context.Context, p *rivertype.JobInsertParams) error {
+func (e *Engine[TTx]) hooks() []rivertype.Hook {
+	return []rivertype.Hook{river.HookInsertBeginFunc(func(_ context.Context, p *rivertype.JobInsertParams) error {
 		if e, ok := p.Args.(envelope); ok {
 			p.Kind = e.kind
+		}
+		if e.cfg.DatabaseTime {
+			// River's statement reads the zero time as now().
+			p.CreatedAt = new(time.Time)
+			if p.ScheduledAt == nil {
+				p.ScheduledAt = new(time.Time)
+			}
 		}
 		if p.State == rivertype.JobStateScheduled && p.ScheduledAt != nil && time.Until(*p.ScheduledAt) < soon {
 			p.State = rivertype.JobStateAvailable
 		}
 		return nil
-	}),
+	})}
 }
 
 // insertion is a job that somebody waits for to be stored.
@@ -93,6 +100,7 @@ func (e *Engine[TTx]) insertion(ctx context.Context, m durable.Message) (*insert
 	opts := &river.InsertOpts{MaxAttempts: attempts, Queue: e.cfg.Queue}
 	if m.RunAt.After(time.Now()) {
 		opts.ScheduledAt = roundUp(m.RunAt)
+		opts.Metadata = []byte(`{"` + noteTimed + `":true}`)
 	}
 	if m.Unique != "" {
 		opts.UniqueOpts = river.UniqueOpts{ByArgs: true, ByQueue: true, ByState: unfinished}
@@ -296,10 +304,14 @@ func (e *Engine[TTx]) insertAlone(i *insertion) (durable.Receipt, error) {
 	}
 }
 
-// lost tells an error that comes from Close from others.
+// lost tells errors that come from Close, and those of a database that was not reached,
+// from others.
 func (e *Engine[TTx]) lost(err error) error {
-	if e.life.Err() != nil {
+	switch {
+	case e.life.Err() != nil:
 		return fmt.Errorf("%w: %w", durable.ErrClosed, err)
+	case e.cfg.Unreached != nil && e.cfg.Unreached(err):
+		return fmt.Errorf("%w: %w", durable.ErrUnavailable, err)
 	}
 	return err
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -30,11 +31,17 @@ const outcomeTime = 10 * time.Minute
 // after an outage, a fail-over to a clock that is ahead, or a night in which the machine
 // slept, when everybody seems to have been silent, each has the time to be seen again.
 type Presence interface {
-	// Beat has the consumer be seen.
-	Beat(ctx context.Context) error
+	// Beat makes the consumer be seen, and returns the database's time.
+	Beat(ctx context.Context) (now time.Time, err error)
+	// Count stores that this attempt of the job counts even if it is never answered. It reports
+	// whether the consumer still runs that attempt.
+	Count(ctx context.Context, id int64, attempt int) (mine bool, err error)
+	// Rewind makes available jobs due that wait for a time more than ten seconds ahead and have
+	// no RunAt: the database's clock was set back, and they would wait until it has caught up.
+	Rewind(ctx context.Context) (jobs int64, err error)
 	// Rescue makes those jobs available that began to run Silence ago or before, and whose
 	// consumer was not seen for Silence; of this consumer those that are not in mine, which
-	// is not nil.
+	// is not nil. It writes down the crash: see notes.
 	Rescue(ctx context.Context, mine []int64) (jobs int64, err error)
 	// End is called when the consumer's last job has ended.
 	End()
@@ -46,28 +53,40 @@ type pulse struct {
 
 	log *slog.Logger
 
+	ahead atomic.Int64 // how far the database's clock is ahead of ours, in nanoseconds
+
 	mu   sync.Mutex
 	jobs map[int64]*held // from before the handler is called until the outcome is stored; guarded by mu
 }
 
 // held is a job that a consumer has.
-type held struct{ ended time.Time } // when its handler returned; zero: it has not
+type held struct {
+	id    int64
+	ended time.Time // when its handler returned; zero if it has not
+}
 
 func newPulse(p Presence, log *slog.Logger) *pulse {
 	return &pulse{Presence: p, log: log, jobs: make(map[int64]*held)}
 }
 
 // begin notes a job whose handler is about to be called; end, that it has returned.
-func (p *pulse) begin(id int64) (end func()) {
-	h := new(held)
+func (p *pulse) begin(id int64) (h *held, end func()) {
+	h = &held{id: id}
 	p.mu.Lock()
 	p.jobs[id] = h
 	p.mu.Unlock()
-	return func() {
+	return h, func() {
 		p.mu.Lock()
 		h.ended = time.Now()
 		p.mu.Unlock()
 	}
+}
+
+// superseded reports whether the same consumer has begun another attempt at the job.
+func (p *pulse) superseded(h *held) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.jobs[h.id] != h
 }
 
 // stored notes that the database has the outcomes of these jobs. One of them may have begun
@@ -86,9 +105,12 @@ func (p *pulse) stored(ids []int64) {
 func (p *pulse) run(ctx context.Context) {
 	failing := false
 	for {
-		err := within(ctx, beatTime, p.Beat)
+		err := within(ctx, beatTime, p.beat)
 		if err == nil {
 			err = within(ctx, beatTime, p.rescue)
+		}
+		if err == nil {
+			err = within(ctx, beatTime, p.rewind)
 		}
 		if ctx.Err() != nil {
 			return
@@ -109,6 +131,34 @@ func (p *pulse) run(ctx context.Context) {
 	}
 }
 
+// beat is Presence.Beat. It notes by how much the clocks differ; of the time that the call
+// takes it can only be known that the database's time is within.
+func (p *pulse) beat(ctx context.Context) error {
+	before := time.Now()
+	now, err := p.Beat(ctx)
+	if err != nil {
+		return err
+	}
+	after := time.Now()
+	switch {
+	case now.Before(before):
+		p.ahead.Store(int64(now.Sub(before)))
+	case now.After(after):
+		p.ahead.Store(int64(now.Sub(after)))
+	default:
+		p.ahead.Store(0)
+	}
+	return nil
+}
+
+func (p *pulse) rewind(ctx context.Context) error {
+	n, err := p.Rewind(ctx)
+	if n > 0 {
+		p.log.Warn("durable: the database's clock was set back; jobs that would have waited for it are due", "jobs", n)
+	}
+	return err
+}
+
 func within(ctx context.Context, limit time.Duration, fn func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -118,7 +168,7 @@ func within(ctx context.Context, limit time.Duration, fn func(context.Context) e
 func (p *pulse) rescue(ctx context.Context) error {
 	n, err := p.Rescue(ctx, p.mine())
 	if n > 0 {
-		p.log.Warn("durable: jobs start again whose worker is gone", "jobs", n)
+		p.log.Warn("durable: jobs run again whose process has ended", "jobs", n)
 	}
 	return err
 }

@@ -27,9 +27,13 @@ type database struct {
 	rescues   int
 	mine      []int64 // of the last Rescue
 	gone      int64   // what Rescue finds
+	ahead     time.Duration
 }
 
-func (d *database) Beat(ctx context.Context) error {
+func (d *database) Count(context.Context, int64, int) (bool, error) { return true, nil }
+func (d *database) Rewind(context.Context) (int64, error)           { return 0, nil }
+
+func (d *database) Beat(ctx context.Context) (time.Time, error) {
 	d.turn.Lock()
 	defer d.turn.Unlock()
 	d.beats++
@@ -37,12 +41,12 @@ func (d *database) Beat(ctx context.Context) error {
 		d.turn.Unlock()
 		defer d.turn.Lock()
 		<-ctx.Done()
-		return ctx.Err()
+		return time.Time{}, ctx.Err()
 	}
 	if d.away {
-		return errAway
+		return time.Time{}, errAway
 	}
-	return nil
+	return time.Now().Add(d.ahead), nil
 }
 
 func (d *database) Rescue(_ context.Context, mine []int64) (int64, error) {
@@ -86,14 +90,15 @@ func (d *database) until(at time.Duration) {
 
 func TestPulseKnowsWhatIsItsOwn(t *testing.T) {
 	beating(t, func(t *testing.T, p *pulse, d *database, _ *bytes.Buffer) {
-		p.begin(1)
-		p.begin(2)()
-		over := p.begin(3)
+		begin := func(id int64) (end func()) { _, end = p.begin(id); return end }
+		begin(1)
+		begin(2)()
+		over := begin(3)
 		d.until(6 * time.Second)
 		assert.Equal(t, []int64{1, 2, 3}, d.mine, "until its outcome is stored")
 		p.stored([]int64{2})
 		over()
-		p.begin(3) // the next attempt, before this one hears that the outcome is stored
+		begin(3) // the next attempt, before this one hears that the outcome is stored
 		p.stored([]int64{3, 1})
 		d.until(12 * time.Second)
 		assert.Equal(t, []int64{1, 3}, d.mine, "in spite of the outcome of a former attempt")
@@ -103,7 +108,8 @@ func TestPulseKnowsWhatIsItsOwn(t *testing.T) {
 // Otherwise it would be running for ever, and its worker none the wiser.
 func TestPulseGivesUpWhatIsNeverStored(t *testing.T) {
 	beating(t, func(t *testing.T, p *pulse, d *database, _ *bytes.Buffer) {
-		p.begin(1)()
+		_, end := p.begin(1)
+		end()
 		d.until(outcomeTime)
 		assert.Equal(t, []int64{1}, d.mine)
 		d.until(outcomeTime + 2*beat)

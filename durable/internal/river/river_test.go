@@ -42,7 +42,7 @@ func TestWork(t *testing.T) {
 	var out durable.Outcome
 	w := &worker{stopping: new(atomic.Bool), pulse: newPulse(nil, nil), handle: func(_ context.Context, m durable.Delivery) durable.Outcome {
 		attempt := m.Attempt
-		assert.Equal(t, plain, m)
+		assert.Equal(t, plain, m.Message)
 		assert.Equal(t, 3, attempt)
 		return out
 	}}
@@ -119,7 +119,7 @@ func TestRoundUp(t *testing.T) {
 
 // River stores what is due soon as if it were due now, and looks at the time.
 func TestSoon(t *testing.T) {
-	begin := hooks[0].(rivertype.HookInsertBegin)
+	begin := new(Engine[any]).hooks()[0].(rivertype.HookInsertBegin)
 	for after, wants := range map[time.Duration]rivertype.JobState{
 		time.Second: rivertype.JobStateAvailable,
 		time.Hour:   rivertype.JobStateScheduled,
@@ -158,11 +158,29 @@ func TestQueueNames(t *testing.T) {
 	}
 }
 
+// outcome is a successful one, as River stores it.
+func outcome(id int64, metadata string) *riverdriver.JobSetStateIfRunningManyParams {
+	return &riverdriver.JobSetStateIfRunningManyParams{
+		ID: []int64{id}, Attempt: []*int{nil}, ErrData: [][]byte{nil}, FinalizedAt: []*time.Time{new(time.Time)},
+		MetadataDoMerge: []bool{true}, MetadataUpdates: [][]byte{[]byte(metadata)}, ScheduledAt: []*time.Time{nil},
+		State: []rivertype.JobState{rivertype.JobStateCompleted},
+	}
+}
+
+// everything is a Config.Owned of which all is owned.
+func everything(_ context.Context, _ riverdriver.ExecutorTx, _ string, ids []int64, _ []int) ([]int64, error) {
+	return ids, nil
+}
+
 // away is a database that is not there until then.
 type away struct {
-	riverdriver.Executor
+	riverdriver.ExecutorTx
 	until time.Time
 }
+
+func (a away) Begin(context.Context) (riverdriver.ExecutorTx, error) { return a, nil }
+func (away) Commit(context.Context) error                            { return nil }
+func (away) Rollback(context.Context) error                          { return nil }
 
 var errAway = errors.New("connection refused")
 
@@ -182,9 +200,10 @@ func TestOutcomesWaitForTheDatabase(t *testing.T) {
 		ctx, cancel := context.WithTimeout(ctx, 10*time.Second) // as River does
 		defer cancel()
 		p := newPulse(nil, slog.New(slog.DiscardHandler))
-		p.begin(1)()
-		k := &keeper{Executor: away{until: time.Now().Add(back)}, life: life, pulse: p}
-		rows, err := k.JobSetStateIfRunningMany(ctx, &riverdriver.JobSetStateIfRunningManyParams{ID: []int64{1}})
+		_, end := p.begin(1)
+		end()
+		k := &keeper{Executor: away{until: time.Now().Add(back)}, life: life, pulse: p, owned: everything}
+		rows, err := k.JobSetStateIfRunningMany(ctx, outcome(1, `{"tether_attempt":1}`))
 		assert.Equal(t, err != nil, p.jobs[1] != nil, "said to be alive until its outcome is stored")
 		return rows, err
 	}
