@@ -96,7 +96,7 @@ func Async[T any](r tether.Submitter, name string, fn func(context.Context, *htt
 		panic("tetherhttp: Async needs a Submitter and a function")
 	}
 	a := newAsync("Async", name, cfg)
-	a.submit = func(in *http.Request, body []byte, opts []tether.Option) (*tether.Task, error) {
+	a.submit = func(in *http.Request, body []byte, opts []tether.Option) (*handle, error) {
 		result, err := tether.Submit(detached{in.Context()}, r, name, func(ctx context.Context) (v T, err error) {
 			err = withBody(in.WithContext(ctx), body, func(in *http.Request) (err error) {
 				v, err = fn(ctx, in)
@@ -107,14 +107,38 @@ func Async[T any](r tether.Submitter, name string, fn func(context.Context, *htt
 		if err != nil {
 			return nil, err
 		}
-		return result.Task, nil
+		return &handle{result.Task, result.Keep, func() any {
+			v, err := result.Value(context.Background()) // the task has succeeded
+			if err != nil {
+				return nil
+			}
+			return v
+		}}, nil
 	}
 	return a
 }
 
+// handle is a task with its value, which the registry does not retain unless the task is
+// marked with Keep.
+type handle struct {
+	*tether.Task
+	keep  func() bool // of its Result
+	value func() any
+}
+
+func (h *handle) Keep() bool { return h.keep() }
+
+// Value returns the value of a task that has succeeded.
+func (h *handle) Value() any {
+	if h.State() != tether.Succeeded {
+		return nil
+	}
+	return h.value()
+}
+
 // async is the handler that Async returns.
 type async struct {
-	submit    func(in *http.Request, body []byte, opts []tether.Option) (*tether.Task, error)
+	submit    func(in *http.Request, body []byte, opts []tether.Option) (*handle, error)
 	inline    time.Duration
 	maxWait   time.Duration
 	statusAt  string // ends with a slash
@@ -150,7 +174,7 @@ func newAsync(constructor, name string, cfg []AsyncConfig) *async {
 }
 
 // A finder starts a request's task, or finds the one that the request shares.
-type finder func() (t *tether.Task, isNew bool, err error)
+type finder func() (t *handle, isNew bool, err error)
 
 func (a *async) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Add("Vary", "Prefer")
@@ -169,7 +193,7 @@ func (a *async) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	var find finder = func() (t *tether.Task, isNew bool, err error) {
+	var find finder = func() (t *handle, isNew bool, err error) {
 		isNew = true
 		t, err = a.submit(in, body, append(a.task[:len(a.task):len(a.task)], tether.OnDuplicate(func(*tether.Task) { isNew = false })))
 		return t, isNew, err
@@ -242,8 +266,11 @@ func (a *async) answer(client *client, w http.ResponseWriter, r *http.Request, f
 		answerTo(err).ServeHTTP(w, r)
 		return
 	}
+	if isNew && hasKey {
+		t.Keep() // for the requests that repeat this one
+	}
 	prefer := parsePrefer(r.Header)
-	info, granted := a.wait(client, t, prefer)
+	info, granted := a.wait(client, t.Task, prefer)
 	resume()
 	ended := info.State.Final()
 	ours := isNew && !hasKey && info.Unique == "" // no other request can have been given the task
@@ -268,7 +295,7 @@ func (a *async) answer(client *client, w http.ResponseWriter, r *http.Request, f
 }
 
 // accept answers 202: the client finds the task at the Location.
-func (a *async) accept(w http.ResponseWriter, r *http.Request, t *tether.Task, info tether.Info, granted string, async bool) {
+func (a *async) accept(w http.ResponseWriter, r *http.Request, t *handle, info tether.Info, granted string, async bool) {
 	applied(w, granted, async)
 	h := w.Header()
 	h.Set("Location", a.statusAt+info.ID)

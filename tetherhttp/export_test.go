@@ -11,9 +11,9 @@ import (
 func AfterSubmit(h http.Handler, do func(*tether.Task)) http.Handler {
 	a := h.(*async)
 	submit := a.submit
-	a.submit = func(in *http.Request, body []byte, opts []tether.Option) (*tether.Task, error) {
+	a.submit = func(in *http.Request, body []byte, opts []tether.Option) (*handle, error) {
 		t, err := submit(in, body, opts)
-		do(t)
+		do(t.Task)
 		return t, err
 	}
 	return h

@@ -153,7 +153,7 @@ type key struct {
 	firstSeen time.Time
 	ready     chan struct{} // closed when the task is admitted or refused
 
-	task     *tether.Task  // nil if it was refused; written before ready is closed
+	task     *handle       // nil if it was refused; written before ready is closed
 	answered bool          // a request with it was answered, or its client has gone; guarded by keys.mu
 	element  *list.Element // of keys.order, nil when it is forgotten; guarded by keys.mu
 }
@@ -188,7 +188,7 @@ func (k *keys) read(r *http.Request, body []byte) (*use, error) {
 // once returns a finder for a request with a key: it calls find for the first request, and
 // returns the task of the first request for all others.
 func (u *use) once(client context.Context, w http.ResponseWriter, find finder) finder {
-	return func() (*tether.Task, bool, error) {
+	return func() (*handle, bool, error) {
 		for {
 			first, err := u.lookup()
 			if err != nil {
@@ -236,7 +236,7 @@ func (u *use) lookup() (first bool, err error) {
 }
 
 // start submits the task of a key that was made for this request.
-func (u *use) start(find finder) (t *tether.Task, isNew bool, err error) {
+func (u *use) start(find finder) (t *handle, isNew bool, err error) {
 	defer func() { // deferred, because an observer may end the goroutine
 		k := u.of
 		k.mu.Lock()

@@ -33,8 +33,11 @@ type progress struct {
 	Message string `json:"message,omitempty"`
 }
 
+// valuer is a task of which the value is asked for: a *tether.Task or a *handle.
+type valuer interface{ Value() any }
+
 // statusOf returns the status of a task. base is put in front of result_url.
-func statusOf(t *tether.Task, info tether.Info, base string) *status {
+func statusOf(t valuer, info tether.Info, base string) *status {
 	s := &status{
 		ID: info.ID, Name: info.Name, State: info.State.String(), Done: info.State.Final(),
 		Submitted: info.Submitted.UTC(), Started: info.Started.UTC(), Finished: info.Finished.UTC(),
@@ -64,7 +67,7 @@ func statusOf(t *tether.Task, info tether.Info, base string) *status {
 }
 
 // outcome is the final answer of a task that has ended.
-func outcome(t *tether.Task, info tether.Info) http.Handler {
+func outcome(t valuer, info tether.Info) http.Handler {
 	if info.State != tether.Succeeded {
 		return answerTo(info.Err)
 	}
@@ -84,7 +87,7 @@ type representation struct {
 	done bool
 }
 
-func represent(r *http.Request, t *tether.Task, info tether.Info, base string) *representation {
+func represent(r *http.Request, t valuer, info tether.Info, base string) *representation {
 	s := statusOf(t, info, base)
 	body, err := encode(s)
 	if err != nil {
