@@ -366,6 +366,7 @@ func ExampleRegistry_Run() {
 		Servers: []tether.Server{{Name: "public", Serve: func() error {
 			reg.Go(context.Background(), "welcome-email", func(ctx context.Context) error {
 				<-tether.StoppingFrom(ctx)
+				<-stopped // so that the order of the output is certain
 				fmt.Println("sent")
 				return nil
 			})

@@ -277,7 +277,7 @@ func budgetChild(r *tether.Registry) error {
 	}
 	started.Wait()
 	cfg := serving(telling("closer"))
-	cfg.StopTimeout = time.Millisecond
+	cfg.StopTimeout = 500 * time.Millisecond
 	return r.Run(context.Background(), cfg)
 }
 

@@ -401,15 +401,18 @@ func (q *queue) MayIdle() bool {
 	}
 	q.idle.Add(1)
 	q.reg.drain.helpers.Add(1)
+	q.reg.drain.idlers.Add(1)
 	pprof.SetGoroutineLabels(context.Background())
 	return true
 }
 
 // IdleEnded ends the wait of an idle goroutine.
 func (q *queue) IdleEnded(rehired bool) {
+	d := &q.reg.drain
 	q.idle.Add(-1)
-	q.reg.drain.helpers.Add(-1)
+	d.helpers.Add(-1)
 	if !rehired {
-		q.reg.drain.notify()
+		d.notify()
 	}
+	d.idlers.Add(-1) // after notify: see drain.begin
 }

@@ -350,7 +350,7 @@ func (s *serving) stopServers(servers []*server, deadline time.Time) {
 				case <-srv.done:
 					return nil
 				case <-ctx.Done():
-					return fmt.Errorf("Serve has not returned: %w", ctx.Err())
+					return fmt.Errorf("the server still serves: %w", ctx.Err())
 				}
 			}, srv.Pending)
 		})
@@ -389,7 +389,7 @@ func (s *serving) step(what string, deadline time.Time, fn func(context.Context)
 		return err
 	case <-ctx.Done():
 	}
-	late := time.NewTimer(min(lateReturn, share/10))
+	late := time.NewTimer(min(lateReturn, max(share/10, 10*time.Millisecond)))
 	defer late.Stop()
 	select {
 	case err := <-result:

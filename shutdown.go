@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"runtime"
 	"runtime/pprof"
 	"sync"
 	"sync/atomic"
@@ -36,6 +37,7 @@ type drain struct {
 	phase    atomic.Uint32                   // written under mu; each queue has a copy under its lock
 	cancelAt atomic.Int64                    // when contexts will be canceled, in registry time; MaxInt64 if no Shutdown has a deadline; written under mu
 	helpers  atomic.Int64                    // goroutines other than workers that run or end tasks, or are idle
+	idlers   atomic.Int64                    // idle goroutines that may call notify
 	handOver atomic.Pointer[context.Context] // when it is done, so are the contexts of hand-overs; written under mu
 
 	mu       sync.Mutex
@@ -195,6 +197,11 @@ func (d *drain) begin(ctx context.Context, r *Registry, cancelAt int64) {
 	}
 	if first || earlier {
 		d.dropTasks(r, (*queue).dropAtStop)
+	}
+	// In a bubble of testing/synctest, goroutines that idle outside must not close the
+	// channel of waiter. They are about to exit.
+	for r.now() < 0 && d.idlers.Load() > 0 {
+		runtime.Gosched()
 	}
 }
 

@@ -1,6 +1,6 @@
-// Package durable runs jobs that must survive the process. Persistence, redelivery and
-// scale-out are those of an existing engine, chosen by a line of code; a job that runs is
-// a task of a tether.Registry, as any other.
+// Package durable runs jobs that must survive the process. An existing engine, chosen in one
+// line, provides persistence, redelivery and scale-out; a running job is a task of a
+// tether.Registry like any other.
 //
 //	var Invoice = durable.Define("invoice", makeInvoice, durable.JobConfig{Timeout: time.Minute, MaxAttempts: 5})
 //
@@ -10,19 +10,19 @@
 //	worker, err := durable.NewWorker(engine, durable.WorkerConfig{Registry: reg, Concurrency: 20}, Invoice, Email)
 //	err = worker.Start(ctx)
 //
-// The engines are in the packages sqlite, postgres, redis and rabbitmq beside this one, each
-// in a module of its own: a program has only what it uses.
+// The engines are in the packages sqlite, postgres, redis and rabbitmq beside this one. Each is
+// a module of its own, so that a program depends only on what it uses.
 //
 // # Which one
 //
 // May the task be lost if the process crashes?
 //
 //   - Yes: Registry.Go, Pool.Go, tetherhttp.After.
-//   - In a crash, but not in overload and not at SIGTERM: [Job.Go]. In this process, now; if
-//     the pool is full or the drain comes first, on the engine.
+//   - In a crash, but not under overload or at SIGTERM: [Job.Go]. It runs the job in this
+//     process, now, and puts it on the engine if the pool is full or the drain comes first.
 //   - No, and there is one machine: [Job.Enqueue] on sqlite. One file, no server.
 //   - No, and there are many machines: [Job.Enqueue] on postgres, redis or rabbitmq, whichever
-//     there is already. The jobs stay as they are; another line in main.
+//     is there already. The jobs do not change, only a line in main.
 //
 // # What each engine guarantees, and does not
 //
@@ -31,41 +31,48 @@
 //   - sqlite, postgres: on the disk (fsync), or will be when the transaction of an EnqueueTx
 //     is committed;
 //   - rabbitmq: on the disks of a majority of the broker's nodes, confirmed;
-//   - redis: in its memory and append-only file. With appendfsync everysec, the default, a loss of
-//     power may take the last second; with always it does not. Without appendonly, more.
+//   - redis: in its memory and append-only file. With appendfsync everysec, the default, a loss
+//     of power can lose the last second; with always it cannot. Without appendonly, more.
 //
 // When a worker is killed, its jobs start again
 //
-//   - sqlite: at once if no other worker is at work on the file when the next one starts;
-//     else as on postgres;
-//   - postgres: after half a minute, if another worker is at work; else half a minute after
-//     the next one has started. Workers say every five seconds that they are alive;
+//   - sqlite: at once, if no other worker is at work on the file when the next one starts;
+//     otherwise as on postgres;
+//   - postgres: after half a minute, if another worker is at work; otherwise half a minute after
+//     the next one has started. Workers report every five seconds that they are alive;
 //   - redis: after one to two minutes;
 //   - rabbitmq: at once, or within half a minute if its host has vanished.
 //
-// [Unique] keys: all but rabbitmq. EnqueueTx: sqlite and postgres. RunAt and Backoff: all, in
-// whole seconds on redis. The longest Timeout: any, but 25 minutes on rabbitmq. Asking an
-// engine for what it cannot do is [ErrUnsupported], never silence; [Support] tells programs.
+// docs/faults.md in the repository has what was measured for other faults.
 //
-// What has failed for good is kept: in the state discarded of the table river_job (sqlite,
-// postgres) for 90 days, in asynq's archive (redis), in the queue "tether.dead" (rabbitmq).
+// [Unique] keys: all but rabbitmq. EnqueueTx: sqlite and postgres. RunAt and Backoff: all, in
+// whole seconds on redis. The longest Timeout: any, but 25 minutes on rabbitmq. Unsupported
+// requests return [ErrUnsupported]; [Support] reports an engine's capabilities.
+//
+// Dead jobs, which have failed for good, are kept: in the state discarded of the table river_job
+// (sqlite, postgres) for 90 days, in asynq's archive (redis), in the queue "tether.dead"
+// (rabbitmq). [RetryDead], or a tool of the engine's own, makes one run again.
 //
 // # What is promised
 //
 // An enqueued job is run at least once, until an attempt succeeds, fails with [Permanent],
-// or is the last that MaxAttempts allows. A crash, a lost connection and a drain that
-// cancels it each make it run again; a crash uses up an attempt.
+// or is the last that MaxAttempts allows. After a crash, a lost connection, or a drain that
+// cancels it, a job is run again. [JobConfig].MaxAttempts says which crashes count.
 //
-// Not promised by any engine: exactly once, any order, when precisely a delayed job runs
-// (never before its time), that a job runs in one process only at any instant: a worker that
-// cannot reach its engine, or stands still, for longer than that is taken for killed. A
-// handler that ignores its Timeout is not, but by rabbitmq, after half an hour.
+// No engine promises exactly-once execution, an order, or when precisely a delayed job runs; it
+// never runs before its time. Nor that a job runs in one process only at any instant: a
+// worker that is paused or cut off for longer than the times above is presumed dead, and its
+// jobs run elsewhere too. On sqlite and postgres, what such a worker reports later is not
+// stored. A handler that merely ignores its Timeout is not presumed dead, except by RabbitMQ
+// after 30 minutes.
+//
+// A worker begins no job after the first signal that its registry's Run receives.
 //
 // # Handlers must be idempotent
 //
-// It follows that a handler may be run again after it has done its work. Three ways to
-// write one, the best first: let the work itself be so (write invoice-5.pdf under its final
-// name; INSERT … ON CONFLICT DO NOTHING; "set paid", not "add 1"); commit the effect
-// together with [Meta].ID in a table that has it as its key, and stop if it is there; hand
-// the ID on as the Idempotency-Key of somebody else's API. See the example of [MetaFrom].
+// So a handler may be run again after it has done its work. There are three ways to write
+// one, the best first. Make the work itself idempotent: write invoice-5.pdf under its final
+// name; INSERT … ON CONFLICT DO NOTHING; "set paid", not "add 1". Or commit the effect together
+// with [Meta].ID in a table that has the ID as its key, and stop if it is there. Or pass the ID
+// on as the Idempotency-Key of another service's API. See the example of [MetaFrom].
 package durable

@@ -11,26 +11,26 @@ import (
 	"github.com/seed-2e639f12/tether"
 )
 
-// Enqueuer is what takes jobs: an [Engine], or an engine's view of a transaction.
+// Enqueuer takes jobs: an [Engine], or an engine within a transaction.
 type Enqueuer interface {
-	// Support says what the engine can do.
+	// Support returns the engine's capabilities.
 	Support() Support
 	// Enqueue stores a job. It is called by [Job.Enqueue] and [Job.Go], which have checked
-	// that the engine supports what m asks for. It may be called by many goroutines at once.
+	// that the engine supports what m asks for. It must be safe for concurrent use.
 	Enqueue(ctx context.Context, m Message) (Receipt, error)
 }
 
 // Engine is a durable queue. The packages sqlite, postgres, redis and rabbitmq beside this
-// one have one each; an own one should pass the contract of package durabletest.
+// one provide one each. Another implementation should pass the contract of package durabletest.
 //
-// The rules by which jobs are run, retried and given up are this package's. An engine
-// stores, delivers, counts attempts, and delivers again after a crash.
+// This package decides when a job is run, retried and given up. An engine stores jobs,
+// delivers them, counts attempts, and delivers again after a crash.
 type Engine interface {
 	Enqueuer
-	// Consume begins to deliver jobs. It fails if the engine cannot be reached; ctx bounds
-	// this call alone.
+	// Consume begins to deliver jobs. It fails if the engine cannot be reached. ctx bounds only
+	// this call.
 	Consume(ctx context.Context, c Consumption) (Consumer, error)
-	// Close gives up what the engine has opened. Consumers are to be stopped first.
+	// Close releases what the engine has opened. Consumers must be stopped first.
 	Close() error
 }
 
@@ -41,8 +41,8 @@ type Consumption struct {
 	// Handle runs one attempt and returns what becomes of the job. It does not panic. When ctx
 	// is done, the attempt is canceled.
 	Handle func(ctx context.Context, d Delivery) Outcome
-	// Names are those of the jobs that Handle knows; nil means any. An engine that can leaves
-	// other jobs where they are. One that cannot delivers them, and Handle gives them back.
+	// Names are the names of the jobs that Handle knows; nil means all. An engine should leave
+	// other jobs in the queue. If it delivers them, Handle gives them back.
 	Names []string
 	// Logger gets records of what the Worker cannot see.
 	Logger *slog.Logger
@@ -50,14 +50,14 @@ type Consumption struct {
 
 // Delivery is a job on its way to a [Worker], for one attempt.
 //
-// A delivery is answered if its Outcome has been stored. One is never answered if its
-// process ends, or is presumed dead: a crash. It is not known then which of the jobs that
-// ran in the process ended it. So a crash is held against a job only if no other job ran
-// beside it, which the worker says by Count.
+// A delivery is answered when its Outcome has been stored. It is never answered if its process
+// ends, or is presumed dead: a crash. Which of the jobs that ran in the process ended it is
+// not known. So a crash counts against a job only if no other job ran beside it, which the
+// worker states by calling Count.
 type Delivery struct {
 	Message
-	// Attempt is 1 in the first delivery. It counts the deliveries that were answered by
-	// Retry and those that were never answered.
+	// Attempt is 1 in the first delivery. Deliveries that were answered by Retry, or never
+	// answered, increase it.
 	Attempt int
 	// Pardoned is the number of deliveries before this one that were never answered and for
 	// which Count had not returned nil. Zero if the engine has no Count.
@@ -74,10 +74,10 @@ type Delivery struct {
 
 // Consumer is an engine at work.
 type Consumer interface {
-	// Stop takes no more jobs, gives back those that were taken and not handled yet, and
-	// waits until each Handle has returned and its Outcome is stored. If ctx ends before,
-	// Stop returns its error. Its contexts are not cancelled: that is the Worker's to do. It
-	// may be called more than once.
+	// Stop takes no more jobs, gives back the jobs that were taken and not handled yet, and
+	// waits until each Handle has returned and its Outcome is stored. If ctx is done first, Stop
+	// returns its error. Stop does not cancel the contexts of Handle; the Worker does. It may be
+	// called more than once.
 	Stop(ctx context.Context) error
 	// Done is closed when the consumer has stopped, by Stop or because it has lost its
 	// engine for good; a connection that comes back is not lost. Err then says why, nil
@@ -86,7 +86,7 @@ type Consumer interface {
 	Err() error
 }
 
-// Verdict says what is to become of a job that was handled.
+// Verdict is what becomes of a job that was handled.
 type Verdict uint8
 
 const (
@@ -97,18 +97,18 @@ const (
 	// Return delivers the job again, as the same attempt if the engine can: it was
 	// interrupted, or could not be run here.
 	Return
-	// Dead puts the job where the engine keeps what has failed for good.
+	// Dead puts the job where the engine keeps jobs that have failed for good.
 	Dead
 )
 
-// Outcome is what came of an attempt.
+// Outcome is the result of an attempt.
 type Outcome struct {
 	Verdict Verdict
 	After   time.Duration // of Retry and Return: the wait before the next delivery
-	Err     error         // why; nil for Done
+	Err     error         // the reason; nil for Done
 }
 
-// Support says what an engine can do. What it cannot do is [ErrUnsupported].
+// Support lists the capabilities of an engine. Other requests return [ErrUnsupported].
 type Support struct {
 	Engine       string        // its name
 	Unique       bool          // keys, see [Unique]
@@ -116,8 +116,8 @@ type Support struct {
 	Transactions bool          // its package has EnqueueTx
 	Pardons      bool          // a crash beside other jobs is not held against a job, see [JobConfig].MaxAttempts
 	Resolution   time.Duration // RunAt and Backoff are rounded up to a multiple; they may be late by more
-	MaxTimeout   time.Duration // the longest [JobConfig].Timeout; 0: any
-	Rescue       string        // when a job starts again whose worker was killed, in words
+	MaxTimeout   time.Duration // the longest [JobConfig].Timeout; zero means no limit
+	Rescue       string        // when the jobs of a killed worker start again, in words
 }
 
 // allows returns an error if a job of this timeout cannot be run.
@@ -128,23 +128,23 @@ func (s Support) allows(job string, timeout time.Duration) error {
 	return nil
 }
 
-// Message is a job on its way. Engines store it as its JSON, which has what a program
-// needs that enqueues without this package: {"id":"…","name":"invoice","args":{"order":5}}.
+// Message is a job as engines store it: as JSON. A program can enqueue without this package by
+// storing such a document: {"id":"…","name":"invoice","args":{"order":5}}.
 type Message struct {
 	ID     string          `json:"id"` // the job's own, see [Meta]
 	Name   string          `json:"name"`
 	Args   json.RawMessage `json:"args"`
-	Unique string          `json:"unique,omitempty"` // among those of the same Name; "": none
-	Used   int             `json:"used,omitempty"`   // attempts that were made before the engine had it
+	Unique string          `json:"unique,omitempty"` // the key, among jobs of the same Name; "" means none
+	Used   int             `json:"used,omitempty"`   // attempts made before the engine had the job
 
-	// Headers are those of [JobConfig].Headers: the trace that the job belongs to, for example.
+	// Headers is what [JobConfig].Headers returned: the trace of the job, for example.
 	Headers map[string]string `json:"headers,omitempty"`
 
-	RunAt time.Time `json:"-"` // zero: now
+	RunAt time.Time `json:"-"` // zero means now
 }
 
-// Decode reads a Message. What it refuses is no job, and no worker could run it: the error
-// is ErrInvalid, and the engine should keep it with what has failed for good.
+// Decode parses a Message. The error is an ErrInvalid if encoded is not a valid job, which no
+// worker could run; the engine should keep it with the dead jobs.
 func Decode(encoded []byte) (Message, error) {
 	var m Message
 	if err := json.Unmarshal(encoded, &m); err != nil {
@@ -165,8 +165,8 @@ func Decode(encoded []byte) (Message, error) {
 	return m, nil
 }
 
-// ErrUnavailable wraps the error with which an [Enqueuer] says that its engine was not
-// reached, and that it has stored nothing. [Job.Enqueue] and [Job.Go] then try again.
+// ErrUnavailable wraps the error of an [Enqueuer] that did not reach its engine and has stored
+// nothing. [Job.Enqueue] and [Job.Go] then try again.
 var ErrUnavailable = errors.New("durable: the engine is unavailable")
 
 // DeadRetrier is an [Engine] that can make a dead job run again: see [RetryDead].
@@ -195,5 +195,5 @@ func RetryDead(ctx context.Context, e Engine, id string) error {
 	return r.RetryDead(ctx, id)
 }
 
-// ErrLost wraps the error with which a [Worker] says that its engine is gone.
+// ErrLost wraps the error of a [Worker] that has lost its engine.
 var ErrLost = errors.New("durable: the worker has lost its engine")

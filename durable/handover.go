@@ -12,40 +12,39 @@ import (
 	"github.com/seed-2e639f12/tether"
 )
 
-// handOverTime bounds what an engine may take for a job that was accepted in the process.
+// handOverTime limits how long an engine may take for a job that was accepted in the process.
 const handOverTime = 10 * time.Second
 
-// Go runs the job in this process, as a task of r, now. Only if it cannot be done here
-// the job goes onto the engine:
+// Go runs the job in this process, now, as a task of r. The job goes onto the engine only if it
+// cannot be done here:
 //
-//   - the registry or the pool is full, or the drain has begun: Enqueue at once, and the
-//     Receipt has no Task;
-//   - the drain drops the task before it has started, or the pool does (DropOldest):
-//     [tether.HandOver];
-//   - the drain cancels the handler: at that moment, so that a handler that ignores it is
-//     no loss. One that ends well after it has been cancelled may run twice. A handler that
-//     ignores its Timeout is not waited for that long: its next attempt is on the engine
-//     when the drain begins;
-//   - the attempt fails, and MaxAttempts allows another: with the Backoff, if the engine
-//     has waits. The Task has failed then, and the job is on the engine.
+//   - The registry or the pool is full, or the drain has begun: it is enqueued at once, and the
+//     Receipt has no Task.
+//   - The drain drops the task before it has started, or the pool does (OverflowDropOldest): see
+//     [tether.HandOver].
+//   - The drain cancels the handler: the job is enqueued at that moment, so that it is not lost
+//     if the handler ignores the cancellation. A handler that succeeds after it was canceled may
+//     run twice. If a handler ignores its Timeout, its next attempt is enqueued when the drain
+//     begins.
+//   - The attempt fails, and MaxAttempts allows another: it is enqueued with the Backoff, if the
+//     engine supports waits. The Task has then failed, and the job is on the engine.
 //
 // So what Go has accepted is done at least once across overload and SIGTERM. A crash of the
-// process (kill -9, out of memory) loses what has not gone onto the engine: for that there
-// is [Job.Enqueue].
+// process (kill -9, out of memory) loses jobs that are not on the engine yet: use
+// [Job.Enqueue] if that must not happen.
 //
-// The engine has 10 s to take a job over, and 2 s at most once the context of the Shutdown
-// has ended, or of the submission that drops the task. If it fails to, the job is lost, and the error is in the drain's report
-// under NeverStarted, or joined to the Task's Err; of a task that had started it is
-// logged by slog.Default as well, since a panic has no room for it and a handler that does
-// not return has no Err.
+// The engine has 10 s to take a job over, and at most 2 s once the context of the Shutdown, or
+// of the submission that drops the task, is done. If the engine fails, the job is lost, and the
+// error is in the drain's report under NeverStarted, or joined to the Task's Err. For a task that
+// had started slog.Default logs it as well, because a panic cannot carry it and a handler that
+// does not return has no Err.
 //
-// A pool with Block waits for room, as it always does, and then runs the job: to have it
-// go onto the engine instead, use Reject. Cancelling the Task is final: nothing goes onto the engine.
+// A pool with OverflowBlock waits for room and then runs the job; use OverflowReject to put it
+// on the engine instead. Canceling the Task is final: the job does not go onto the engine.
 //
-// Args are encoded before anything else, so that a job that cannot travel fails now, and
-// the handler is given what was decoded from that: it shares no memory with the caller.
-// Other errors are those of [Job.Enqueue] and of r; if r is full or closed and the engine
-// fails, both.
+// Args are encoded first, so a job that cannot be encoded fails now, and the handler is given
+// what was decoded from that: it shares no memory with the caller. Other errors are those of
+// [Job.Enqueue] and of r; if r is full or closed and the engine fails, the error wraps both.
 func (j *Job[A]) Go(ctx context.Context, r tether.Submitter, e Enqueuer, args A) (Receipt, error) {
 	m, err := j.message(ctx, args)
 	if err != nil {
@@ -74,19 +73,19 @@ func (j *Job[A]) Go(ctx context.Context, r tether.Submitter, e Enqueuer, args A)
 
 var errNotReturned = errors.New("durable: the handler panicked or ended its goroutine")
 
-// attempt is the one that a job is given in the process where it was submitted.
+// attempt is the attempt at a job in the process that submitted it.
 type attempt struct {
 	job     Definition
 	engine  Enqueuer
 	message Message
 
-	once sync.Once // goes on
-	lost error     // what has become of that; written within once
+	once sync.Once // continueOnEngine
+	lost error     // why the job is not on the engine; written within once
 }
 
-// handOver is the task's [tether.HandOver]. Its context may have ended already, since a
-// Shutdown without a deadline leaves it no time, and since nobody's job should be lost
-// because the client of another one, which takes its place, has gone away.
+// handOver is the task's [tether.HandOver]. Its context may already be done: a Shutdown without
+// a deadline leaves no time, and the context of a submission that drops this task may end with
+// its client. Neither must lose the job, so the engine has stopGrace after that.
 func (a *attempt) handOver(ctx context.Context, _ tether.Info) error {
 	late, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cancel(nil)
@@ -104,15 +103,15 @@ func (a *attempt) body(ctx context.Context) (err error) {
 		if is(context.Cause(ctx), tether.ErrTimeout) {
 			select {
 			case <-ended:
-				return // it says itself how
-			case <-tether.StoppingFrom(ctx): // there may be no other moment
+				return // continueOnEngine is called below, with the error
+			case <-tether.StoppingFrom(ctx): // the handler may never return
 			}
 		}
 		a.continueOnEngine(ctx, nil)
 	})
 	returned := false
 	defer func() {
-		// It runs while a panic or a Goexit passes, too: these are failures like others.
+		// This also runs during a panic or a Goexit, which are failures like others.
 		close(ended)
 		if !unwatch() {
 			<-watched
@@ -133,8 +132,8 @@ func (a *attempt) body(ctx context.Context) (err error) {
 	return err
 }
 
-// continueOnEngine puts the job onto the engine, once, if it is to go on there after what has become
-// of the attempt: the cause with which its context has ended, and its error.
+// continueOnEngine puts the job onto the engine, once, if the attempt's error, and the cause
+// with which its context has ended, say that another attempt follows.
 func (a *attempt) continueOnEngine(ctx context.Context, err error) {
 	a.once.Do(func() {
 		m, cfg := a.message, a.job.Config()
@@ -161,8 +160,7 @@ func (a *attempt) continueOnEngine(ctx context.Context, err error) {
 	})
 }
 
-// enqueue is for goroutines that the engine must not end, and contexts that it must not
-// have for long.
+// enqueue puts a message on the engine, which cannot end or block the calling goroutine.
 func (a *attempt) enqueue(ctx context.Context, m Message) error {
 	ctx, cancel := context.WithTimeout(ctx, handOverTime)
 	defer cancel()

@@ -335,13 +335,13 @@ func TestGoAndTheDrainCancels(t *testing.T) {
 		state   tether.State
 	}{
 		"one that heeds it":                   {untilCanceled, options, tether.Canceled},
-		"one that fails in other words":       {then(func() error { return errTest }), options, tether.Failed},
-		"one that fails for good":             {then(func() error { time.Sleep(time.Second); return durable.Permanent(errTest) }), options, tether.Failed},
+		"one that fails in other words":       {then(func() error { return errTest }), options, tether.Canceled},
+		"one that fails for good":             {then(func() error { time.Sleep(time.Second); return durable.Permanent(errTest) }), options, tether.Canceled},
 		"one that ends well later":            {then(func() error { time.Sleep(time.Second); return nil }), options, tether.Succeeded},
 		"one that panics":                     {then(func() error { panic(errTest) }), options, tether.Panicked},
 		"one that ends its goroutine":         {then(func() error { runtime.Goexit(); return nil }), options, tether.Failed},
 		"one whose only attempt it is":        {untilCanceled, durable.JobConfig{Timeout: time.Minute, MaxAttempts: 1}, tether.Canceled},
-		"one whose error has methods that do": {then(func() error { return (*badError)(nil) }), options, tether.Panicked},
+		"one whose error has methods that do": {then(func() error { return (*badError)(nil) }), options, tether.Canceled},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -510,7 +510,7 @@ func TestGoAndTheAttemptFails(t *testing.T) {
 		"panic with an error of ours": {func(context.Context, order) error { panic(durable.Permanent(errTest)) }, tether.Panicked, errTest},
 		"Goexit":                      {func(context.Context, order) error { runtime.Goexit(); return nil }, tether.Failed, tether.ErrGoexit},
 		"timeout":                     {untilCanceled, tether.Canceled, tether.ErrTimeout},
-		"error long after":            {long, tether.Failed, errTest},
+		"error long after":            {long, tether.Canceled, errTest},
 		"methods that panic":          {func(context.Context, order) error { return (*badError)(nil) }, tether.Failed, nil},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -17,9 +17,9 @@ import (
 
 // JobConfig says how a job is run, wherever that is.
 type JobConfig struct {
-	// Timeout bounds one attempt: then the handler's context is cancelled with
-	// [tether.ErrTimeout]. It is required, since a job that hangs has nobody who waits for it
-	// and would notice. See [Support] for the longest.
+	// Timeout limits one attempt: the handler's context is then canceled with
+	// [tether.ErrTimeout]. It is required, because nothing else would notice a job that hangs.
+	// See [Support] for the longest.
 	Timeout time.Duration
 	// MaxAttempts is the most attempts that count, the first included. Zero means 25.
 	//
@@ -50,24 +50,24 @@ func defaultBackoff(attempt int, err error) time.Duration {
 	return tether.ExponentialBackoff(time.Second, time.Hour)(attempt, err)
 }
 
-// Job is a kind of work that outlives the process: a name, a handler and its options. It
-// is made by [Define] and never changes.
+// Job is a kind of work that outlives the process: a name, a handler and a configuration. It
+// is created by [Define] and is immutable.
 type Job[A any] struct {
 	name    string
 	handler func(ctx context.Context, args A) error
 	config  JobConfig
 }
 
-// Define names a handler, usually in a variable of the package, in the process that
-// enqueues as well as in that of the worker: the name is what an engine stores, so it
-// must stay. Arguments travel as encoding/json has them.
+// Define names a handler, usually in a package variable, in the process that enqueues as well
+// as in the worker's. The engine stores the name, so it must not change. Arguments are encoded
+// by encoding/json.
 //
 // Handlers must be idempotent. Every engine runs a job at least once, never exactly once:
-// after a crash, a lost connection or a drain that ran out of time it is run again,
-// though it may have done its work already. [MetaFrom] has an ID that stays the same.
+// after a crash, a lost connection or a drain that ran out of time a job is run again, even if
+// it has done its work. [Meta].ID is the same each time.
 //
-// Define panics on what no run of the program could mend: a name that
-// [tether.CheckName] refuses, no handler, no Timeout, or a negative MaxAttempts.
+// Define panics if the name is not valid for [tether.CheckName], if there is no handler or no
+// Timeout, or if MaxAttempts is negative, which is a programming error.
 func Define[A any](name string, handler func(ctx context.Context, args A) error, cfg JobConfig) *Job[A] {
 	if err := tether.CheckName(name); err != nil {
 		panic(fmt.Sprintf("durable: Define: %v", err))
@@ -125,10 +125,9 @@ func RunAt(t time.Time) EnqueueOption {
 
 const maxYear = 9999
 
-// Unique allows one unfinished job of this name and key: while there is one that waits,
-// runs, or waits for its next attempt, Enqueue adds none, and says so in
-// [Receipt].Duplicate. A job that has succeeded, or failed for good, frees its key. A key
-// has 1 to 512 bytes of UTF-8.
+// Unique allows one unfinished job of this name and key. While one waits, runs, or waits for
+// its next attempt, Enqueue stores no other, and reports so in [Receipt].Duplicate. A job that
+// has succeeded or is dead frees its key. A key must be 1 to 512 bytes of UTF-8.
 func Unique(key string) EnqueueOption {
 	if key == "" || len(key) > 512 || !utf8.ValidString(key) {
 		return EnqueueOption{reason: fmt.Sprintf("Unique key of %d bytes: must be 1 to 512 of UTF-8", len(key))}
@@ -136,29 +135,28 @@ func Unique(key string) EnqueueOption {
 	return EnqueueOption{unique: key}
 }
 
-// Receipt tells where a job has gone.
+// Receipt is what Enqueue and Go return of a job.
 type Receipt struct {
-	// ID is that of [Meta]: opaque, the job's own wherever it runs. If the job is a
-	// Duplicate it is that of the first one, or "" if the engine cannot tell.
+	// ID is the job's [Meta].ID: opaque, and the same wherever the job runs. If the job is a
+	// Duplicate, it is the ID of the first one, or "" if the engine does not know it.
 	ID string
-	// Duplicate tells that the engine had an unfinished job of this Unique key, and has
-	// taken no further one.
+	// Duplicate reports that the engine had an unfinished job with this Unique key, and has
+	// stored no other.
 	Duplicate bool
-	// Task is the job's task in this process, if it has one: see [Job.Go]. Else nil.
+	// Task is the job's task in this process, or nil if it has none: see [Job.Go].
 	Task *tether.Task
 }
 
-// Enqueue gives the job to the engine. When it returns no error the engine holds the job,
-// and a worker will run it at least once, whatever becomes of this process. When it
-// returns one, the job may be there all the same if the error came from the network: a caller
-// that enqueues again needs Unique, or an idempotent handler.
+// Enqueue puts a job on the engine. When it returns no error, the engine has stored the job,
+// and a worker will run it at least once, whatever happens to this process. When it returns an
+// error, the job may be stored all the same if the error came from the network: a caller that
+// enqueues again needs Unique, or an idempotent handler.
 //
 // An engine that cannot be reached is tried again until ctx ends, for ten seconds if ctx has
 // no deadline. Give ctx the time that the caller can wait.
 //
-// The error is an [*ArgsError] if args cannot be encoded, [ErrUnsupported] if the engine
-// cannot do what is asked of it, [ErrInvalid] for an option that nobody could grant, and
-// else the engine's.
+// The error is an [*ArgsError] if args cannot be encoded, [ErrUnsupported] if the engine does
+// not support an option, [ErrInvalid] if an option is invalid, and otherwise the engine's.
 func (j *Job[A]) Enqueue(ctx context.Context, e Enqueuer, args A, opts ...EnqueueOption) (Receipt, error) {
 	m, err := j.message(ctx, args)
 	if err != nil {
@@ -195,7 +193,7 @@ func (j *Job[A]) message(ctx context.Context, args A) (Message, error) {
 	return m, nil
 }
 
-// enqueue asks the engine for nothing that it cannot do.
+// enqueue checks what the engine supports, and stores the job.
 func enqueue(ctx context.Context, e Enqueuer, m Message, timeout time.Duration) (Receipt, error) {
 	if ctx == nil || e == nil {
 		return Receipt{}, fmt.Errorf("%w: job %q: nil context or engine", ErrInvalid, m.Name)
@@ -255,20 +253,23 @@ func reach(ctx context.Context, try func(context.Context) (Receipt, error)) (Rec
 	}
 }
 
-// Meta is what a handler can know of its job.
+// Meta describes a job to its handler.
 type Meta struct {
-	// ID is the job's own: the same in each attempt, in each process, and in the Receipt.
-	// It serves as an idempotency key. Nobody can guess it.
+	// ID identifies the job: it is the same in each attempt, in each process, and in the
+	// Receipt. It serves as an idempotency key, and cannot be guessed.
 	ID string
-	// Attempt is 1 in the first one. Attempts that ended in a crash count.
-	Attempt     int
+	// Attempt is 1 in the first attempt. Every attempt increases it, also one that ended in a
+	// crash.
+	Attempt int
+	// MaxAttempts is the number that the last attempt will have: [JobConfig].MaxAttempts, and
+	// one more for each crash that does not count.
 	MaxAttempts int
 }
 
 type metaKey struct{}
 
-// MetaFrom returns what the context of a job's handler, or one derived from it, knows of
-// the job; false for any other context.
+// MetaFrom returns the Meta of the job whose handler was given ctx, or a context that ctx is
+// derived from. It reports false for any other context.
 func MetaFrom(ctx context.Context) (Meta, bool) {
 	if ctx == nil {
 		return Meta{}, false
@@ -277,8 +278,8 @@ func MetaFrom(ctx context.Context) (Meta, bool) {
 	return m, ok
 }
 
-// Permanent marks an error that no further attempt can mend: the job has failed for good.
-// It returns nil for nil. errors.Is and errors.As see through it.
+// Permanent marks an error that no further attempt can fix: the job has failed for good.
+// Permanent(nil) is nil. errors.Is and errors.As find the marked error.
 func Permanent(err error) error {
 	if err == nil {
 		return nil
@@ -290,11 +291,11 @@ type permanentError struct{ error }
 
 func (e *permanentError) Unwrap() error { return e.error }
 
-// isPermanent tells whether another attempt would be in vain.
+// isPermanent reports whether no other attempt should follow.
 func isPermanent(err error) bool { return as(err, new(*permanentError)) }
 
-// as is errors.As for the errors of others, whose methods may panic: those of a nil
-// pointer, say, that was returned as an error.
+// as is errors.As, except that it returns false if a method of err panics (err may be a typed
+// nil).
 func as(err error, target any) (found bool) {
 	defer func() {
 		if recover() != nil {
@@ -316,11 +317,11 @@ func is(err, target error) (found bool) {
 
 // Errors to compare with errors.Is.
 var (
-	// ErrUnsupported: the engine cannot do what was asked of it, see [Support].
+	// ErrUnsupported is returned if the engine does not support a request, see [Support].
 	ErrUnsupported = errors.New("durable: the engine does not support this")
-	// ErrInvalid: what was asked cannot be granted by any engine.
+	// ErrInvalid is returned if an argument is invalid for every engine.
 	ErrInvalid = errors.New("durable: invalid")
-	// ErrClosed: the engine is closed, or the worker is.
+	// ErrClosed is returned by an engine or a worker that is closed.
 	ErrClosed = errors.New("durable: closed")
 )
 

@@ -119,7 +119,7 @@ func (c *consumer) hand(d durable.Delivery) <-chan durable.Outcome {
 		defer c.mu.Unlock()
 		c.outcomes = append(c.outcomes, o)
 		if c.running--; c.running == 0 && c.stops > 0 {
-			close(c.idle)
+			c.rest()
 		}
 		out <- o
 	}()
@@ -131,7 +131,7 @@ func (c *consumer) Stop(ctx context.Context) error {
 	if c.stops++; c.stops == 1 {
 		close(c.stopAsked)
 		if c.running == 0 {
-			close(c.idle)
+			c.rest()
 		}
 	}
 	c.mu.Unlock()
@@ -147,6 +147,15 @@ func (c *consumer) Stop(ctx context.Context) error {
 	}
 	c.end(nil)
 	return nil
+}
+
+// rest notes that nothing runs; mu is held. A delivery may come while it is being stopped.
+func (c *consumer) rest() {
+	select {
+	case <-c.idle:
+	default:
+		close(c.idle)
+	}
 }
 
 // end closes Done: the engine is lost, or has stopped if err is nil.

@@ -206,8 +206,8 @@ type interruption struct{ error }
 
 func (i *interruption) Unwrap() error { return i.error }
 
-// outcomeOf returns what becomes of a job whose attempt has ended, the counted-th that
-// counts. trouble is the error of JobConfig.Backoff.
+// outcomeOf returns the outcome of an attempt that has ended. counted is the number of attempts
+// that count, including this one. trouble is the error of JobConfig.Backoff.
 func outcomeOf(task *tether.Task, failure, cause error, cfg JobConfig, counted int, last bool) (out Outcome, trouble error) {
 	if task.State() == tether.Succeeded {
 		return Outcome{}, nil
@@ -231,7 +231,7 @@ func classify(failure, cause error, last bool) Verdict {
 		}
 		return Return
 	case cause != nil && !is(cause, tether.ErrTimeout):
-		return Dead // somebody has cancelled it
+		return Dead // the program has canceled it
 	case permanent || last:
 		return Dead
 	}

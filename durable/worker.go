@@ -16,18 +16,20 @@ import (
 	"github.com/seed-2e639f12/tether"
 )
 
-// WorkerConfig sets a [Worker] up.
+// WorkerConfig configures a [Worker].
 type WorkerConfig struct {
-	// Registry is where the jobs are tasks: required.
+	// Registry is the registry in which jobs are tasks. It is required.
 	Registry *tether.Registry
-	// Concurrency is the most jobs that run at once. 0: GOMAXPROCS, for work that keeps a
-	// processor busy.
+	// Concurrency is the maximum number of jobs that run at once. Zero means GOMAXPROCS, for
+	// work that keeps a processor busy.
 	Concurrency int
-	// Pool is the name of the pool of the Registry that the worker makes. "": "durable".
+	// Pool is the name of the pool that the worker creates in the Registry. If empty, it is
+	// "durable".
 	Pool string
-	// Logger gets one record for each attempt that failed (Warn), for each job that has
-	// failed for good (Error), and for each that is put back: since it was interrupted
-	// (Info), or could not be run here (Warn). nil: slog.Default().
+	// Logger gets one record for each attempt that failed (Warn), each crash of a process while
+	// a job ran (Warn), each job that has failed for good (Error), and each that is put back
+	// because it was interrupted (Info) or could not be run here (Warn). If nil, slog.Default() is
+	// used.
 	Logger *slog.Logger
 	// Context, if non-nil, returns the context that a job's task is submitted with: ctx with
 	// values added, from the headers that [JobConfig].Headers returned when the job was enqueued;
@@ -36,23 +38,23 @@ type WorkerConfig struct {
 	Context func(ctx context.Context, headers map[string]string) context.Context
 }
 
-// Worker takes jobs from an engine and runs each as a task of a registry: it has the job's
-// name there, labels "job" (the [Meta].ID) and "attempt", and whatever tasks have: panics
-// that become outcomes, the live page, metrics, a place in the drain's report.
+// Worker takes jobs from an engine and runs each as a task of a registry. The task has the
+// job's name, the labels "job" (the [Meta].ID) and "attempt", and what every task has: panics
+// become outcomes, it is on the live page and in the metrics, and the drain reports it.
 //
-// When the registry's Shutdown begins the worker takes no more jobs. Those that run are
-// the drain's to wait for; those that it cancels go back to the engine, unless they end
-// well all the same, or with a [Permanent] error that has nothing to do with it. So a
+// When the registry's Stopping channel is closed, the worker takes no more jobs. The drain
+// waits for the jobs that run. A job that it cancels goes back to the engine, unless it
+// succeeds all the same or fails with a [Permanent] error unrelated to the cancellation. So a
 // program ends with
 //
-//	reg.Run(ctx, tether.RunConfig{…, Closers: []func(context.Context) error{worker.Stop, …}})
+//	reg.Run(ctx, tether.RunConfig{…, Closers: []tether.Closer{{Name: "worker", Close: worker.Stop}, …}})
 //
-// Jobs run as soon as the worker is started. Before Run a signal ends the process as it ends
-// any: so ctx is best that of signal.NotifyContext, from the first line of main.
+// Jobs run as soon as the worker is started. Until Run installs its handlers a signal kills
+// the process; create ctx with signal.NotifyContext first thing in main.
 //
 // An attempt fails by an error of the handler, a panic, a Goexit, or an error after its
-// Timeout; then there is another one, up to MaxAttempts. A Permanent error, and
-// [tether.Task.Cancel] by anybody else, make it the last.
+// Timeout. Another attempt follows, up to MaxAttempts, except after a Permanent error or a
+// [tether.Task.Cancel] by the program.
 type Worker struct {
 	engine Engine
 	cfg    WorkerConfig
@@ -61,39 +63,39 @@ type Worker struct {
 	places *semaphore.Weighted // Concurrency of them; a job that runs alone takes all
 
 	mu       sync.Mutex
-	started  bool                  // Consume was called, and has not failed; guarded by mu
-	stopping bool                  // no Start any more; guarded by mu
-	tasks    map[*tether.Task]bool // whose Handle has not returned; guarded by mu
-	unknown  map[string]time.Time  // jobs that are not ours, and when that was last logged; guarded by mu
+	started  bool                  // Consume was called and has not failed; guarded by mu
+	stopping bool                  // Stop was called; guarded by mu
+	tasks    map[*tether.Task]bool // the tasks that a handle waits for; guarded by mu
+	unknown  map[string]time.Time  // jobs that the worker does not have, and when each was last logged; guarded by mu
 
-	// How far Stop is, each ended by its func.
+	// The phases of Stop. Each context is ended by the function before it.
 	stop, cancel, abandon context.CancelFunc
-	stopAsked             context.Context // no more jobs
-	canceled              context.Context // tasks are cancelled
-	abandoned             context.Context // Handle waits for no task any more
+	stopAsked             context.Context // no job begins
+	canceled              context.Context // tasks are canceled
+	abandoned             context.Context // handle waits for no task
 	stopped               chan struct{}   // closed when the consumer has ended
-	err, stopErr          error           // for Err, and beside it for Stop; written before stopped is closed
+	err, stopErr          error           // for Err, and for Stop only; written before stopped is closed
 }
 
-// Jobs that no worker here knows are put back for as long, and logged as often.
+// Jobs that the worker does not have, if the engine delivers them.
 const (
-	unknownAfter = 5 * time.Second
-	unknownLog   = time.Minute
-	unknownKept  = 1000 // names
+	unknownAfter = 5 * time.Second // until they are delivered again
+	unknownLog   = time.Minute     // between two records of a name
+	unknownKept  = 1000            // names that are remembered for that
 )
 
-// limitAfter is for how long a job is put back that the registry's Limit refuses.
+// limitAfter is how long a job is put back if the registry's Limit refuses it.
 const limitAfter = time.Second
 
 // stopGrace is how long Stop waits, when its context was canceled, for handlers to return. It
 // waits twice as long for the engine to take the jobs back.
 const stopGrace = 2 * time.Second
 
-// NewWorker returns a worker for these jobs; it does nothing until Start. A job that it is
-// not given but meets in the queue is put back every few seconds, unused, for a worker that knows it.
+// NewWorker returns a worker for these jobs, and creates its pool in the registry. The worker
+// does nothing until Start. Jobs in the queue that it was not given are left to other workers.
 //
-// It makes a pool in the registry. The error is ErrInvalid for a setting that cannot be,
-// and ErrUnsupported if the engine cannot run one of the jobs.
+// The error is ErrInvalid if an argument is invalid, and ErrUnsupported if the engine cannot
+// run one of the jobs.
 func NewWorker(e Engine, cfg WorkerConfig, jobs ...Definition) (*Worker, error) {
 	if cfg.Pool == "" {
 		cfg.Pool = "durable"
@@ -133,9 +135,9 @@ func NewWorker(e Engine, cfg WorkerConfig, jobs ...Definition) (*Worker, error) 
 	return w, nil
 }
 
-// Start begins to take jobs. It fails if the engine cannot be reached, and may be called
-// again then. ctx bounds this call alone, never the jobs. Once Stop was called, or the
-// registry's Shutdown, the error is ErrClosed.
+// Start begins to take jobs. It fails if the engine cannot be reached, and may then be called
+// again. ctx bounds only this call, not the jobs. The error is ErrClosed once Stop was called
+// or the registry stops.
 func (w *Worker) Start(ctx context.Context) error {
 	if ctx == nil {
 		return fmt.Errorf("%w: nil context", ErrInvalid)
@@ -154,7 +156,7 @@ func (w *Worker) Start(ctx context.Context) error {
 		defer w.mu.Unlock()
 		w.started = false
 		if w.stopping {
-			close(w.stopped) // Stop has left it to us
+			close(w.stopped) // Stop has left that to Start
 		}
 		if w.stopAsked.Err() != nil && !errors.Is(err, ErrClosed) { // an engine may say in its own words that ctx has ended
 			err = fmt.Errorf("%w: the worker was stopped: %w", ErrClosed, err)
@@ -168,7 +170,7 @@ func (w *Worker) Start(ctx context.Context) error {
 	return nil
 }
 
-// begin tells whether the worker may start now.
+// begin marks the worker as started, or returns why it must not start.
 func (w *Worker) begin() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -187,7 +189,7 @@ func (w *Worker) begin() error {
 	return nil
 }
 
-// watch stops the consumer when the drain begins or Stop says so, and notes its end.
+// watch stops the consumer when the registry stops or Stop is called, and records its end.
 func (w *Worker) watch(c Consumer) {
 	defer close(w.stopped)
 	var lost error
@@ -200,8 +202,8 @@ func (w *Worker) watch(c Consumer) {
 	w.stop() // no delivery is begun from now on
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	// Handles return soon after they are abandoned; an engine that then cannot be told of it
-	// is left to itself.
+	// Each handle returns soon after abandoned ends. An engine that does not store its outcome
+	// in stopGrace is abandoned too.
 	defer context.AfterFunc(w.abandoned, func() { time.AfterFunc(stopGrace, cancel) })()
 	if err := c.Stop(ctx); err != nil {
 		w.stopErr = fmt.Errorf("durable: stop: %w", err)
@@ -225,16 +227,16 @@ func (w *Worker) watch(c Consumer) {
 // If ctx ends in another way, contexts are canceled at that moment; handlers then have two
 // seconds, and the engine four more.
 //
-// It returns nil if everything has ended, even after ctx; else also what the engine says
-// went wrong, and Err. Stop may be called again, at once and by many. A worker that was
-// stopped cannot be started again.
+// Stop returns nil if everything has ended, even after ctx; otherwise the error also wraps the
+// engine's and Err. Stop may be called again and concurrently. A stopped worker cannot be
+// started again.
 func (w *Worker) Stop(ctx context.Context) error {
 	if ctx == nil {
 		return fmt.Errorf("%w: nil context", ErrInvalid)
 	}
 	w.mu.Lock()
 	if !w.stopping && !w.started {
-		close(w.stopped) // there is no consumer that could
+		close(w.stopped) // there is no consumer, and no watch
 	}
 	w.stopping = true
 	w.mu.Unlock()
@@ -277,7 +279,7 @@ func (w *Worker) Stop(ctx context.Context) error {
 	return errors.Join(append(errs, cause, w.result())...)
 }
 
-// result returns what there is to say of a worker that has stopped.
+// result returns the errors of a worker that has stopped.
 func (w *Worker) result() error { return errors.Join(w.err, w.stopErr) }
 
 // stoppedWithin waits for the consumer's end, and reports whether it came within limit.
@@ -292,12 +294,12 @@ func (w *Worker) stoppedWithin(limit time.Duration) bool {
 	}
 }
 
-// Done is closed when the worker has stopped: by Stop, by the registry's drain, or because
-// it has lost its engine for good, which Err says then.
+// Done is closed when the worker has stopped: by Stop, because the registry stops, or because
+// it has lost its engine for good. Err reports the last.
 func (w *Worker) Done() <-chan struct{} { return w.stopped }
 
-// Err returns nil until Done is closed and after a stop that was asked for; else an
-// [ErrLost].
+// Err returns an [ErrLost] if the worker has lost its engine. It returns nil before Done is
+// closed, and after an ordinary stop.
 func (w *Worker) Err() error {
 	select {
 	case <-w.stopped:

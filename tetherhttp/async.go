@@ -266,9 +266,6 @@ func (a *async) answer(client *client, w http.ResponseWriter, r *http.Request, f
 		answerTo(err).ServeHTTP(w, r)
 		return
 	}
-	if isNew && hasKey {
-		t.Keep() // for the requests that repeat this one
-	}
 	prefer := parsePrefer(r.Header)
 	info, granted := a.wait(client, t.Task, prefer)
 	resume()

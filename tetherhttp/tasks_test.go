@@ -116,6 +116,7 @@ func TestTasksStatus(t *testing.T) {
 				return report{7}, nil
 			})
 			require.NoError(t, err)
+			require.True(t, task.Keep())
 			return task.Task
 		}, fields{"state": "succeeded", "done": true, "started": began, "finished": second, "attempt": 1.0, "result": fields{"pages": 7.0}}},
 		"succeeded, without one": {func(t *testing.T, reg *tether.Registry) *tether.Task {
@@ -124,11 +125,13 @@ func TestTasksStatus(t *testing.T) {
 		"succeeded, with false": {func(t *testing.T, reg *tether.Registry) *tether.Task {
 			task, err := tether.Submit(t.Context(), reg, "task", func(context.Context) (bool, error) { return false, nil })
 			require.NoError(t, err)
+			require.True(t, task.Keep())
 			return task.Task
 		}, fields{"state": "succeeded", "done": true, "started": began, "finished": began, "attempt": 1.0, "result": false}},
 		"succeeded, with a result that writes itself": {func(t *testing.T, reg *tether.Registry) *tether.Task {
 			task, err := tether.Submit(t.Context(), reg, "task", func(context.Context) (teapot, error) { return teapot{"short"}, nil })
 			require.NoError(t, err)
+			require.True(t, task.Keep())
 			return task.Task
 		}, fields{"state": "succeeded", "done": true, "started": began, "finished": began, "attempt": 1.0}},
 		"failed": {func(t *testing.T, reg *tether.Registry) *tether.Task {
@@ -881,6 +884,7 @@ func TestTasksResult(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		task, err := tether.Submit(t.Context(), reg, "task", func(context.Context) (report, error) { return report{7}, nil })
 		require.NoError(t, err)
+		require.True(t, task.Keep())
 		synctest.Wait()
 		for range 2 {
 			w := ask(t, tetherhttp.Tasks(reg), request("GET", at(task.Task)+"/result", ""))

@@ -20,6 +20,7 @@ var crashClauses = []clause{
 	{"jobs of a killed process run again in one that goes on", testCrashBeside},
 	{"jobs of a killed process run again", testCrash},
 	{"jobs survive a neighbor that ends the process", testPoison},
+	{"workers that are killed at random lose no job", testKills},
 }
 
 var processClauses = []clause{

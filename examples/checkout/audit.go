@@ -15,38 +15,39 @@ import (
 	"github.com/seed-2e639f12/tether/tetherhttp"
 )
 
-// auditLog is a file of JSON lines: who has ordered or uploaded what, and when. One
-// line for each POST that was answered 202, also if its client was gone by then.
+// auditLog is a file of JSON lines, one for each POST that was answered 202: the customer
+// or address, what was ordered or uploaded, and when. A client that had disconnected by
+// then has a line too.
 //
-// A line is written when the answer has been sent, so nobody waits for it. But its
-// place is taken before anything is accepted: what could not be noted is refused.
+// A line is written after the response, so no client waits for it. Its place in the pool
+// is taken before anything is accepted: a request that cannot be logged is refused.
 //
-// The drain writes the lines that are left. A kill -9 may cost the last few; what
-// they tell of is in the store.
+// The drain writes the lines that are left. A kill -9 may lose the last few; the orders
+// and uploads that they describe are in the store.
 type auditLog struct {
 	pool *tether.Pool // of one worker: it alone writes
 	file *os.File
 	torn bool // the file may end in the middle of a line; used by the writer alone
 }
 
-// auditLine is one line, filled in by the handler until it returns.
+// auditLine is one line. The handler fills it in until it returns.
 type auditLine struct {
 	At       time.Time `json:"at"`
 	Who      string    `json:"who"` // the customer of an order, the address of an upload
 	What     string    `json:"what"`
 	URL      string    `json:"url"`                // of what was accepted
-	Replayed bool      `json:"replayed,omitempty"` // it had been accepted before
-	Answer   string    `json:"answer"`             // what became of the 202: see tetherhttp.Delivery
+	Replayed bool      `json:"replayed,omitempty"` // an earlier request was accepted
+	Answer   string    `json:"answer"`             // whether the 202 was sent: see tetherhttp.Delivery
 }
 
 const (
-	// auditQueue is how many lines may wait for their request's answer, or for the disk.
+	// auditQueue is the number of lines that may wait for their response, or for the disk.
 	auditQueue = 4096
 	auditShown = 100
 	auditBytes = 2048 // of a line; an address of 254 bytes may need six times that, escaped
 )
 
-// openAuditLog opens, or makes, the file. It is appended to and never shortened.
+// openAuditLog opens the file, and creates it if needed. The file only grows.
 func openAuditLog(path string) (auditLog, error) {
 	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o600)
 	if err != nil {
@@ -59,7 +60,7 @@ func openAuditLog(path string) (auditLog, error) {
 	return auditLog{file: file, torn: torn}, nil
 }
 
-// endsTorn reports whether a file ends in the middle of a line, as a power cut leaves it.
+// endsTorn reports whether a file ends in the middle of a line, as after a power cut.
 func endsTorn(file *os.File) (bool, error) {
 	info, err := file.Stat()
 	if err != nil || info.Size() == 0 {
@@ -77,8 +78,8 @@ func (a *auditLog) close() error {
 	return errors.Join(a.file.Sync(), a.file.Close())
 }
 
-// note takes a place for the line of a request. The handler must do so before it
-// accepts anything. If it returns an error then, the line is discarded (see handler).
+// note reserves a place for the line of a request. The handler must call it before it
+// accepts anything. If the handler returns an error, the line is discarded (see handler).
 func (a *auditLog) note(r *http.Request, who string) (*auditLine, error) {
 	line := &auditLine{At: time.Now().UTC(), Who: who, What: r.Method + " " + r.URL.Path}
 	_, err := tetherhttp.AfterOn(r.Context(), a.pool, "audit", func(ctx context.Context) error {
@@ -88,8 +89,8 @@ func (a *auditLog) note(r *http.Request, who string) (*auditLine, error) {
 	return line, err
 }
 
-// write appends a line. After a failure, a full disk say, the next one begins with a
-// line break, so that half a line spoils no other.
+// write appends a line. After a failure, such as a full disk, the next line begins with a
+// line break, so that half a line does not spoil another.
 func (a *auditLog) write(line *auditLine) error {
 	var text bytes.Buffer
 	if a.torn {
@@ -118,7 +119,7 @@ func (a *auditLog) last(n int) ([]json.RawMessage, error) {
 	}
 	lines := []json.RawMessage{}
 	for line := range bytes.Lines(tail) {
-		// Not the first if its start is cut off, nor the last if it is being written.
+		// The first may have its start cut off, and the last may be half written.
 		if whole := bytes.HasSuffix(line, []byte("\n")) && json.Valid(line); whole {
 			lines = append(lines, bytes.TrimSpace(line))
 		}
@@ -126,21 +127,21 @@ func (a *auditLog) last(n int) ([]json.RawMessage, error) {
 	return lines[max(0, len(lines)-n):], nil
 }
 
-// getAudit shows the last lines. It tells of all customers: a shop on the internet
-// would ask who wants to know.
+// getAudit shows the last lines. They name all customers: a shop on the internet must
+// authenticate its callers here.
 func (s *shop) getAudit(w http.ResponseWriter, _ *http.Request) error {
 	lines, err := s.audit.last(auditShown)
 	if err != nil {
 		return err
 	}
-	w.Header().Set("Cache-Control", "no-store") // it grows
+	w.Header().Set("Cache-Control", "no-store") // the log grows
 	writeJSON(w, http.StatusOK, struct {
 		Lines []json.RawMessage `json:"lines"`
 	}{lines})
 	return nil
 }
 
-// addressOf is who sent a request that names nobody.
+// addressOf returns the client's address, for requests without a customer.
 func addressOf(r *http.Request) string {
 	if host, _, err := net.SplitHostPort(r.RemoteAddr); err == nil {
 		return host

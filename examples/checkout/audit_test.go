@@ -157,7 +157,7 @@ func TestAuditOfAnOrderThatCannotBeStored(t *testing.T) {
 	require.Equal(t, uint64(1), ts.audit.pool.Stats().Dropped)
 }
 
-// A customer who does not wait for the answer may have ordered all the same.
+// A client that disconnects before the response may have ordered all the same.
 func TestAuditOfAClientThatHasGone(t *testing.T) {
 	ts := openShop(t)
 	inside, goOn := make(chan struct{}), make(chan struct{})

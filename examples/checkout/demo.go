@@ -19,8 +19,8 @@ import (
 	"time"
 )
 
-// customer plays somebody who uses the shop over HTTP, shows what is seen, and
-// checks it: the demo's part of the program.
+// customer is the client of -demo. It uses the shop over HTTP, prints what it receives,
+// and checks it.
 type customer struct {
 	base   string
 	admin  string
@@ -31,12 +31,12 @@ type customer struct {
 	sold     int64    // orders, as a report has said
 }
 
-// playCustomer orders, imports, uploads and asks for reports, then has the process
-// told to stop while work is going on. Its error says what was not as it should be.
+// playCustomer orders, imports, uploads and requests reports, and then sends the process
+// SIGTERM while work is going on. Its error says what was not as expected.
 func playCustomer(serving context.Context, base, admin string, out io.Writer) error {
 	c := &customer{base: base, admin: admin, client: &http.Client{Timeout: 10 * time.Second}, out: out}
 	defer c.client.CloseIdleConnections()
-	ctx, cancel := context.WithTimeout(serving, 3*time.Minute) // it takes a few seconds, or a minute on a machine that is busy
+	ctx, cancel := context.WithTimeout(serving, 3*time.Minute) // a few seconds are usual, a minute on a busy machine
 	defer cancel()
 
 	var err error
@@ -50,7 +50,7 @@ func playCustomer(serving context.Context, base, admin string, out io.Writer) er
 		}
 	}
 	if serving.Err() != nil {
-		return errors.Join(err, context.Cause(serving)) // the server has ended by itself: nobody to signal
+		return errors.Join(err, context.Cause(serving)) // the server has ended by itself
 	}
 	c.say("SIGTERM")
 	self, findErr := os.FindProcess(os.Getpid())
@@ -108,7 +108,8 @@ func (c *customer) clicksTwice(ctx context.Context) error {
 	return nil
 }
 
-// ordersWithKey orders once, however often it asks, and cannot change the order that way.
+// ordersWithKey sends an order twice with one key, which makes one order, and then
+// another order with that key, which is refused.
 func (c *customer) ordersWithKey(ctx context.Context) error {
 	const (
 		order = `{"customer":"eve@example.com","lines":[{"sku":"coffee","quantity":1}]}`
@@ -223,7 +224,7 @@ func (c *customer) uploadsPicture(ctx context.Context) error {
 	return nil
 }
 
-// ordersForMany gives the reports something to tell.
+// ordersForMany makes orders for the reports.
 func (c *customer) ordersForMany(ctx context.Context) error {
 	quiet := *c
 	quiet.out = io.Discard
@@ -246,7 +247,7 @@ func (c *customer) ordersForMany(ctx context.Context) error {
 	return nil
 }
 
-// readsReports asks for reports that are quickly made: they are the answer.
+// readsReports requests reports that are made within half a second: the response has them.
 func (c *customer) readsReports(ctx context.Context) error {
 	body, err := c.report(ctx, "/reports", "application/json")
 	if err != nil {
@@ -265,7 +266,7 @@ func (c *customer) readsReports(ctx context.Context) error {
 
 func (c *customer) report(ctx context.Context, path, contentType string) ([]byte, error) {
 	start := time.Now()
-	// It would be quick enough without Prefer, but on a machine that is very busy.
+	// Prefer is for a very busy machine. Elsewhere half a second is enough.
 	res, body, err := c.do(ctx, http.MethodPost, path, "", "Prefer: wait=10")
 	if err != nil {
 		return nil, err
@@ -277,10 +278,10 @@ func (c *customer) report(ctx context.Context, path, contentType string) ([]byte
 	return body, nil
 }
 
-// followsReport asks for a report that takes longer, loses the answer, asks again,
-// and watches the one task that this has made.
+// followsReport requests a report that takes longer, repeats the request as after a lost
+// response, and watches the one task that both have made.
 func (c *customer) followsReport(ctx context.Context) error {
-	// One and a half seconds' worth of orders.
+	// The report takes one and a half seconds.
 	path := fmt.Sprintf("/reports?rate=%d", max(1, c.sold*2/3))
 	location, err := c.postTwice(ctx, path, "", "Idempotency-Key: "+rand.Text())
 	if err != nil {
@@ -297,7 +298,7 @@ func (c *customer) followsReport(ctx context.Context) error {
 	return nil
 }
 
-// watch shows a task's events until its end, which must be a good one.
+// watch prints a task's events until it has ended, and checks that it succeeded.
 func (c *customer) watch(ctx context.Context, location string) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base+location, nil)
 	if err != nil {
@@ -311,7 +312,7 @@ func (c *customer) watch(ctx context.Context, location string) error {
 	defer func() { _ = res.Body.Close() }() // it was only read
 	var last status
 	events := bufio.NewScanner(res.Body)
-	events.Buffer(nil, 4<<20) // the last one has the report in it
+	events.Buffer(nil, 4<<20) // the last one contains the report
 	for events.Scan() && !last.Done {
 		data, ok := strings.CutPrefix(events.Text(), "data: ")
 		if !ok {
@@ -328,8 +329,7 @@ func (c *customer) watch(ctx context.Context, location string) error {
 	return nil
 }
 
-// cancelsReport asks for a report that would take half a minute, not to be kept
-// waiting, and thinks better of it.
+// cancelsReport requests a report that would take half a minute, and cancels it.
 func (c *customer) cancelsReport(ctx context.Context) error {
 	location, err := c.post(ctx, "/reports?rate=1", "", "Prefer: respond-async")
 	if err != nil {
@@ -340,7 +340,7 @@ func (c *customer) cancelsReport(ctx context.Context) error {
 		status               int
 	}{
 		{http.MethodDelete, location, "", http.StatusAccepted},
-		{http.MethodGet, location, "Prefer: wait=10", http.StatusOK}, // until it has heard
+		{http.MethodGet, location, "Prefer: wait=10", http.StatusOK}, // until the task has ended
 		{http.MethodGet, location + "/result", "", http.StatusGone},
 		{http.MethodDelete, location, "", http.StatusNoContent},
 		{http.MethodGet, location, "", http.StatusGone},
@@ -357,7 +357,7 @@ func (c *customer) cancelsReport(ctx context.Context) error {
 	return nil
 }
 
-// looksBehindTheScenes looks at what is there for those who run the shop.
+// looksBehindTheScenes reads the metrics and the live page.
 func (c *customer) looksBehindTheScenes(ctx context.Context) error {
 	behind := &customer{base: c.admin, client: c.client}
 	metrics, err := behind.get(ctx, "/metrics")
@@ -391,8 +391,8 @@ func (c *customer) looksBehindTheScenes(ctx context.Context) error {
 	return errors.New("the live page does not show the orders' tasks")
 }
 
-// readsAuditLog finds a line for each 202. They are written after the answers, so
-// the last may take a moment.
+// readsAuditLog finds a line for each 202. Lines are written after the responses, so the
+// last may not be there yet.
 func (c *customer) readsAuditLog(ctx context.Context) error {
 	var lines []json.RawMessage
 	err := poll(ctx, func() (bool, error) {
@@ -418,15 +418,15 @@ func (c *customer) readsAuditLog(ctx context.Context) error {
 		return len(missing) == 0, nil
 	})
 	if err != nil {
-		return fmt.Errorf("the audit log has not a line for each 202: %w", err)
+		return fmt.Errorf("the audit log lacks a line for a 202: %w", err)
 	}
 	c.say("GET /audit: a line for each of %d answers, such as", len(c.accepted))
 	c.say("  %s", lines[len(lines)-1])
 	return nil
 }
 
-// ordersUntilTheEnd leaves with work under way: a report, and orders, their webhooks
-// at least, which the receiver takes a while to answer.
+// ordersUntilTheEnd leaves work for the drain: a report, and orders. At least their
+// webhooks are unfinished, since the receiver is slow.
 func (c *customer) ordersUntilTheEnd(ctx context.Context) error {
 	if _, err := c.post(ctx, "/reports?rate=1", "", "Prefer: respond-async"); err != nil {
 		return err
@@ -443,7 +443,7 @@ func (c *customer) ordersUntilTheEnd(ctx context.Context) error {
 	return err
 }
 
-// status is what the shop shows of an order, an import or an image.
+// status is the state of an order, an import or an image, as the shop shows it.
 type status struct {
 	State    string   `json:"state"`
 	Done     bool     `json:"done"`
@@ -467,7 +467,7 @@ func (s status) String() string {
 		text += ": " + s.Reason
 	}
 	if s.Progress.Total > 0 {
-		text += fmt.Sprintf(" (%d%%)", s.Progress.Done*5/s.Progress.Total*20) // in fifths: enough to watch
+		text += fmt.Sprintf(" (%d%%)", s.Progress.Done*5/s.Progress.Total*20) // in fifths, so that few lines are printed
 	}
 	if s.Webhook.State != "" {
 		text += ", webhook " + s.Webhook.State
@@ -475,7 +475,7 @@ func (s status) String() string {
 	return text
 }
 
-// follow shows each change of a resource's state until it is as wanted.
+// follow polls a resource and prints each change of its state, until wanted returns true.
 func (c *customer) follow(ctx context.Context, location string, wanted func(status) bool) (status, error) {
 	var (
 		got   status
@@ -502,7 +502,7 @@ func (c *customer) follow(ctx context.Context, location string, wanted func(stat
 	return got, nil
 }
 
-// poll looks again and again until it sees what it looks for.
+// poll calls look until it returns true or an error.
 func poll(ctx context.Context, look func() (found bool, err error)) error {
 	const often = 10 * time.Millisecond
 	tick := time.NewTicker(often)
@@ -519,7 +519,7 @@ func poll(ctx context.Context, look func() (found bool, err error)) error {
 	}
 }
 
-// post sends a body that must be accepted and returns where its state is shown.
+// post sends a body that must be answered 202, and returns the Location.
 func (c *customer) post(ctx context.Context, path, body string, headers ...string) (location string, err error) {
 	start := time.Now()
 	res, answer, err := c.do(ctx, http.MethodPost, path, body, headers...)
@@ -541,7 +541,8 @@ func (c *customer) post(ctx context.Context, path, body string, headers ...strin
 	return location, nil
 }
 
-// postTwice does what a client does that has lost the first answer.
+// postTwice repeats a request with the same key, as a client does that has lost the first
+// response.
 func (c *customer) postTwice(ctx context.Context, path, body, key string) (location string, err error) {
 	if location, err = c.post(ctx, path, body, key); err != nil {
 		return "", err

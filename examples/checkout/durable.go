@@ -22,32 +22,32 @@ import (
 	"github.com/seed-2e639f12/tether/tetherhttp"
 )
 
-// queue is where the work on orders waits with -durable, instead of in this process:
-// what is in it is done by whichever process has a worker, whatever becomes of the others.
+// queue holds the work on orders with -durable, instead of this process's memory. Any
+// process with a worker takes jobs from it, so work survives the end of each process.
 type queue struct {
 	engine durable.Engine
 	fulfil *durable.Job[fulfilArgs]
 	worker *durable.Worker // nil in the role web
 }
 
-// fulfilArgs is what travels: where the order is. What it is stays in the store.
+// fulfilArgs are the arguments of a job: the order's ID. The order itself is in the store.
 type fulfilArgs struct {
 	Order string `json:"order"`
 }
 
 const (
-	// With a queue an order can be patient: its attempts take three minutes and a half,
-	// in any process. Those that end in a kill -9 count.
+	// The attempts of an order on a queue take three and a half minutes, in any process.
+	// An attempt that ends with a kill -9 counts.
 	durableAttempts = 10
-	fulfilTimeout   = time.Minute     // of one attempt; some engines start a lost job again after that
-	enqueueTimeout  = 5 * time.Second // a client waits for it
+	fulfilTimeout   = time.Minute     // of one attempt; some engines start a lost job again after it
+	enqueueTimeout  = 5 * time.Second // the client waits meanwhile
 )
 
 func durableBackoff(attempt int, err error) time.Duration {
 	return tether.ExponentialBackoff(500*time.Millisecond, time.Minute)(attempt, err)
 }
 
-// openQueue opens the queue of -durable, and makes this process' worker if it is one.
+// openQueue opens the queue of -durable, and makes a worker unless the role is web.
 func (s *shop) openQueue(ctx context.Context) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
@@ -67,7 +67,7 @@ func (s *shop) openQueue(ctx context.Context) (err error) {
 	return err
 }
 
-// openEngine is all that the engines differ by.
+// openEngine has all that differs between the engines.
 func openEngine(ctx context.Context, address string) (durable.Engine, error) {
 	scheme, _, found := strings.Cut(address, "://")
 	if !found {
@@ -99,7 +99,7 @@ func openEngine(ctx context.Context, address string) (durable.Engine, error) {
 	return nil, fmt.Errorf("%s:// is none of postgres://, redis://, rediss://, amqp:// and amqps://, nor a file for SQLite", scheme)
 }
 
-// opened has no engine be nil, and not an interface that holds a nil one.
+// opened returns a nil interface with an error, not one that holds a nil pointer.
 func opened[E durable.Engine](engine E, err error) (durable.Engine, error) {
 	if err != nil {
 		return nil, err
@@ -107,7 +107,7 @@ func opened[E durable.Engine](engine E, err error) (durable.Engine, error) {
 	return engine, nil
 }
 
-// ownPool closes what an engine on Postgres leaves to whoever has made it.
+// ownPool closes the connection pool too, which the engine on Postgres leaves open.
 type ownPool struct {
 	durable.Engine
 	pool *pgxpool.Pool
@@ -118,8 +118,8 @@ func (o *ownPool) Close() error {
 	return o.Engine.Close()
 }
 
-// start has the worker take jobs. If it loses its engine for good, lost is called: the
-// process had better end, and be started again.
+// start makes the worker take jobs. lost is called if the worker loses its engine for
+// good: the process should end then, and be started again.
 func (q *queue) start(ctx context.Context, lost func()) error {
 	if q == nil || q.worker == nil {
 		return nil
@@ -136,7 +136,7 @@ func (q *queue) start(ctx context.Context, lost func()) error {
 	return nil
 }
 
-// close is for the end of the drain: what runs has ended, or is given back now.
+// close is called when the drain has ended. Jobs that still run are given back.
 func (q *queue) close(ctx context.Context) error {
 	if q == nil {
 		return nil
@@ -148,9 +148,9 @@ func (q *queue) close(ctx context.Context) error {
 	return errors.Join(err, q.engine.Close())
 }
 
-// enqueue puts an order's work onto the queue. A second time it changes nothing while the
-// first waits or runs; where the engine has no unique keys (RabbitMQ) the work is done
-// twice, and finds the second time that it was done.
+// enqueue puts an order's work onto the queue. It does nothing if that work is already
+// waiting or running. On an engine without unique keys (RabbitMQ) there is a second job,
+// which finds the order done.
 func (q *queue) enqueue(ctx context.Context, id string) error {
 	ctx, cancel := context.WithTimeout(ctx, enqueueTimeout)
 	defer cancel()
@@ -162,9 +162,9 @@ func (q *queue) enqueue(ctx context.Context, id string) error {
 	return err
 }
 
-// acceptDurably stores the order and puts its work onto the queue, both or neither. In
-// this order: work that comes before its order would find nothing to do. A crash in
-// between leaves an order that no client was told of; the next start enqueues it.
+// acceptDurably stores the order and puts its work onto the queue, both or neither. The
+// order comes first, since work without an order would find nothing to do. A crash in
+// between leaves an order that was never confirmed; the next start enqueues it.
 func (s *shop) acceptDurably(ctx context.Context, o, older *order) error {
 	if err := s.store.insertOrder(ctx, o, older); err != nil {
 		return err
@@ -173,21 +173,21 @@ func (s *shop) acceptDurably(ctx context.Context, o, older *order) error {
 	if err == nil {
 		return nil
 	}
-	// The work may be there all the same, if only the answer was lost. If a worker has
-	// begun with the order it is accepted; else it is withdrawn, and the work for it,
-	// if there is any, finds none.
+	// The job may exist all the same, if only the engine's answer was lost. If a worker
+	// has begun with the order, the order is accepted. If not, it is withdrawn, and a job
+	// for it finds no order.
 	withdrawn, storeErr := s.store.withdrawOrder(context.WithoutCancel(ctx), o.ID)
 	switch {
 	case storeErr != nil:
-		slog.ErrorContext(ctx, "order that was refused stays, and will be done", "order", o.ID, "err", storeErr)
+		slog.ErrorContext(ctx, "refused order stays in the store and will be done", "order", o.ID, "err", storeErr)
 	case !withdrawn:
 		return nil
 	}
 	return queueAway(ctx, err)
 }
 
-// acceptAgain answers a second click on an order. It may have come before the first one's
-// work was on the queue, if the process was killed then.
+// acceptAgain is called for a second request of an order. It enqueues the work once more:
+// the process may have been killed before the first request's work was on the queue.
 func (s *shop) acceptAgain(ctx context.Context, o *order) error {
 	if s.queue == nil || o.State != pending {
 		return nil
@@ -198,7 +198,7 @@ func (s *shop) acceptAgain(ctx context.Context, o *order) error {
 	return nil
 }
 
-// queueAway is what the client is told; the rest is for the log.
+// queueAway returns the problem for the client, and logs the error.
 func queueAway(ctx context.Context, err error) error {
 	slog.ErrorContext(ctx, "order not enqueued", "err", err)
 	return &tetherhttp.Problem{
@@ -207,15 +207,15 @@ func queueAway(ctx context.Context, err error) error {
 	}
 }
 
-// resumeQueued enqueues a pending order of an earlier process, which most likely has its
-// work on the queue already. While the queue is away it waits: the shop is open.
+// resumeQueued enqueues a pending order of an earlier process, whose work most likely is
+// on the queue already. It retries while the queue cannot be reached.
 func (s *shop) resumeQueued(ctx context.Context, id string) error {
 	for wait := time.Second; ; wait = min(2*wait, time.Minute) {
 		err := s.queue.enqueue(ctx, id)
 		if err == nil || errors.Is(err, durable.ErrUnsupported) {
 			return err
 		}
-		slog.WarnContext(ctx, "order not resumed yet", "order", id, "again in", wait, "err", err)
+		slog.WarnContext(ctx, "order not resumed yet", "order", id, "retry_in", wait, "err", err)
 		again := time.NewTimer(wait)
 		select {
 		case <-again.C:
@@ -226,16 +226,16 @@ func (s *shop) resumeQueued(ctx context.Context, id string) error {
 	}
 }
 
-// fulfilQueued is the work as a job: that which is done without a queue.
+// fulfilQueued is the body of a job. It does the same as the task without a queue.
 func (s *shop) fulfilQueued(ctx context.Context, id string) error {
 	err := s.fulfil(id)(ctx)
 	if errors.Is(err, errNoRow) {
-		return durable.Permanent(err) // it was withdrawn
+		return durable.Permanent(err) // the order was withdrawn
 	}
 	return err
 }
 
-// lastAttempt reports whether ctx is that of an attempt that no other follows.
+// lastAttempt reports whether ctx belongs to the last attempt.
 func lastAttempt(ctx context.Context) bool {
 	if job, ok := durable.MetaFrom(ctx); ok {
 		return job.Attempt >= job.MaxAttempts

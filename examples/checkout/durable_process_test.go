@@ -75,7 +75,7 @@ func (d durably) invoices(t *testing.T, locations []string) {
 	}
 }
 
-// The web is killed between the 202 and the PDF, with nobody at work.
+// The web is killed between the 202 and the PDF, when no worker runs.
 func testWebKilled(t *testing.T, d durably) {
 	web := d.start(t, "web")
 	locations := web.order(t, 50)
@@ -83,7 +83,7 @@ func testWebKilled(t *testing.T, d durably) {
 	require.Equal(t, map[orderState]int{pending: len(locations)}, fates(t, d.dir, locations))
 	require.Empty(t, pdfs(t, d.dir))
 
-	worker := d.start(t, "worker") // alone: nobody resumes anything
+	worker := d.start(t, "worker") // alone: there is no web that resumes
 	d.invoices(t, locations)
 	web = d.start(t, "web")
 	c := &customer{base: web.base, client: new(http.Client)}
@@ -156,7 +156,7 @@ func TestDurableWorkerKilled(t *testing.T) {
 	testWorkerKilled(t, onSQLite(t))
 }
 
-// The servers are started once for all tests: each engine has its one queue there, but for
+// The servers are started once for all tests: each engine has one queue there, except for
 // the databases of Redis.
 func TestDurableOnServers(t *testing.T) {
 	takesLong(t)

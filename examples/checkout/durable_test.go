@@ -17,7 +17,7 @@ import (
 	"github.com/seed-2e639f12/tether/durable"
 )
 
-// tampered is an engine whose Enqueue can be had to fail, and whose verdicts are noted.
+// tampered is an engine whose Enqueue can be made to fail, and whose outcomes are recorded.
 type tampered struct {
 	durable.Engine
 
@@ -118,7 +118,7 @@ func TestDurableBurst(t *testing.T) {
 	}
 }
 
-// A reason of ours is retried by the engine, and told after the last attempt.
+// A failure of the shop is retried by the engine, and shown after the last attempt.
 func TestDurableOrderWhoseInvoiceFails(t *testing.T) {
 	ts, engine, work := openDurableShop(t)
 	before := ts.inStock("tea")
@@ -254,7 +254,7 @@ func TestRoles(t *testing.T) {
 		t.Helper()
 		require.Equal(t, "sending", web.status(location).Webhook.State)
 	}
-	sending() // who was refused has touched nothing
+	sending() // the refused process has changed nothing
 	require.FileExists(t, web.spool.path("half"))
 
 	var told sync.Map
@@ -284,7 +284,7 @@ func TestRoles(t *testing.T) {
 	third.end()
 	web.end()
 	openShop(t, as("both"))
-	require.NoFileExists(t, half, "who is alone tidies up")
+	require.NoFileExists(t, half, "a process that is alone tidies up")
 }
 
 // A store that was made before there were workers.

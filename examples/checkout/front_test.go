@@ -103,7 +103,7 @@ func TestExit(t *testing.T) {
 		"a wrong value":        {[]string{"-queue", "many"}, 2, "", `invalid value "many" for flag -queue`},
 		"a value too small":    {[]string{"-queue", "0"}, 2, "", "must be positive"},
 		"an argument":          {[]string{"serve"}, 2, "", `unexpected argument "serve"`},
-		"an address in vain":   {[]string{"-addr", "256.0.0.1:0"}, 1, "", "-addr: "},
+		"a bad address":        {[]string{"-addr", "256.0.0.1:0"}, 1, "", "-addr: "},
 		"a folder that is not": {[]string{"-addr", "127.0.0.1:0", "-data", "/dev/null/shop"}, 1, "", "data folder: "},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -10,12 +10,12 @@ import (
 	"github.com/seed-2e639f12/tether"
 )
 
-// fulfilAttempts is how often an order is tried that fails for a reason of ours (a
-// full disk, say). A customer's reason, such as an empty shelf, is final at once.
+// fulfilAttempts is the number of attempts at an order if the shop is the cause, for
+// example a full disk. Other causes, such as an empty stock, are final at once.
 const fulfilAttempts = 3
 
-// fulfilment is how every order's work is submitted. Unique by the order's id: the
-// resumer at start and a new order may both submit it, and one body runs.
+// fulfilment returns the options for the work on an order. Unique prevents a second task
+// if resume and a new request submit the same order.
 func (s *shop) fulfilment(id string) []tether.Option {
 	return []tether.Option{
 		tether.Unique("order:" + id),
@@ -26,9 +26,9 @@ func (s *shop) fulfilment(id string) []tether.Option {
 	}
 }
 
-// fulfil is the heavy part of an order: the stock, the invoice, the webhook. Every
-// step looks at what is done already, so it may be run again after any
-// interruption: a retry, a drain that ran out of time, a kill -9.
+// fulfil returns the body of an order's task: the stock, the invoice, the webhook. Each
+// step checks what is done already, so the body may run again after any interruption: a
+// retry, a drain that ran out of time, a kill -9.
 func (s *shop) fulfil(id string) tether.Func {
 	return func(ctx context.Context) error {
 		o, err := s.store.order(ctx, id)
@@ -40,8 +40,8 @@ func (s *shop) fulfil(id string) tether.Func {
 		}
 		defer func() {
 			if v := recover(); v != nil {
-				// The order is told apart from one that still waits; the panic goes on
-				// to tether, which reports it with its stack.
+				// The order is marked as failed. The panic continues to tether, which
+				// reports it with its stack.
 				s.giveUp(ctx, o, "an internal error")
 				panic(v)
 			}
@@ -60,7 +60,7 @@ func (s *shop) invoice(ctx context.Context, o *order) error {
 		return fmt.Errorf("order %s: %w", o.ID, err)
 	}
 	if reason != "" {
-		return nil // decided: the order has failed and says why, the task has done its work
+		return nil // the order has failed with a reason; the task has succeeded
 	}
 	if err := s.invoices.make(o); err != nil {
 		return fmt.Errorf("order %s: %w", o.ID, err)
@@ -72,20 +72,20 @@ func (s *shop) invoice(ctx context.Context, o *order) error {
 	return nil
 }
 
-// giveUp fails an order. If even that cannot be stored, the order stays pending
-// and the next start tries again.
+// giveUp marks an order as failed. If that cannot be stored, the order stays pending and
+// the next start tries again.
 func (s *shop) giveUp(ctx context.Context, o *order, reason string) {
 	if err := s.store.failOrder(context.WithoutCancel(ctx), o, reason); err != nil {
 		slog.ErrorContext(ctx, "order stays pending", "order", o.ID, "err", err)
 	}
 }
 
-// interrupted reports whether somebody has cancelled ctx, other than its own timeout.
+// interrupted reports whether ctx has been canceled by something other than its timeout.
 func interrupted(ctx context.Context) bool {
 	return ctx.Err() != nil && !errors.Is(context.Cause(ctx), tether.ErrTimeout)
 }
 
-// attempt is the number of the attempt that ctx belongs to.
+// attempt returns the number of the attempt that ctx belongs to.
 func attempt(ctx context.Context) int {
 	t, ok := tether.FromContext(ctx)
 	if !ok {

@@ -29,12 +29,12 @@ const (
 	defaultWidth = 640
 	mostWidth    = 4096
 
-	// imageMemory is what all pictures that are being resized may take together: the
-	// pool's Capacity. A picture that alone would need more is refused.
+	// imageMemory is the memory for all pictures that are being resized, in bytes: the
+	// pool's Capacity. A picture that needs more by itself is refused.
 	imageMemory = 512 << 20
 )
 
-// postImage takes a JPEG or PNG and resizes it in the background, to ?width= pixels.
+// postImage accepts a JPEG or PNG and resizes it in the background, to ?width= pixels.
 func (s *shop) postImage(w http.ResponseWriter, r *http.Request) error {
 	if r.ContentLength > imageBytes {
 		return &http.MaxBytesError{Limit: imageBytes}
@@ -47,23 +47,23 @@ func (s *shop) postImage(w http.ResponseWriter, r *http.Request) error {
 		}
 		u.Width = width
 	}
-	body := s.patient(w, r)
+	body := s.uploadBody(w, r)
 	head, err := body.src.Peek(imageHead)
 	if err != nil && !errors.Is(err, io.EOF) {
-		return body.blame(err)
+		return body.readError(err)
 	}
 	if err := u.inspect(head); err != nil {
 		return err
 	}
-	return s.take(w, r, s.images, u, body, imageBytes)
+	return s.acceptUpload(w, r, s.images, u, body, imageBytes)
 }
 
-// imageHead is how much of a file is looked at to know its dimensions. A photo may
-// carry a preview and a colour profile before them; 256 KB hold any that cameras write.
+// imageHead is the part of a file that is read for its dimensions, in bytes. A preview and
+// a color profile may come before them; 256 KB is enough for what cameras write.
 const imageHead = 256 << 10
 
-// inspect reads a picture's dimensions from its first bytes, before anything is
-// decoded: a file of a few KB may claim, and fill, gigabytes.
+// inspect reads a picture's dimensions from its first bytes, before anything is decoded:
+// a file of a few KB can decode to gigabytes.
 func (u *upload) inspect(head []byte) error {
 	config, format, err := image.DecodeConfig(bytes.NewReader(head))
 	if err != nil {
@@ -78,12 +78,12 @@ func (u *upload) inspect(head []byte) error {
 	return nil
 }
 
-// decodedBytes is the most that decoding and resizing a picture takes.
+// decodedBytes returns the most memory that decoding and resizing a picture takes.
 //
-// A JPEG may be progressive: then the decoder holds 4 bytes of coefficients next
-// to each of the at most 4 samples of a pixel. A PNG may be interlaced: then it
-// holds a pass next to the whole. The first step of the resizing adds a quarter, and
-// turning a picture that is small already another 4 bytes, when the decoder's are free.
+// The decoder of a progressive JPEG holds 4 bytes of coefficients for each of the at most
+// 4 samples of a pixel. That of an interlaced PNG holds one pass beside the picture. The
+// first step of the resizing adds a quarter. Turning a picture that is not resized takes 4
+// bytes a pixel, when the decoder's memory is free again.
 func decodedBytes(config image.Config, format string) int64 {
 	perPixel := int64(20)
 	if format == "png" {
@@ -119,7 +119,7 @@ func (s *shop) resizeImage(u *upload) error {
 	small := turn.apply(shrink(src, fitting(src.Bounds().Size(), u.Width, turn.sideways())))
 	var out bytes.Buffer
 	if format == "png" {
-		err = png.Encode(&out, small) // keeps what is transparent
+		err = png.Encode(&out, small) // keeps transparency
 	} else {
 		err = jpeg.Encode(&out, small, &jpeg.Options{Quality: 85})
 	}
@@ -147,11 +147,11 @@ func fitting(stored image.Point, width int, sideways bool) image.Point {
 	return stored
 }
 
-// shrink makes a picture as small as target, which is no larger than the picture.
+// shrink scales a picture down to the size target, which must not be larger.
 //
-// It halves the picture while it is more than twice as large, and interpolates the
-// rest: each source pixel counts, and the memory is bounded. CatmullRom in one step
-// would take 32 bytes for each row of the source and column of the result.
+// It halves the picture while it is more than twice as large, and interpolates the rest,
+// so that each source pixel counts and the memory is bounded. CatmullRom in one step would
+// take 32 bytes for each row of the source and column of the result.
 func shrink(src image.Image, target image.Point) image.Image {
 	for {
 		size := src.Bounds().Size()
@@ -168,7 +168,7 @@ func shrink(src image.Image, target image.Point) image.Image {
 	}
 }
 
-// getImage shows whether a picture is done, and where it is.
+// getImage shows the progress of a picture, and its URL when it is done.
 func (s *shop) getImage(w http.ResponseWriter, r *http.Request) error {
 	u, err := s.store.upload(r.Context(), anImage, r.PathValue("id"))
 	if err != nil {
@@ -181,7 +181,7 @@ func (s *shop) getImage(w http.ResponseWriter, r *http.Request) error {
 	if u.State == uploadDone {
 		view.Picture = uploadURL(u) + "/picture"
 	}
-	w.Header().Set("Cache-Control", "no-store") // it changes
+	w.Header().Set("Cache-Control", "no-store") // the state changes
 	writeJSON(w, http.StatusOK, view)
 	return nil
 }
@@ -205,7 +205,7 @@ func (s *shop) getPicture(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// getSample draws a picture to try POST /images with.
+// getSample draws a picture for trying POST /images.
 func (s *shop) getSample(w http.ResponseWriter, _ *http.Request) error {
 	var out bytes.Buffer
 	if err := png.Encode(&out, samplePicture(1600, 900)); err != nil {
@@ -213,7 +213,7 @@ func (s *shop) getSample(w http.ResponseWriter, _ *http.Request) error {
 	}
 	w.Header().Set("Content-Type", "image/png")
 	w.Header().Set("Content-Length", strconv.Itoa(out.Len()))
-	_, _ = out.WriteTo(w) // the client is gone: nobody is left to tell
+	_, _ = out.WriteTo(w) // an error means that the client has gone
 	return nil
 }
 

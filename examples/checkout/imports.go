@@ -16,7 +16,7 @@ import (
 	"github.com/seed-2e639f12/tether"
 )
 
-// product is one row of an import: what there is of an article, and its price.
+// product is one row of an import.
 type product struct {
 	sku, name            string
 	quantity, priceCents int64
@@ -28,29 +28,29 @@ const (
 	mostInStock = 1_000_000_000
 	mostCents   = 1_000_000_000
 
-	// importBatch rows share a transaction: enough to be quick, few enough that an
-	// order waits only milliseconds for its turn to write.
+	// importBatch is the number of rows in a transaction. It is small enough for an order
+	// to wait only milliseconds to write.
 	importBatch = 500
-	badRowsKept = 1000 // are reported one by one; the rest is counted
+	badRowsKept = 1000 // bad rows that are listed; the rest are counted
 )
 
-// importColumns are the columns of an import, in any order, in the header line.
+// importColumns are the columns of an import. The header line may have them in any order.
 var importColumns = []string{"sku", "name", "quantity", "price_cents"}
 
-// postImport streams a stock list into the spool and answers at once; the rows are
-// imported in the background.
+// postImport streams a stock list into the spool and answers. The rows are imported in
+// the background.
 func (s *shop) postImport(w http.ResponseWriter, r *http.Request) error {
 	if r.ContentLength > s.cfg.maxImport {
 		return &http.MaxBytesError{Limit: s.cfg.maxImport}
 	}
-	body := s.patient(w, r)
+	body := s.uploadBody(w, r)
 	if _, _, err := readHeader(body.src); err != nil {
-		return body.blame(err)
+		return body.readError(err)
 	}
-	return s.take(w, r, s.imports, &upload{Kind: anImport, Format: "csv"}, body, s.cfg.maxImport)
+	return s.acceptUpload(w, r, s.imports, &upload{Kind: anImport, Format: "csv"}, body, s.cfg.maxImport)
 }
 
-// getImport shows how far an import has come, and its bad rows.
+// getImport shows the progress of an import, and its bad rows.
 func (s *shop) getImport(w http.ResponseWriter, r *http.Request) error {
 	u, err := s.store.upload(r.Context(), anImport, r.PathValue("id"))
 	if err != nil {
@@ -73,13 +73,13 @@ func (s *shop) getImport(w http.ResponseWriter, r *http.Request) error {
 	for i, b := range bad {
 		view.BadRows[i] = row{b.line, b.reason}
 	}
-	w.Header().Set("Cache-Control", "no-store") // it changes
+	w.Header().Set("Cache-Control", "no-store") // the state changes
 	writeJSON(w, http.StatusOK, view)
 	return nil
 }
 
-// readHeader looks at the header line without consuming it. It returns where in a
-// row each of importColumns is, and the length of the line.
+// readHeader reads the header line without consuming it. It returns the index of each of
+// importColumns in a row, and the length of the line.
 func readHeader(src *bufio.Reader) (columns []int, length int, err error) {
 	window, err := peekLine(src)
 	if err != nil {
@@ -109,8 +109,8 @@ func readHeader(src *bufio.Reader) (columns []int, length int, err error) {
 	return columns, len(window), nil
 }
 
-// peekLine looks at the first line, or at as much of it as a header could need. It
-// waits for no more bytes than that takes.
+// peekLine returns the first line without consuming it, or as much of it as a header can
+// need. It does not wait for more bytes than that.
 func peekLine(src *bufio.Reader) ([]byte, error) {
 	const most = 1024
 	for {
@@ -128,8 +128,8 @@ func peekLine(src *bufio.Reader) ([]byte, error) {
 	}
 }
 
-// importRows imports the rows of an upload from where it was left. It holds one
-// batch of rows in memory, whatever the size of the file.
+// importRows imports the rows of an upload, from where an earlier process has stopped. It
+// holds one batch of rows in memory, whatever the size of the file.
 func (s *shop) importRows(ctx context.Context, u *upload) (err error) {
 	f, err := os.Open(s.spool.path(u.ID))
 	if err != nil {
@@ -177,7 +177,7 @@ func (s *shop) importRows(ctx context.Context, u *upload) (err error) {
 			Done: u.At, Total: u.Size, Message: fmt.Sprintf("%d rows, %d bad", u.Rows, u.BadRows),
 		})
 		if stopped == nil && ctx.Err() != nil {
-			return context.Cause(ctx) // the place is saved: the next start goes on from here
+			return context.Cause(ctx) // the position is saved: the next start continues from it
 		}
 	}
 	if !errors.Is(stopped, io.EOF) {
@@ -186,8 +186,8 @@ func (s *shop) importRows(ctx context.Context, u *upload) (err error) {
 	return nil
 }
 
-// nextProduct reads one row and checks it. wrong is a row that cannot be used; err
-// ends the import.
+// nextProduct reads one row and checks it. wrong is set for a row that cannot be used; an
+// error ends the import.
 func nextProduct(rows *rowReader, columns []int) (p product, wrong *badRow, err error) {
 	row, err := rows.next()
 	if err != nil {

@@ -27,14 +27,14 @@ import (
 	"github.com/seed-2e639f12/tether/tetherhttp"
 )
 
-// instruments show the shop to those who run it.
+// instruments are the metrics, the traces and the admin server.
 type instruments struct {
 	metrics *tetherprom.Metrics
 	scraped *prometheus.Registry
 	spans   *sdktrace.TracerProvider // nil without -trace
 }
 
-// newInstruments makes them; spans are printed to traces, unless that is nil.
+// newInstruments returns instruments that print spans to traces, unless it is nil.
 func newInstruments(traces io.Writer) (*instruments, error) {
 	i := &instruments{metrics: tetherprom.New(tetherprom.Config{}), scraped: prometheus.NewRegistry()}
 	i.scraped.MustRegister(i.metrics, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
@@ -48,7 +48,7 @@ func newInstruments(traces io.Writer) (*instruments, error) {
 	return i, nil
 }
 
-// observer is told of every task.
+// observer returns the observer of all tasks.
 func (i *instruments) observer() (tether.Observer, error) {
 	if i.spans == nil {
 		return i.metrics, nil
@@ -60,24 +60,24 @@ func (i *instruments) observer() (tether.Observer, error) {
 	return tether.JoinObservers(i.metrics, spans), nil
 }
 
-// traced has each request be a span, which those of its tasks have to do with. It is
-// named after the request's route. The path is left out: an id of a task or an order is
-// the key to it, and traces are for more people than may have that.
+// traced makes a span for each request, to which the spans of its tasks are linked. The
+// span is named after the route. It does not contain the path: the ID of a task or an
+// order gives access to it, and traces are read more widely.
 func (i *instruments) traced(next http.Handler) http.Handler {
 	if i.spans == nil {
 		return next
 	}
 	return otelhttp.NewHandler(next, "request",
 		otelhttp.WithTracerProvider(i.spans), otelhttp.WithPropagators(propagation.TraceContext{}),
-		otelhttp.WithSpanOptions(trace.WithAttributes(semconv.URLPath("REDACTED")))) // takes the place of otelhttp's own
+		otelhttp.WithSpanOptions(trace.WithAttributes(semconv.URLPath("REDACTED")))) // replaces otelhttp's own
 }
 
-// admin serves what is not for the customers: nobody else should reach its address,
-// which is the one of -admin, or "".
+// admin returns the server for operators. Customers must not be able to reach it. address
+// is the value of -admin.
 func (i *instruments) admin(reg *tether.Registry, address string) *http.Server {
 	mux := http.NewServeMux()
 	mux.Handle("/debug/tether/", tetherhttp.Debug(reg, tetherhttp.DebugConfig{AllowCancel: true}))
-	mux.Handle("GET /ready", tetherhttp.Readiness(reg)) // a worker has no other address
+	mux.Handle("GET /ready", tetherhttp.Readiness(reg)) // a worker has no other server
 	mux.Handle("GET /healthz", tetherhttp.Liveness())
 	mux.Handle("GET /metrics", promhttp.HandlerFor(i.scraped, promhttp.HandlerOpts{}))
 	mux.HandleFunc("/debug/pprof/", pprof.Index) // goroutines and CPU time have the labels tether.task and tether.pool
@@ -87,13 +87,13 @@ func (i *instruments) admin(reg *tether.Registry, address string) *http.Server {
 	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
 	mux.Handle("GET /{$}", http.RedirectHandler("/debug/tether/", http.StatusFound))
 	host, _, _ := net.SplitHostPort(address)
-	return &http.Server{Handler: byName(host, prompt(mux)), ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute}
+	return &http.Server{Handler: knownHosts(host, withBodyDeadline(mux)), ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute}
 }
 
-// byName refuses requests to any host but this one, localhost and IP addresses. The
-// page of a stranger whose host's name is made to mean this address (DNS rebinding)
-// could otherwise have the operator's browser read all of this.
-func byName(host string, next http.Handler) http.Handler {
+// knownHosts refuses requests for any Host except this one, localhost and IP addresses.
+// Otherwise a web page whose own host name is resolved to this address (DNS rebinding)
+// could read everything here through the operator's browser.
+func knownHosts(host string, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		to := r.Host
 		if name, _, err := net.SplitHostPort(to); err == nil {
@@ -108,10 +108,10 @@ func byName(host string, next http.Handler) http.Handler {
 	})
 }
 
-// prompt bounds how long the body of a request may take to arrive. Server.ReadTimeout
-// would not do: when it is over, so is the context of a request that still runs, and a
-// profile of 30 seconds is cut short.
-func prompt(next http.Handler) http.Handler {
+// withBodyDeadline bounds the time in which the body of a request must arrive.
+// Server.ReadTimeout cannot be used for that: it also ends the context of a request that
+// runs, and would cut a profile of 30 seconds short.
+func withBodyDeadline(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.ContentLength != 0 {
 			// Not supported by a recorder in a test.
@@ -121,7 +121,7 @@ func prompt(next http.Handler) http.Handler {
 	})
 }
 
-// close has the last spans printed.
+// close prints the last spans.
 func (i *instruments) close(ctx context.Context) error {
 	if i.spans == nil {
 		return nil

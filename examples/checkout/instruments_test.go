@@ -129,7 +129,7 @@ func TestAdmin(t *testing.T) {
 	}
 }
 
-// Whoever has a name of his own mean this address is not served.
+// A host name that is not ours is refused, although it resolves to this address.
 func TestAdmin_Hosts(t *testing.T) {
 	ts := openShop(t)
 	for address, hosts := range map[string]map[string]int{

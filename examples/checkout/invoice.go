@@ -19,8 +19,8 @@ type invoices struct{ dir string }
 
 func (i invoices) path(o *order) string { return filepath.Join(i.dir, o.ID+".pdf") }
 
-// make writes the invoice of an order. It appears whole or not at all, and making
-// it again gives the same one.
+// make writes the invoice of an order. The file appears whole or not at all, and making it
+// again produces the same bytes.
 func (i invoices) make(o *order) error {
 	var pdf bytes.Buffer
 	if err := renderInvoice(&pdf, o); err != nil {
@@ -32,8 +32,8 @@ func (i invoices) make(o *order) error {
 	return nil
 }
 
-// open opens the invoice of an invoiced order. If somebody has tidied the folder
-// up, it is made again: all that is on it is in the store.
+// open opens the invoice of an invoiced order. If the file has been deleted, it is made
+// again from the store.
 func (i invoices) open(o *order) (*os.File, error) {
 	f, err := os.Open(i.path(o))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -50,8 +50,8 @@ func (i invoices) open(o *order) (*os.File, error) {
 
 const partSuffix = ".part"
 
-// writeWhole writes a file under another name and renames it when it is on the
-// disk, so that nobody ever sees half of it.
+// writeWhole writes a file under another name and renames it when it is on the disk, so
+// that half a file is never visible.
 func writeWhole(path string, content []byte) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*"+partSuffix)
 	if err != nil {
@@ -77,18 +77,18 @@ func writeWhole(path string, content []byte) (err error) {
 
 func invoiceNumber(o *order) string { return fmt.Sprintf("%d-%06d", o.Created.UTC().Year(), o.Seq) }
 
-// typeface is what an invoice is set in.
+// typeface is the typeface of an invoice.
 type typeface struct {
 	family string
-	encode func(string) string // as the family wants its text
+	encode func(string) string // returns text in the family's encoding
 }
 
-// chooseTypeface finds one that can draw all texts. The PDF standard fonts need no
-// embedding: such an invoice is small and made in a tenth of the time. They know
-// Western European letters only; for the others the Go fonts are embedded (the
-// glyphs that are used), which add Greek and Cyrillic. A character that these lack
-// too, a Chinese one say, is shown as '?': no name can make an invoice fail. Invisible
-// characters are left out: neither family can join letters.
+// chooseTypeface returns a typeface that can draw all texts of an order. The standard
+// fonts of PDF need no embedding: such an invoice is small and takes a tenth of the time.
+// They have Western European letters only. For other letters the Go fonts are embedded,
+// which add Greek and Cyrillic. A character that these lack, such as a Chinese one, is
+// drawn as '?', so that no name makes an invoice fail. Invisible characters are omitted,
+// since neither family can join letters.
 func chooseTypeface(pdf *fpdf.Fpdf, o *order) typeface {
 	western := fits(withoutInvisible(o.Customer), isLatin1)
 	for _, l := range o.Lines {
@@ -116,8 +116,8 @@ func fits(text string, has func(rune) bool) bool {
 
 func isLatin1(r rune) bool { return r >= 0x20 && r <= 0x7e || r >= 0xa0 && r <= 0xff }
 
-// hasGlyph reports whether the Go fonts can draw r: they cover the WGL4 set, of
-// which these blocks are the letters and the punctuation.
+// hasGlyph reports whether the Go fonts can draw r. They cover the WGL4 set; these are its
+// letters and punctuation.
 func hasGlyph(r rune) bool {
 	switch {
 	case r >= 0x20 && r <= 0x7e, r >= 0xa0 && r <= 0x17f: // Latin
@@ -130,7 +130,7 @@ func hasGlyph(r rune) bool {
 	return strings.ContainsRune("€–—‘’“”„…", r)
 }
 
-// sheet is an invoice while it is drawn.
+// sheet is an invoice that is being drawn.
 type sheet struct {
 	*fpdf.Fpdf
 	face typeface
@@ -143,7 +143,7 @@ func renderInvoice(out *bytes.Buffer, o *order) error {
 	pdf.SetCreator("checkout", true)
 	pdf.SetCreationDate(o.Created.UTC())
 	pdf.SetModificationDate(o.Created.UTC())
-	pdf.SetCatalogSort(true) // the same order gives the same bytes
+	pdf.SetCatalogSort(true) // the same order produces the same bytes
 	s := &sheet{pdf, chooseTypeface(pdf, o)}
 	s.SetMargins(20, 20, 20)
 	s.SetAutoPageBreak(true, bottom)
@@ -151,7 +151,8 @@ func renderInvoice(out *bytes.Buffer, o *order) error {
 	s.SetFooterFunc(func() {
 		s.SetY(-18)
 		s.font("", 8, grey)
-		// As wide as it will be when the alias has become a number, or it is off centre.
+		// The alias becomes a number later: without the difference in width the text would
+		// not be centered.
 		page := fmt.Sprintf("Invoice %s   page %d of {pages}", invoiceNumber(o), s.PageNo())
 		s.CellFormat(s.GetStringWidth("{pages}")-s.GetStringWidth("1"), 5, "", "", 0, "", false, 0, "")
 		s.CellFormat(0, 5, page, "", 0, "C", false, 0, "")
@@ -183,7 +184,7 @@ func (s *sheet) font(style string, size float64, shade int) {
 	s.SetTextColor(shade, shade, shade)
 }
 
-// head says whose invoice it is.
+// head draws the number, the date and the customer.
 func (s *sheet) head(o *order) {
 	s.font("B", 22, black)
 	s.CellFormat(0, 12, "Invoice", "", 1, "L", false, 0, "")
@@ -237,7 +238,7 @@ func (s *sheet) line(l line) {
 	s.Ln(-1)
 }
 
-// fit encodes a text for one cell; what is too wide for it ends in dots.
+// fit encodes a text for one cell. A text that is too wide is cut off and ends in dots.
 func (s *sheet) fit(text string, width float64) string {
 	room := width - 2*s.GetCellMargin()
 	whole := s.face.encode(text)
@@ -254,7 +255,7 @@ func (s *sheet) fit(text string, width float64) string {
 	return ""
 }
 
-// money writes cents as euros.
+// money formats cents as euros.
 func money(cents int64) string {
 	euros := fmt.Sprint(cents / 100)
 	for i := len(euros) - 3; i > 0; i -= 3 {

@@ -1,46 +1,47 @@
 // Command checkout is a small shop that does its heavy work in the background with
-// tether: an example that one can start, use and break.
+// tether: an example to start, use and break.
 //
 //	go run ./examples/checkout
 //
-// It prints the URL of a page that says what to try. It needs nothing but Go: the orders are in a SQLite file, the webhooks' receiver
-// is built in. See -help for the flags; -demo plays a customer and exits.
+// It prints the URL of a page that says what to try. It needs nothing but Go: the orders
+// are in a SQLite file, and the receiver of the webhooks is built in. -help lists the
+// flags; -demo plays a customer and exits.
 //
 //	GET  /                        a page that says what to try, with buttons
 //	POST /orders                  an order as JSON; 202 with its URL; Idempotency-Key
 //	GET  /orders/{id}             its state: pending, then invoiced, or failed with a reason
-//	GET  /orders/{id}/invoice.pdf the invoice; 404 before
+//	GET  /orders/{id}/invoice.pdf the invoice; 404 before it is made
 //	POST /imports                 a stock list as CSV: sku,name,quantity,price_cents; 202
 //	GET  /imports/{id}            progress, rows, bad rows with their line numbers
-//	POST /images?width=640        a JPEG or PNG to be made smaller; 202
+//	POST /images?width=640        a JPEG or PNG to be resized; 202
 //	GET  /images/{id}             progress, and the URL of the picture
-//	POST /reports                 what was sold: 200 if that is known in half a second, else 202
+//	POST /reports                 the sales: 200 if the report is made in half a second, else 202
 //	                              with the URL of a task; ?from= and to= (days), format=csv,
-//	                              rate= (orders a second, to leave the disk to others);
+//	                              rate= (orders a second, to leave the disk to other work);
 //	                              Idempotency-Key, Prefer: respond-async, Prefer: wait=N
-//	GET  /tasks/{id}              the task of a report, its progress; a stream of events for
+//	GET  /tasks/{id}              the task of a report, with its progress; a stream of events for
 //	                              Accept: text/event-stream; Prefer: wait=N
 //	GET  /tasks/{id}/result       the report
 //	DELETE /tasks/{id}            cancels a report, or forgets one that has ended
 //	GET  /audit                   the last 100 lines of the audit log
-//	GET  /webhook-receiver        what the built-in receiver has received
-//	GET  /sample.png              a picture to try POST /images with
+//	GET  /webhook-receiver        the counts of the built-in receiver
+//	GET  /sample.png              a picture for trying POST /images
 //	GET  /ready                   the readiness probe: 503 from SIGTERM on
 //	GET  /healthz                 the liveness probe
 //
-// and on the -admin address, for those who run it, until the drain is over, if they ask
-// for it by its number, as localhost or by the name in -admin:
+// and on the -admin address, for operators, until the drain has ended. The Host of a
+// request must be an IP address, localhost or the name in -admin:
 //
 //	GET  /debug/tether/           the live page: what runs, waits, has failed, is stuck
-//	GET  /metrics                 for Prometheus; prom/dashboard.json is Grafana's
+//	GET  /metrics                 for Prometheus; the dashboard for Grafana is prom/dashboard.json
 //	GET  /debug/pprof/            profiles, by task
 //
-// With -trace every request and every task prints a span.
+// With -trace, every request and every task prints a span.
 //
 // # A queue that outlives the process
 //
-// Without -durable the work on orders is tasks in memory, and what a kill -9 leaves is
-// found in the store by the next start. With it the work is on a queue before the 202 is
+// Without -durable the work on orders is tasks in memory; after a kill -9 the next start
+// finds the rest of it in the store. With -durable the work is on a queue before the 202 is
 // sent, and any process with a worker does it:
 //
 //	go run ./examples/checkout -data shop -durable jobs.db               # web and worker in one
@@ -48,40 +49,39 @@
 //	go run ./examples/checkout -data shop -durable jobs.db -role worker  # invoices, sends webhooks
 //
 // jobs.db is a SQLite file; postgres://, redis://, rediss://, amqp:// and amqps:// name a
-// server. Between the 202 and the PDF any of the processes may be killed. How soon the
-// order goes on then is the engine's: see the package durable.
+// server. Any of the processes may be killed between the 202 and the PDF. How soon the work
+// on the order continues then depends on the engine: see the package durable.
 //
 //   - On one -data there may be one web and any number of workers, on one machine: the
 //     store is a SQLite file. A second web is refused.
 //   - The web has the audit log, the reports, and the work on imports and images. A worker
-//     has the invoices, the webhooks, and of the addresses -admin alone, with the
-//     probes /ready and /healthz there.
-//   - Orders wait on the queue, any number of them: -queue bounds nothing then, and they
-//     are answered 503 only if the queue cannot be reached, and leave no trace. (An order
-//     whose removal fails then is kept and done.)
-//   - A reason of ours, a full disk say, is retried for three minutes and a half instead
-//     of a moment. An order whose workers were killed in each of its ten attempts is
-//     pending, until a web starts: that enqueues what is pending.
-//   - What a killed worker was sending is sent again by the next worker that starts.
+//     has the invoices and the webhooks. It listens on -admin only, which has the
+//     probes /ready and /healthz too.
+//   - The queue takes any number of orders: -queue bounds nothing, and an order is answered
+//     503 only if the queue cannot be reached. Such an order leaves no trace. (If it cannot
+//     be removed, it is kept and done.)
+//   - A failure of the shop, such as a full disk, is retried for three and a half minutes
+//     rather than a moment. An order whose workers were killed in each of its ten attempts
+//     stays pending until a web starts, which enqueues what is pending.
+//   - A webhook that a killed worker was sending is sent again by the next worker that starts.
 //
 // # What it promises
 //
-// What was answered 202 is on the disk and its work is admitted. Whatever happens
-// to the process then, the work is done: in the drain after SIGTERM or Ctrl-C, or,
-// if it had more to do than the time for the stop allows or was killed, by the next
-// start with the same -data.
+// What was answered 202 is on the disk and its work is admitted. Whatever happens to the
+// process then, the work is done: in the drain after SIGTERM or Ctrl-C, or, if the time for
+// the stop was too short or the process was killed, by the next start with the same -data.
 //
-// What there is no room for is answered 503 with Retry-After, and leaves no trace.
-// (With -durable there is room for all orders.)
+// A request for which there is no room is answered 503 with Retry-After, and leaves no
+// trace. (With -durable there is room for all orders.)
 //
-// What was answered 202 has a line in the audit log, audit.jsonl in the -data
-// folder, written after the answer. The drain writes those that are left. (The lines
-// of the last answers before a kill -9 may be missing, and the orders are not.)
+// What was answered 202 has a line in the audit log, audit.jsonl in the -data folder,
+// which is written after the response. The drain writes the lines that are left. (A
+// kill -9 may lose the last lines, but not the orders.)
 //
-// A report that was answered 202 is finished in the drain, and then it is gone with
-// the process: it can be asked for again.
+// A report that was answered 202 is finished in the drain. It ends with the process, and can
+// be requested again.
 //
-// An order that has its invoice is invoiced. Its webhook is shown apart: it may be
+// An order with an invoice is invoiced. Its webhook has a state of its own: it may be
 // delivered later, by the next process too, or fail for good, with a reason.
 package main
 
@@ -104,13 +104,13 @@ import (
 	"github.com/seed-2e639f12/tether"
 )
 
-// config is what the flags say.
+// config has the values of the flags.
 type config struct {
 	addr, data      string
-	admin           string // "": near addr, see listen
+	admin           string // if empty, a port near addr: see listen
 	demo            bool
 	trace           bool
-	traces          io.Writer // where spans are printed; nil: none are
+	traces          io.Writer // where spans are printed; may be nil
 	stuck           time.Duration
 	workers, queue  int
 	durable, role   string
@@ -125,12 +125,13 @@ type config struct {
 	webhookBackoff  func(attempt int, err error) time.Duration
 }
 
-// serves and works say what this process is for: everything, but with -role.
+// serves reports whether this process takes orders, works whether it works on them. Without
+// -role it does both.
 func (c config) serves() bool { return c.role != "worker" }
 func (c config) works() bool  { return c.role != "web" }
 
 func main() {
-	// Run takes signals as well, but what is started before it may take its time.
+	// Run handles signals too, but opening the queue before it can take long.
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	context.AfterFunc(ctx, stop) // before Run, a second signal ends the process
 	os.Exit(exit(run(ctx, os.Args[1:], os.Stdout), os.Stderr))
@@ -211,7 +212,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	fmt.Fprint(out, sum.String())
 	switch {
 	case left.pending() > 0:
-		fmt.Fprintf(out, "checkout: what is pending is safe in %[1]s: start with -data %[1]s to go on with it\n", cfg.data)
+		fmt.Fprintf(out, "checkout: what is pending is safe in %[1]s: start with -data %[1]s to continue\n", cfg.data)
 	case temporary && err == nil:
 		err = os.RemoveAll(cfg.data)
 		fmt.Fprintf(out, "checkout: nothing is pending, so the temporary folder is removed; -data keeps the orders and invoices\n")
@@ -224,8 +225,8 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	return err
 }
 
-// listen opens both addresses; in the role worker the first stays nil. Without -admin the
-// second one is any that is free if the next port is taken: greet says which.
+// listen opens both addresses; in the role worker the first listener is nil. Without -admin,
+// if the next port is taken, the second listener is on a free port, which greet prints.
 func listen(cfg config) (listener, admin net.Listener, err error) {
 	if cfg.serves() {
 		if listener, err = net.Listen("tcp", cfg.addr); err != nil {
@@ -243,7 +244,7 @@ func listen(cfg config) (listener, admin net.Listener, err error) {
 	return listener, admin, nil
 }
 
-// shut closes those that are open.
+// shut closes the listeners that are not nil.
 func shut(listeners ...net.Listener) (err error) {
 	for _, l := range listeners {
 		if l != nil {
@@ -253,7 +254,7 @@ func shut(listeners ...net.Listener) (err error) {
 	return err
 }
 
-// lines is written to by the program and by the demo's customer at once.
+// lines is a writer for concurrent use.
 type lines struct {
 	mu sync.Mutex // held while a line is written
 	to io.Writer
@@ -265,8 +266,8 @@ func (l *lines) Write(p []byte) (int, error) {
 	return l.to.Write(p)
 }
 
-// parseFlags reads the program's arguments. It prints the help that was asked for, and
-// returns flag.ErrHelp then.
+// parseFlags parses the program's arguments. For -help it prints the help and returns
+// flag.ErrHelp.
 func parseFlags(args []string, help io.Writer) (config, error) {
 	cfg := config{webhookAttempts: 8, webhookBackoff: tether.ExponentialBackoff(500*time.Millisecond, time.Minute), durableBackoff: durableBackoff}
 	f := flag.NewFlagSet("checkout", flag.ContinueOnError)
@@ -276,16 +277,16 @@ func parseFlags(args []string, help io.Writer) (config, error) {
 	f.BoolVar(&cfg.trace, "trace", false, "print a span for each request and each task")
 	f.DurationVar(&cfg.stuck, "stuck-after", 5*time.Minute, "how long a task may run before it is reported as stuck; 0 means that none is")
 	f.StringVar(&cfg.data, "data", "", "`folder` of the orders, invoices and uploads (default: a new temporary one)")
-	f.BoolVar(&cfg.demo, "demo", false, "play a customer, then SIGTERM, and exit")
-	f.IntVar(&cfg.workers, "workers", max(4, runtime.GOMAXPROCS(0)), "orders that are worked on at once; they mostly wait for the disk")
-	f.IntVar(&cfg.queue, "queue", 1000, "orders that may wait to be worked on; more are answered 503. With -durable they wait on the queue, any number of them")
-	f.StringVar(&cfg.durable, "durable", "", "`queue` for the work on orders, to outlive the process: a SQLite file's name, or the URL of a server: postgres://, redis://, rediss://, amqp://, amqps:// (default: none, they wait in memory)")
-	f.StringVar(&cfg.role, "role", "both", "with -durable: web takes orders, worker works on them and sends the webhooks, both does both. There may be one web and any number of workers, on one -data")
+	f.BoolVar(&cfg.demo, "demo", false, "play a customer, send SIGTERM, and exit")
+	f.IntVar(&cfg.workers, "workers", max(4, runtime.GOMAXPROCS(0)), "number of orders in work at once; they mostly wait for the disk")
+	f.IntVar(&cfg.queue, "queue", 1000, "number of orders that may wait; more are answered 503. With -durable any number may wait, on the queue")
+	f.StringVar(&cfg.durable, "durable", "", "`queue` for the work on orders, to outlive the process: a SQLite file's name, or the URL of a server: postgres://, redis://, rediss://, amqp://, amqps:// (default: none; orders wait in memory)")
+	f.StringVar(&cfg.role, "role", "both", "with -durable: web takes orders, worker works on them and sends the webhooks, both does both. On one -data there may be one web and any number of workers")
 	f.DurationVar(&cfg.stopTimeout, "stop-timeout", 25*time.Second, "time for all of the stop, from the signal to the end of the process")
 	f.Int64Var(&cfg.maxImport, "max-import", 2<<30, "`bytes` of the largest import; more are answered 413")
-	f.StringVar(&cfg.webhook, "webhook", "", "`URL` to tell of each invoice (default: a receiver that is built in)")
-	f.DurationVar(&cfg.webhookDelay, "webhook-delay", 0, "how long the built-in receiver takes to answer")
-	f.IntVar(&cfg.webhookFail, "webhook-fail", 0, "the built-in receiver answers every `n`th webhook 500; 0: none")
+	f.StringVar(&cfg.webhook, "webhook", "", "`URL` that each invoice is announced to (default: a built-in receiver)")
+	f.DurationVar(&cfg.webhookDelay, "webhook-delay", 0, "time that the built-in receiver takes to respond")
+	f.IntVar(&cfg.webhookFail, "webhook-fail", 0, "make the built-in receiver answer every `n`th webhook with 500; 0 means none")
 	f.Usage = func() {}
 	if err := f.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -307,17 +308,17 @@ be given in CHECKOUT_DURABLE instead.
 	if cfg.workers < 1 || cfg.queue < 1 || cfg.maxImport < 1 || cfg.stopTimeout <= 0 || cfg.webhookFail < 0 || cfg.stuck < 0 {
 		return cfg, errors.New("-workers, -queue, -max-import and -stop-timeout must be positive, -webhook-fail and -stuck-after must not be negative")
 	}
-	// Not a flag: the arguments of a process are for all to see.
+	// Not only a flag: other users of the machine can read the arguments of a process.
 	if cfg.durable == "" {
 		cfg.durable = os.Getenv("CHECKOUT_DURABLE")
 	}
 	switch {
 	case cfg.role != "both" && cfg.role != "web" && cfg.role != "worker":
-		return cfg, fmt.Errorf("-role: %q is none of web, worker and both", cfg.role)
+		return cfg, fmt.Errorf("-role: %q is not web, worker or both", cfg.role)
 	case cfg.role != "both" && (cfg.durable == "" || cfg.data == ""):
-		return cfg, errors.New("-role: the web and the workers need a -durable and a -data in common")
+		return cfg, errors.New("-role: the web and the workers need a common -durable and -data")
 	case cfg.role != "both" && cfg.demo:
-		return cfg, errors.New("-demo needs the web and the worker in one: no -role")
+		return cfg, errors.New("-demo needs web and worker in one process, so it cannot have a -role")
 	}
 	given := map[string]bool{}
 	f.Visit(func(f *flag.Flag) { given[f.Name] = true })
@@ -325,7 +326,7 @@ be given in CHECKOUT_DURABLE instead.
 		cfg.addr = "127.0.0.1:0"
 	}
 	if cfg.demo && !given["webhook-delay"] {
-		cfg.webhookDelay = 500 * time.Millisecond // so that something is still running at the SIGTERM
+		cfg.webhookDelay = 500 * time.Millisecond // so that a task is still running at the SIGTERM
 	}
 	if cfg.webhookSecret = os.Getenv("CHECKOUT_WEBHOOK_SECRET"); cfg.webhookSecret == "" {
 		cfg.webhookSecret = newSecret()
@@ -333,8 +334,8 @@ be given in CHECKOUT_DURABLE instead.
 	return cfg, nil
 }
 
-// nextPort returns the address of the port after that of addr; a free one if that is
-// for the system to choose, or has no number.
+// nextPort returns an address on 127.0.0.1 with the port after that of addr, or with port
+// 0 if addr has no numeric port.
 func nextPort(addr string) string {
 	_, port, _ := net.SplitHostPort(addr)
 	n, err := strconv.ParseUint(port, 10, 16)
@@ -344,7 +345,7 @@ func nextPort(addr string) string {
 	return net.JoinHostPort("127.0.0.1", strconv.FormatUint(n+1, 10))
 }
 
-// greet says where the shop is and what to try.
+// greet prints the addresses, and what to try.
 func greet(out io.Writer, s *shop, base, admin string) {
 	if s.cfg.serves() {
 		fmt.Fprintf(out, "checkout: serving %s, data in %s\n", base, s.cfg.data)
@@ -367,16 +368,16 @@ func greet(out io.Writer, s *shop, base, admin string) {
 Ctrl-C drains and prints the report; a second one, a second later or more, ends the program at once.`)
 }
 
-// ending is what the drain has left.
+// ending is the state of the store after the drain.
 type ending struct {
 	tally
 	uploads int // that are pending
 }
 
-// pending is how much the next start on the same folder has to go on with.
+// pending returns the number of things that the next start has to continue.
 func (e ending) pending() int { return e.Pending + e.uploads + e.Undelivered }
 
-// sum prints what has become of the orders, when the drain has ended.
+// sum prints the state of the orders, when the drain has ended.
 func (s *shop) sum(ctx context.Context, out io.Writer) (left ending, err error) {
 	if left.tally, err = s.store.tally(ctx); err != nil {
 		return left, err

@@ -80,8 +80,8 @@ func openShop(t *testing.T, change ...func(*config)) *testShop {
 	return ts
 }
 
-// kill ends the shop as a process ends that has no time left: what runs is
-// cancelled at once, what waits is dropped.
+// kill ends the shop as a process ends that has no time left: running tasks are canceled
+// at once, waiting ones dropped.
 func (ts *testShop) kill() {
 	ts.web.CloseClientConnections()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -106,7 +106,7 @@ func (a answer) problem(t *testing.T, status int) tetherhttp.Problem {
 	require.NoError(t, json.Unmarshal(a.body, &p))
 	require.Equal(t, status, p.Status)
 	require.NotEmpty(t, p.Title)
-	require.Equal(t, status == http.StatusInternalServerError, p.Detail == "", "what is wrong with us is not the client's business")
+	require.Equal(t, status == http.StatusInternalServerError, p.Detail == "", "an error of the shop is not shown to the client")
 	return p
 }
 

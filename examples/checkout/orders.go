@@ -21,7 +21,7 @@ import (
 	"github.com/seed-2e639f12/tether/tetherhttp"
 )
 
-// order is what a customer wants, and what has become of it.
+// order is an order with its state.
 type order struct {
 	Seq      int64 // the number on the invoice
 	ID       string
@@ -32,14 +32,15 @@ type order struct {
 	Reason   string // why it failed
 	Webhook  webhookStatus
 
-	// click is what makes two requests one order: the client's Idempotency-Key, or
-	// what was ordered. Fingerprint is always what was ordered.
+	// click identifies the order among requests: two requests with the same click are one
+	// order. It is the client's Idempotency-Key, or the fingerprint. The fingerprint
+	// is a hash of the customer and the lines.
 	click       string
 	fingerprint string
 	stocked     bool // its goods have been taken from the stock
 }
 
-// line is one position of an order. The price is the one at the time of the order.
+// line is one position of an order, with the price at the time of the order.
 type line struct {
 	SKU        string `json:"sku"`
 	Quantity   int64  `json:"quantity"`
@@ -55,9 +56,8 @@ func (o *order) totalCents() int64 {
 	return total
 }
 
-// orderState goes from pending to invoiced or to failed, once. What happens to the
-// webhook afterwards does not change it: an order with an invoice is invoiced even
-// if nobody could be told.
+// orderState changes once, from pending to invoiced or failed. The webhook does not change
+// it: an order with an invoice is invoiced even if its webhook cannot be delivered.
 type orderState string
 
 const (
@@ -73,18 +73,18 @@ const (
 	customerBytes = 254       // of an address
 	mostOfOne     = 1_000_000 // of one line, so that totals stay far from overflow
 
-	// doubleClick is how long after an order the same customer ordering the same
-	// is taken for a second click. It holds in any case until the first order has
-	// left pending; with an Idempotency-Key it holds for ever.
+	// doubleClick is the time after an order in which the same order of the same customer
+	// counts as a second click. While the first order is pending it always does, and with
+	// an Idempotency-Key it does forever.
 	doubleClick = 5 * time.Second
 )
 
-// postOrder accepts an order: when it answers 202 the order is on the disk, its
-// background work has been admitted, and so has its line in the audit log.
+// postOrder accepts an order. When it answers 202 the order is on the disk, and its work
+// and its line in the audit log have been admitted.
 //
-// Every click becomes a task that accepts the order, and Unique makes the clicks
-// of one order share that task while it lives, and its outcome, whatever it is. A
-// click that comes later finds the order in the store.
+// Every click becomes a task that accepts the order. Unique makes the clicks of one order
+// share that task and its outcome while the task lives. A later click finds the order in
+// the store.
 func (s *shop) postOrder(w http.ResponseWriter, r *http.Request) error {
 	if r.ContentLength > orderBytes {
 		return &http.MaxBytesError{Limit: orderBytes}
@@ -106,8 +106,8 @@ func (s *shop) postOrder(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	// Awaited for even if the client goes: the order may be placed all the same, and the
-	// audit log must know. The task's Timeout bounds it.
+	// Wait even if the client has gone: the order may be placed all the same, and the audit
+	// log must have it. The task's Timeout bounds the wait.
 	placed, err := accepting.Value(context.WithoutCancel(r.Context()))
 	if err != nil {
 		return err
@@ -131,8 +131,8 @@ func (s *shop) postOrder(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// accept stores the order and admits its work, both or neither. It runs once at a
-// time for one click.
+// accept stores the order and admits its work, both or neither. It runs in one task at a
+// time for each click.
 func (s *shop) accept(ctx context.Context, o *order) (*order, error) {
 	first, err := s.store.orderByClick(ctx, o.click)
 	switch {
@@ -152,9 +152,9 @@ func (s *shop) accept(ctx context.Context, o *order) (*order, error) {
 		s.accepted.Add(1)
 		return o, nil
 	}
-	// Admitted before it is stored: a full pool then refuses the order while nothing
-	// needs to be undone. Held until it is stored: work on an order that is not on
-	// the disk would be work for nobody if the commit fails.
+	// The work is admitted before the order is stored, so that nothing needs to be undone
+	// if the pool is full. It is held until the order is on the disk, since the commit may
+	// fail.
 	work, err := s.orders.Go(ctx, "fulfil-order", s.fulfil(o.ID),
 		append(s.fulfilment(o.ID), tether.Hold())...)
 	if err != nil {
@@ -169,7 +169,7 @@ func (s *shop) accept(ctx context.Context, o *order) (*order, error) {
 	return o, nil
 }
 
-// sameOrder reports whether o, of the same click as first, is first once more.
+// sameOrder reports whether o repeats first, which has the same click.
 func (s *shop) sameOrder(first, o *order) bool {
 	if strings.HasPrefix(o.click, clientKey) {
 		return true
@@ -177,9 +177,9 @@ func (s *shop) sameOrder(first, o *order) bool {
 	return first.State == pending || o.Created.Sub(first.Created) < doubleClick
 }
 
-// decodeOrder reads an order and finds what is wrong with it.
+// decodeOrder reads and checks an order.
 func decodeOrder(body io.Reader) (*order, error) {
-	var wish struct {
+	var request struct {
 		Customer string `json:"customer"`
 		Lines    []line `json:"lines"`
 	}
@@ -187,11 +187,11 @@ func decodeOrder(body io.Reader) (*order, error) {
 	if err != nil {
 		return nil, notJSON(err)
 	}
-	if !utf8.Valid(text) { // the decoder would put U+FFFD in place of what is not
+	if !utf8.Valid(text) { // the decoder would replace such bytes with U+FFFD
 		return nil, problemf(http.StatusBadRequest, "not JSON: the body is not UTF-8")
 	}
 	dec := json.NewDecoder(bytes.NewReader(text))
-	if err := dec.Decode(&wish); err != nil {
+	if err := dec.Decode(&request); err != nil {
 		return nil, notJSON(err)
 	}
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
@@ -200,26 +200,26 @@ func decodeOrder(body io.Reader) (*order, error) {
 		}
 		return nil, notJSON(err)
 	}
-	if err := checkCustomer(wish.Customer); err != nil {
+	if err := checkCustomer(request.Customer); err != nil {
 		return nil, err
 	}
-	if len(wish.Lines) == 0 {
+	if len(request.Lines) == 0 {
 		return nil, problemf(http.StatusUnprocessableEntity, "lines: an order needs at least one line")
 	}
-	if len(wish.Lines) > orderLines {
-		return nil, problemf(http.StatusUnprocessableEntity, "lines: %d are more than the %d of one order", len(wish.Lines), orderLines)
+	if len(request.Lines) > orderLines {
+		return nil, problemf(http.StatusUnprocessableEntity, "lines: %d are more than the %d of one order", len(request.Lines), orderLines)
 	}
-	lines := make([]line, len(wish.Lines))
-	for i, l := range wish.Lines {
+	lines := make([]line, len(request.Lines))
+	for i, l := range request.Lines {
 		if wrong := checkSKU(l.SKU); wrong != "" {
 			return nil, problemf(http.StatusUnprocessableEntity, "lines[%d].sku: %s", i, wrong)
 		}
 		if l.Quantity < 1 || l.Quantity > mostOfOne {
 			return nil, problemf(http.StatusUnprocessableEntity, "lines[%d].quantity: %d is not between 1 and %d", i, l.Quantity, mostOfOne)
 		}
-		lines[i] = line{SKU: l.SKU, Quantity: l.Quantity} // the price is ours, not the client's
+		lines[i] = line{SKU: l.SKU, Quantity: l.Quantity} // the price is the shop's, not the client's
 	}
-	o := &order{ID: rand.Text(), Customer: wish.Customer, Lines: lines, State: pending, Created: time.Now()}
+	o := &order{ID: rand.Text(), Customer: request.Customer, Lines: lines, State: pending, Created: time.Now()}
 	o.Webhook.State = webhookNone
 	o.fingerprint = fingerprint(o)
 	return o, nil
@@ -247,7 +247,7 @@ func notJSON(err error) error {
 	return problemf(http.StatusBadRequest, "not one JSON object: the body must be an order and nothing else")
 }
 
-// checkCustomer wants an address that mail can be sent to, with a name or without.
+// checkCustomer checks an e-mail address, which may have a name.
 func checkCustomer(customer string) error {
 	if wrong := checkText(customer, customerBytes); wrong != "" {
 		return problemf(http.StatusUnprocessableEntity, "customer: %s", wrong)
@@ -258,21 +258,22 @@ func checkCustomer(customer string) error {
 	return nil
 }
 
-// fingerprint is the same for two orders of the same goods by the same customer.
+// fingerprint returns a hash that two orders have in common if their customers and lines
+// are the same.
 func fingerprint(o *order) string {
 	h := sha256.New()
-	fmt.Fprintf(h, "%q", o.Customer) // quoted: where one field ends is unmistakable
+	fmt.Fprintf(h, "%q", o.Customer) // quoted, so that the end of each field is unambiguous
 	for _, l := range o.Lines {
 		fmt.Fprintf(h, "\n%q %d", l.SKU, l.Quantity)
 	}
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-const clientKey = "key:" // a click that the client named itself
+const clientKey = "key:" // prefix of a click from an Idempotency-Key
 
-// click names what makes two requests one order. It is stored with the order: a key
-// holds for ever, in the next process too. (tetherhttp.IdempotencyConfig would do for a
-// while and in memory, which is enough for a report.)
+// click returns what makes two requests one order. It is stored with the order, so that a
+// key is valid forever, in the next process too. (tetherhttp.IdempotencyConfig remembers
+// keys in memory and for a limited time, which is enough for a report.)
 func click(h http.Header, fingerprint string) (string, error) {
 	key, err := tetherhttp.IdempotencyKey(h)
 	switch {

@@ -52,7 +52,7 @@ func TestOrderThatCannotBe(t *testing.T) {
 	require.Equal(t, "none", s.Webhook.State)
 }
 
-// A reason of ours, a folder that is gone, is retried and then told.
+// A failure of the shop, such as a missing folder, is retried and then shown.
 func TestOrderWhoseInvoiceFails(t *testing.T) {
 	ts := openShop(t)
 	before := ts.inStock("tea")
@@ -126,7 +126,7 @@ func TestDoubleClick(t *testing.T) {
 		require.NotEqual(t, first, second)
 		require.Equal(t, second, ts.post("/orders", orderBy("dot")))
 	})
-	t.Run("with a key it is the same for ever", func(t *testing.T) {
+	t.Run("with a key it is the same forever", func(t *testing.T) {
 		first := ts.post("/orders", orderBy("eve"), "Idempotency-Key", "e-1")
 		ts.until(first, decided)
 		ts.age(first)
@@ -248,7 +248,7 @@ func TestBadOrders(t *testing.T) {
 
 func TestUnknown(t *testing.T) {
 	ts := openShop(t)
-	for _, path := range []string{"/orders/x", "/orders/x/invoice.pdf", "/imports/x", "/images/x", "/images/x/picture", "/nowhere", "/"} {
+	for _, path := range []string{"/orders/x", "/orders/x/invoice.pdf", "/imports/x", "/images/x", "/images/x/picture", "/nowhere"} {
 		ts.do("GET", path, "").problem(t, http.StatusNotFound)
 	}
 	a := ts.do("DELETE", "/orders/x", "")
@@ -256,18 +256,18 @@ func TestUnknown(t *testing.T) {
 	require.Contains(t, a.Header.Get("Allow"), "GET")
 }
 
-// A 10 GB body: refused by its length alone if that is told, at the limit if not.
+// A 10 GB body is refused by its Content-Length, or at the limit if it has none.
 func TestHugeBodies(t *testing.T) {
 	ts := openShop(t, func(c *config) { c.maxImport = 1 << 20 })
 	for path, start := range map[string]string{"/orders": `{"customer":"`, "/imports": csvHeader, "/images": "\x89PNG\r\n\x1a\n"} {
-		t.Run("told "+path, func(t *testing.T) {
+		t.Run("with a length "+path, func(t *testing.T) {
 			a, _ := ts.raw(t, path, "Content-Length: 10737418240\r\nExpect: 100-continue\r\n\r\n", "")
 			a.problem(t, http.StatusRequestEntityTooLarge)
 		})
-		t.Run("untold "+path, func(t *testing.T) {
+		t.Run("without a length "+path, func(t *testing.T) {
 			chunked := fmt.Sprintf("Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n", len(start), start)
 			a, sent := ts.raw(t, path, chunked, "8\r\nendless,\r\n")
-			if path == "/images" { // its first bytes tell that it is none
+			if path == "/images" { // the first bytes are not those of a picture
 				a.problem(t, http.StatusUnsupportedMediaType)
 			} else {
 				a.problem(t, http.StatusRequestEntityTooLarge)

@@ -59,7 +59,7 @@ func (s *store) pendingOrders(ctx context.Context, after, last int64, limit int)
 	if err != nil {
 		return nil, 0, fmt.Errorf("list pending orders: %w", err)
 	}
-	defer func() { _ = rows.Close() }() // Err has told already
+	defer func() { _ = rows.Close() }() // Err has reported any error
 	for rows.Next() {
 		var id string
 		if err := rows.Scan(&seq, &id); err != nil {
@@ -76,7 +76,7 @@ func (s *store) lastOrder(ctx context.Context) (seq int64, err error) {
 	return seq, err
 }
 
-// tally counts the orders of each state, and the webhooks that are still to be delivered.
+// tally counts the orders of each state, and the webhooks that are not delivered yet.
 type tally struct{ Pending, Invoiced, Failed, Undelivered int }
 
 func (s *store) tally(ctx context.Context) (t tally, err error) {
@@ -92,7 +92,7 @@ func (s *store) tally(ctx context.Context) (t tally, err error) {
 	return t, nil
 }
 
-// price looks each line up in the catalogue and notes name and price.
+// price sets the name and price of each line from the catalog.
 func (s *store) price(ctx context.Context, o *order) error {
 	for i := range o.Lines {
 		l := &o.Lines[i]
@@ -108,8 +108,8 @@ func (s *store) price(ctx context.Context, o *order) error {
 	return nil
 }
 
-// insertOrder stores a new order. An older order of the same click, if there is
-// one, gives the click up; if another order has it, the UNIQUE column refuses.
+// insertOrder stores a new order. older, if not nil, is an order with the same click, which
+// loses it. If any other order has the click, insertOrder fails.
 func (s *store) insertOrder(ctx context.Context, o, older *order) error {
 	lines, err := json.Marshal(o.Lines)
 	if err != nil {
@@ -130,7 +130,7 @@ func (s *store) insertOrder(ctx context.Context, o, older *order) error {
 	})
 }
 
-// withdrawOrder removes an order, unless somebody has begun to work on it.
+// withdrawOrder removes an order, unless the work on it has begun.
 func (s *store) withdrawOrder(ctx context.Context, id string) (withdrawn bool, err error) {
 	err = s.update(ctx, func(tx *sql.Tx) error {
 		res, err := tx.Exec(`DELETE FROM orders WHERE id = ? AND state = 'pending' AND stocked = 0`, id)
@@ -144,9 +144,9 @@ func (s *store) withdrawOrder(ctx context.Context, id string) (withdrawn bool, e
 	return withdrawn, err
 }
 
-// takeStock takes the goods of a pending order out of the stock, once however
-// often it is called. If some are missing it takes none, the order fails and the
-// reason is returned.
+// takeStock takes the goods of a pending order out of the stock. Repeated calls take them
+// once. If any are missing, it takes none, marks the order as failed and returns the
+// reason.
 func (s *store) takeStock(ctx context.Context, o *order) (reason string, err error) {
 	need := make(map[string]int64, len(o.Lines)) // a product may be on several lines
 	for _, l := range o.Lines {
@@ -186,8 +186,8 @@ func (s *store) takeStock(ctx context.Context, o *order) (reason string, err err
 	return reason, err
 }
 
-// invoiceOrder ends a pending order well and puts its webhook into the outbox, in
-// one commit: no invoice is made that nobody is told of.
+// invoiceOrder marks a pending order as invoiced and puts its webhook into the outbox, in
+// one commit, so that every invoice has a webhook.
 func (s *store) invoiceOrder(ctx context.Context, id string) error {
 	return s.update(ctx, func(tx *sql.Tx) error {
 		_, err := tx.Exec(`UPDATE orders SET state = 'invoiced', webhook = 'pending' WHERE id = ? AND state = 'pending'`, id)
@@ -198,7 +198,7 @@ func (s *store) invoiceOrder(ctx context.Context, id string) error {
 	})
 }
 
-// failOrder ends a pending order badly and puts its goods back.
+// failOrder marks a pending order as failed and puts its goods back.
 func (s *store) failOrder(ctx context.Context, o *order, reason string) error {
 	return s.update(ctx, func(tx *sql.Tx) error {
 		var stocked bool
@@ -228,8 +228,8 @@ func failOrderTx(tx *sql.Tx, id, reason string) error {
 	return nil
 }
 
-// claimWebhook takes the oldest webhook that waits in the outbox, in the name of a process
-// (see roll); errNoRow if none does.
+// claimWebhook claims the oldest webhook in the outbox for a process (see membership). It
+// returns errNoRow if the outbox is empty.
 func (s *store) claimWebhook(ctx context.Context, by string) (*order, error) {
 	var id string
 	err := s.update(ctx, func(tx *sql.Tx) error {
@@ -263,7 +263,7 @@ func (s *store) webhooksWaiting(ctx context.Context, most int) (n int, err error
 	return n, nil
 }
 
-// noteWebhook records what came of one attempt.
+// noteWebhook records the outcome of one attempt.
 func (s *store) noteWebhook(ctx context.Context, id string, status webhookStatus) error {
 	return s.update(ctx, func(tx *sql.Tx) error {
 		_, err := tx.Exec(`UPDATE orders SET webhook = ?, attempts = ?, webhook_reason = ? WHERE id = ?`,
@@ -275,8 +275,8 @@ func (s *store) noteWebhook(ctx context.Context, id string, status webhookStatus
 	})
 }
 
-// unclaimWebhooks puts back into the outbox what processes had claimed and may not have
-// delivered, but for those that are at work.
+// unclaimWebhooks puts the webhooks back into the outbox that a process has claimed and not
+// finished, except those of the processes in atWork.
 func (s *store) unclaimWebhooks(ctx context.Context, atWork []string) error {
 	names, err := json.Marshal(append([]string{}, atWork...))
 	if err != nil {

@@ -12,15 +12,15 @@ import (
 	"time"
 )
 
-// receiver plays the program that the webhooks go to: a warehouse, say. It checks
-// the signature, counts, and is as slow and as unreliable as it is told to be.
+// receiver stands for the program that receives the webhooks, such as a warehouse. It
+// checks the signatures and counts. It can be made slow and unreliable.
 //
-// It has a server of its own, as a program of its own would: the shop's server
-// stops first in a drain, and the webhooks of the last orders still need an answer.
+// It has a server of its own: the shop's server stops before the drain, in which the
+// webhooks of the last orders still need a response.
 type receiver struct {
 	signer    signer
 	delay     time.Duration // before each answer
-	failEvery int           // every so many'th request gets a 500; 0: none
+	failEvery int           // every n-th request is answered 500; zero means none
 
 	received, refused, failed atomic.Int64
 
@@ -49,8 +49,8 @@ func (r *receiver) start() error {
 	return nil
 }
 
-// stop ends the receiver's server. What it still answers is not waited for: by
-// then the drain is over.
+// stop ends the receiver's server without waiting for its requests, since the drain has
+// ended.
 func (r *receiver) stop(context.Context) error {
 	if r.srv == nil {
 		return nil // it was never started
@@ -79,13 +79,13 @@ func (r *receiver) receive(w http.ResponseWriter, req *http.Request) error {
 	}
 	if n := r.received.Add(1); r.failEvery > 0 && n%int64(r.failEvery) == 0 {
 		r.failed.Add(1)
-		return problemf(http.StatusInternalServerError, "told to fail by -webhook-fail")
+		return problemf(http.StatusInternalServerError, "failed because of -webhook-fail")
 	}
 	w.WriteHeader(http.StatusNoContent)
 	return nil
 }
 
-// counts shows what was received so far.
+// counts shows the numbers of requests.
 func (r *receiver) counts(w http.ResponseWriter, _ *http.Request) error {
 	writeJSON(w, http.StatusOK, map[string]int64{
 		"received": r.received.Load(), "refused": r.refused.Load(), "failed": r.failed.Load(),

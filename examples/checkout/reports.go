@@ -17,25 +17,25 @@ import (
 )
 
 const (
-	reportInline  = 500 * time.Millisecond // longer than that, and the answer is 202
+	reportInline  = 500 * time.Millisecond // reports that take longer are answered 202
 	reportTimeout = 10 * time.Minute
-	reportPage    = 1000 // orders are read at once
+	reportPage    = 1000 // number of orders that are read at once
 
-	// Reports are kept in memory for their clients to fetch: as many, for so long, and
-	// of so many rows, about 100 bytes each.
+	// Reports are kept in memory for their clients, within these bounds. A row takes about
+	// 100 bytes.
 	reportsKept    = 100
 	reportsKeptFor = 15 * time.Minute
 	reportRows     = 10_000
 )
 
-// salesReports answers POST /reports: within half a second with the report, or with
-// the URL of a task that shows how far it is, and the report when it is done.
+// salesReports answers POST /reports: with the report if it is made within half a second, or
+// with the URL of a task that shows its progress and has the report at the end.
 func (s *shop) salesReports() http.Handler {
 	return tetherhttp.Async(s.reports, "sales-report", s.makeReport, tetherhttp.AsyncConfig{
 		Inline:  reportInline,
 		MaxBody: -1, // the URL is the whole request
 		Check: func(r *http.Request) error {
-			_, err := readReportWish(r.URL.Query())
+			_, err := parseReportQuery(r.URL.Query())
 			return err
 		},
 		TaskOptions: []tether.Option{tether.Timeout(reportTimeout)},
@@ -43,8 +43,8 @@ func (s *shop) salesReports() http.Handler {
 	})
 }
 
-// reportTasks shows the reports that were answered 202, and cancels them. Reports
-// alone: nobody cancels an order here, whatever id he has found.
+// reportTasks shows and cancels the reports that were answered 202. It does not show other
+// tasks, so that an order cannot be canceled by its task's ID.
 func (s *shop) reportTasks() http.Handler {
 	return tetherhttp.Tasks(s.reg, tetherhttp.TasksConfig{
 		AllowCancel: true,
@@ -54,43 +54,43 @@ func (s *shop) reportTasks() http.Handler {
 	})
 }
 
-// reportWish is what a client wants to know.
-type reportWish struct {
+// reportQuery is the query of a report.
+type reportQuery struct {
 	from, to time.Time // from <= an order < to
 	asCSV    bool
-	rate     int // orders a second; 0: as quickly as it goes
+	rate     int // orders a second; zero means no limit
 }
 
-func readReportWish(query url.Values) (wish reportWish, err error) {
-	wish.to = time.Now().Add(time.Millisecond) // orders know the millisecond, not more
-	for name, into := range map[string]*time.Time{"from": &wish.from, "to": &wish.to} {
-		text := query.Get(name)
+func parseReportQuery(values url.Values) (query reportQuery, err error) {
+	query.to = time.Now().Add(time.Millisecond) // orders have a resolution of one millisecond
+	for name, into := range map[string]*time.Time{"from": &query.from, "to": &query.to} {
+		text := values.Get(name)
 		if text == "" {
 			continue
 		}
 		if *into, err = time.Parse(time.DateOnly, text); err != nil {
-			return wish, problemf(http.StatusBadRequest, "%s: not a day such as 2026-01-31", name)
+			return query, problemf(http.StatusBadRequest, "%s: not a day such as 2026-01-31", name)
 		}
 	}
-	if query.Get("to") != "" {
-		wish.to = wish.to.AddDate(0, 0, 1) // the day is included
+	if values.Get("to") != "" {
+		query.to = query.to.AddDate(0, 0, 1) // the day is included
 	}
-	switch format := query.Get("format"); format {
+	switch format := values.Get("format"); format {
 	case "", "json":
 	case "csv":
-		wish.asCSV = true
+		query.asCSV = true
 	default:
-		return wish, problemf(http.StatusBadRequest, "format: neither json nor csv")
+		return query, problemf(http.StatusBadRequest, "format: neither json nor csv")
 	}
-	if text := query.Get("rate"); text != "" {
-		if wish.rate, err = strconv.Atoi(text); err != nil || wish.rate < 1 {
-			return wish, problemf(http.StatusBadRequest, "rate: not a number of orders a second")
+	if text := values.Get("rate"); text != "" {
+		if query.rate, err = strconv.Atoi(text); err != nil || query.rate < 1 {
+			return query, problemf(http.StatusBadRequest, "rate: not a number of orders a second")
 		}
 	}
-	return wish, nil
+	return query, nil
 }
 
-// salesReport is what was sold, by day (UTC) and product.
+// salesReport has the sales by day (UTC) and product.
 type salesReport struct {
 	Orders       int64      `json:"orders"`
 	RevenueCents int64      `json:"revenue_cents"`
@@ -104,35 +104,35 @@ type salesRow struct {
 	RevenueCents int64  `json:"revenue_cents"`
 }
 
-// salesCSV is a report that is sent as a CSV file: tetherhttp has a result that is a
-// handler write itself.
+// salesCSV is a report that is sent as a CSV file: tetherhttp calls a result that is an
+// http.Handler.
 type salesCSV struct{ *salesReport }
 
 func (c salesCSV) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/csv; charset=utf-8")
 	w.Header().Set("Content-Disposition", `attachment; filename="sales.csv"`)
 	rows := csv.NewWriter(w)
-	_ = rows.Write([]string{"day", "sku", "quantity", "revenue_cents"}) // Flush gives up where Write has failed
+	_ = rows.Write([]string{"day", "sku", "quantity", "revenue_cents"}) // Flush does nothing if Write has failed
 	for _, row := range c.Rows {
 		_ = rows.Write([]string{row.Day, row.SKU, strconv.FormatInt(row.Quantity, 10), strconv.FormatInt(row.RevenueCents, 10)})
 	}
-	rows.Flush() // if the client is gone nobody is left to tell
+	rows.Flush() // an error means that the client has gone
 }
 
-// makeReport is the body of a report's task. It reads the orders page by page and
-// holds no connection in between: the orders that come in meanwhile do not wait.
+// makeReport is the body of a report's task. It reads the orders page by page and holds no
+// connection in between, so that new orders do not wait.
 func (s *shop) makeReport(ctx context.Context, r *http.Request) (any, error) {
-	wish, err := readReportWish(r.URL.Query())
+	query, err := parseReportQuery(r.URL.Query())
 	if err != nil {
 		return nil, err
 	}
-	total, err := s.store.countInvoiced(ctx, wish.from, wish.to)
+	total, err := s.store.countInvoiced(ctx, query.from, query.to)
 	if err != nil {
 		return nil, err
 	}
 	sales := sales{rows: make(map[salesKey]*salesRow)}
-	for last := (&order{Created: wish.from}); ; {
-		page, err := s.store.invoicedOrders(ctx, last, wish.to, wish.page())
+	for last := (&order{Created: query.from}); ; {
+		page, err := s.store.invoicedOrders(ctx, last, query.to, query.page())
 		if err != nil {
 			return nil, err
 		}
@@ -148,36 +148,36 @@ func (s *shop) makeReport(ctx context.Context, r *http.Request) (any, error) {
 		tether.ReportProgress(ctx, tether.Progress{
 			Done: sales.orders, Total: max(total, sales.orders), Message: last.Created.UTC().Format(time.DateOnly),
 		})
-		wish.rest(ctx, len(page))
+		query.rest(ctx, len(page))
 	}
 	report := sales.report()
-	if wish.asCSV {
+	if query.asCSV {
 		return salesCSV{report}, nil
 	}
 	return report, nil
 }
 
-// page is how many orders are read at once: a tenth of a second's at most.
-func (wish *reportWish) page() int {
-	if wish.rate == 0 {
+// page returns the number of orders that are read at once: at most those of 0.1 s.
+func (query *reportQuery) page() int {
+	if query.rate == 0 {
 		return reportPage
 	}
-	return min(max(1, wish.rate/10), reportPage)
+	return min(max(1, query.rate/10), reportPage)
 }
 
-// rest keeps to the rate, after n orders. When the shop is told to stop there is no
-// rate any more: nobody orders now, and the report is to be done in time.
-func (wish *reportWish) rest(ctx context.Context, n int) {
-	if wish.rate == 0 {
+// rest waits after n orders, to keep to the rate. When the stop begins the rate is lifted:
+// there are no new orders, and the report must be done in time.
+func (query *reportQuery) rest(ctx context.Context, n int) {
+	if query.rate == 0 {
 		return
 	}
-	timer := time.NewTimer(time.Duration(n) * time.Second / time.Duration(wish.rate))
+	timer := time.NewTimer(time.Duration(n) * time.Second / time.Duration(query.rate))
 	defer timer.Stop()
 	select {
 	case <-timer.C:
 	case <-tether.StoppingFrom(ctx):
-		wish.rate = 0
-	case <-ctx.Done(): // the next page will say so
+		query.rate = 0
+	case <-ctx.Done(): // reading the next page fails
 	}
 }
 
@@ -219,7 +219,7 @@ func (s *sales) report() *salesReport {
 	return report
 }
 
-// countInvoiced counts the orders that a report is about.
+// countInvoiced counts the orders of a report.
 func (s *store) countInvoiced(ctx context.Context, from, to time.Time) (n int64, err error) {
 	err = s.read.QueryRowContext(ctx, `SELECT count(*) FROM orders WHERE state = 'invoiced' AND created >= ? AND created < ?`,
 		from.UnixMilli(), to.UnixMilli()).Scan(&n)
@@ -229,14 +229,14 @@ func (s *store) countInvoiced(ctx context.Context, from, to time.Time) (n int64,
 	return n, nil
 }
 
-// invoicedOrders lists up to limit orders behind last and before to, in their order.
+// invoicedOrders lists up to limit orders after last and before to, oldest first.
 func (s *store) invoicedOrders(ctx context.Context, last *order, to time.Time, limit int) ([]*order, error) {
 	rows, err := s.read.QueryContext(ctx, selectOrder+`WHERE state = 'invoiced' AND (created, seq) > (?, ?) AND created < ?
 		ORDER BY created, seq LIMIT ?`, last.Created.UnixMilli(), last.Seq, to.UnixMilli(), limit)
 	if err != nil {
 		return nil, fmt.Errorf("list invoiced orders: %w", err)
 	}
-	defer func() { _ = rows.Close() }() // Err has told already
+	defer func() { _ = rows.Close() }() // Err has reported any error
 	var orders []*order
 	for rows.Next() {
 		o, err := scanOrder(rows)

@@ -214,7 +214,7 @@ func TestReportHurriesInTheDrain(t *testing.T) {
 	require.Equal(t, "succeeded", ts.task(location).State)
 }
 
-// An order's task is nobody's business, even for those who have its id.
+// An order's task is not shown, even to a client that has its ID.
 func TestTasksAreReportsAlone(t *testing.T) {
 	ts := openShop(t)
 	ts.orders.Pause()

@@ -11,9 +11,9 @@ import (
 	"github.com/seed-2e639f12/tether"
 )
 
-// resume goes on with what an earlier process accepted and did not finish: it was
-// killed, or its drain ran out of time. It is a task like any other, so the shop
-// opens at once, and new orders come in between.
+// resume continues what an earlier process accepted and did not finish, because it was
+// killed or its drain ran out of time. It is the body of a task, so that the shop serves
+// meanwhile.
 func (s *shop) resume(ctx context.Context) error {
 	if s.cfg.works() {
 		if err := s.resumeWebhooks(ctx); err != nil {
@@ -21,7 +21,7 @@ func (s *shop) resume(ctx context.Context) error {
 		}
 	}
 	if !s.cfg.serves() {
-		return nil // the rest comes from the web
+		return nil // the web resumes orders and uploads
 	}
 	if err := s.resumeUploads(ctx); err != nil {
 		return fmt.Errorf("resume: %w", err)
@@ -32,12 +32,11 @@ func (s *shop) resume(ctx context.Context) error {
 	return nil
 }
 
-// errLater ends the resumption when the shop is told to stop: the rest is for the
-// next start.
+// errLater ends the resumption when the stop begins.
 var errLater = errors.New("the rest is left for the next start")
 
 func (s *shop) resumeOrders(ctx context.Context) error {
-	last, err := s.store.lastOrder(ctx) // newer ones have their tasks already
+	last, err := s.store.lastOrder(ctx) // newer orders have their tasks already
 	if err != nil {
 		return err
 	}
@@ -93,7 +92,7 @@ func (s *shop) resumeUploads(ctx context.Context) error {
 	return nil
 }
 
-// resumeWebhooks fills the pool; each delivery goes on to the next in the outbox.
+// resumeWebhooks fills the pool. Each delivery continues with the next in the outbox.
 func (s *shop) resumeWebhooks(ctx context.Context) error {
 	n, err := s.store.webhooksWaiting(ctx, webhookWorkers)
 	if err != nil {
@@ -105,23 +104,22 @@ func (s *shop) resumeWebhooks(ctx context.Context) error {
 	return nil
 }
 
-// tidy puts right what a killed process has left, before anything new comes in:
-// webhooks that were being sent go back to the outbox, and half a file that no row
-// knows, so that no client was told 202, is removed. What may be another process' that
-// is at work is left alone.
+// tidy cleans up after killed processes, before the shop serves. Webhooks that were being
+// sent return to the outbox. Files that no row refers to are removed: their uploads were
+// not answered 202. Whatever another live process may be using is left alone.
 func (s *shop) tidy(ctx context.Context) error {
 	if s.cfg.works() {
-		if err := s.store.unclaimWebhooks(ctx, s.roll.others); err != nil {
+		if err := s.store.unclaimWebhooks(ctx, s.member.others); err != nil {
 			return err
 		}
 	}
-	if s.cfg.serves() { // nobody else receives uploads
+	if s.cfg.serves() { // no other process receives uploads
 		if err := s.tidySpool(ctx); err != nil {
 			return err
 		}
 	}
-	if !s.roll.alone() {
-		return nil // half an invoice may be about to be whole
+	if !s.member.alone() {
+		return nil // another process may be writing an invoice
 	}
 	for _, dir := range []string{s.invoices.dir, s.pictures.dir} {
 		halves, err := filepath.Glob(filepath.Join(dir, "*"+partSuffix))
@@ -158,7 +156,8 @@ func (s *shop) tidySpool(ctx context.Context) error {
 	return nil
 }
 
-// admit submits, and while the pool is full waits for as long as it says.
+// admit calls submit. While the pool is full it waits, for the time in the pool's error, and
+// calls submit again.
 func admit(ctx context.Context, submit func() (*tether.Task, error)) (*tether.Task, error) {
 	for {
 		task, err := submit()

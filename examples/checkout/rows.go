@@ -8,36 +8,36 @@ import (
 	"io"
 )
 
-// rowReader reads a CSV file (RFC 4180) row by row in a fixed amount of memory,
-// whatever is in the file, and goes on after a row that is broken.
+// rowReader reads a CSV file (RFC 4180) row by row in a fixed amount of memory, and
+// continues after a broken row.
 //
-// Not encoding/csv: there a quote that is opened and never closed makes the rest
-// of the file one field, all of it in memory, and one row bad instead of one line.
-// Here a row spans several lines only if it comes out complete; if not, its first
-// line is bad and the next line is a new row.
+// encoding/csv cannot do that: a quote that is opened and never closed makes the rest of
+// the file one field, and all of it is held in memory. Here a row spans several lines only
+// if that makes it complete. If not, its first line is a bad row, and the next line begins
+// a new one.
 type rowReader struct {
 	src    *bufio.Reader
 	fields int   // in a good row
 	at     int64 // bytes consumed
 	line   int64 // the number of the last line consumed
 
-	row  [][]byte // of the last call: into src's buffer, or into buf
-	buf  []byte   // the last row's quoted fields, without their quotes
-	rowN int64    // the number of the line where the last row began
+	row  [][]byte // the last row: slices of src's buffer or of buf
+	buf  []byte   // the quoted fields of the last row, without their quotes
+	rowN int64    // the number of the first line of the last row
 }
 
 const (
-	rowBytes = 64 << 10 // of a row, its line ends included
-	rowLines = 16       // of a row. It bounds how often a line can be looked at.
+	rowBytes = 64 << 10 // most bytes of a row, with its line ends
+	rowLines = 16       // most lines of a row; it bounds how often a line is parsed
 )
 
-// newRowReader reads rows of so many fields from src, which begins at byte at,
-// after line number line, of its file.
+// newRowReader returns a reader of rows with the given number of fields. src begins at byte
+// at of its file, after line number line.
 func newRowReader(src io.Reader, fields int, at, line int64) *rowReader {
 	return &rowReader{src: bufio.NewReaderSize(src, 4*rowBytes), fields: fields, at: at, line: line}
 }
 
-// badRow is a row that cannot be used, and why. Reading goes on after it.
+// badRow is the error for a row that cannot be used. Reading continues after it.
 type badRow struct {
 	line   int64
 	reason string
@@ -45,9 +45,9 @@ type badRow struct {
 
 func (b *badRow) Error() string { return fmt.Sprintf("line %d: %s", b.line, b.reason) }
 
-// next returns the next row; its fields are valid until the following call. The
-// error is io.EOF after the last row, a *badRow for one that is broken, or the
-// source's own. Empty lines are not rows.
+// next returns the next row. Its fields are valid until the next call. The error is io.EOF
+// after the last row, a *badRow for a broken one, or that of the source. Empty lines are
+// skipped.
 func (r *rowReader) next() ([][]byte, error) {
 	for {
 		window, err := r.src.Peek(rowBytes)
@@ -69,7 +69,7 @@ func (r *rowReader) next() ([][]byte, error) {
 	}
 }
 
-// parse finds the row at the start of window, whose first line has first bytes.
+// parse parses the row at the start of window, whose first line has first bytes.
 func (r *rowReader) parse(window []byte, first int) ([][]byte, error) {
 	r.rowN = r.line + 1
 	end, lines := first, 1
@@ -102,8 +102,8 @@ func (r *rowReader) parse(window []byte, first int) ([][]byte, error) {
 	}
 }
 
-// split cuts a row into r.row. It reports whether the text ends inside quotes, or
-// what is wrong with it.
+// split splits a row into r.row. It reports whether the text ends inside quotes, and
+// returns what is wrong with it.
 func (r *rowReader) split(text []byte) (open bool, problem string) {
 	r.row, r.buf = r.row[:0], r.buf[:0]
 	for {
@@ -145,7 +145,7 @@ func (r *rowReader) split(text []byte) (open bool, problem string) {
 	}
 }
 
-// skipLongLine drops a line that is longer than a row may be, a piece at a time.
+// skipLongLine skips a line that is longer than a row may be.
 func (r *rowReader) skipLongLine() error {
 	r.rowN = r.line + 1
 	for {
@@ -162,15 +162,15 @@ func (r *rowReader) skipLongLine() error {
 	}
 }
 
-// consume marks so many bytes, which are in the window, as read.
+// consume marks n bytes of the window, with their lines, as read.
 func (r *rowReader) consume(n, lines int) {
 	_, _ = r.src.Discard(n) // buffered: cannot fail
 	r.at += int64(n)
 	r.line += int64(lines)
 }
 
-// lineLength is the length of the first line with its end, which the last line of
-// a file (last: nothing follows the window) may lack. 0: the window does not tell.
+// lineLength returns the length of the first line, with its line end. If the window has no
+// line end, it is zero, or the length of the window if that is the last of the file.
 func lineLength(window []byte, last bool) int {
 	if i := bytes.IndexByte(window, '\n'); i >= 0 {
 		return i + 1

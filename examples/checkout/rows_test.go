@@ -78,7 +78,7 @@ type errorReader struct{ err error }
 
 func (r errorReader) Read([]byte) (int, error) { return 0, r.err }
 
-// A restart goes on at any row, with the same rows and the same line numbers.
+// A restart continues at any row, with the same rows and the same line numbers.
 func TestRowsGoOnFromAnyPlace(t *testing.T) {
 	const text = "a,b\n\"c\nc\",d\n\ne,\"f\nbad\ng,h\n"
 	want := readAll(t, newRowReader(strings.NewReader(text), 2, 0, 0))
@@ -133,7 +133,7 @@ func TestRowsHoldLittleInMemory(t *testing.T) {
 	}
 }
 
-// repeater gives the same text for ever.
+// repeater repeats a text forever.
 type repeater struct {
 	text string
 	at   int

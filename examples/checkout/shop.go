@@ -18,36 +18,36 @@ import (
 	"github.com/seed-2e639f12/tether/tetherhttp"
 )
 
-// shop is the program: the store, the pools in which its background work runs, and
-// the handlers that accept it.
+// shop is the program: the store, the pools for its background work, and the handlers that
+// accept the work.
 type shop struct {
 	cfg      config
-	roll     *roll
+	member   *membership
 	store    *store
 	invoices invoices
 	pictures pictures
 	spool    spool
 	audit    auditLog
 	webhooks webhooks
-	receiver *receiver // nil: the webhooks go to -webhook
+	receiver *receiver // nil if the webhooks go to -webhook
 	seen     *instruments
 
 	reg     *tether.Registry
-	orders  *tether.Pool // stock and invoice; nil with a queue
-	queue   *queue       // the orders' with -durable; else nil
-	hooks   *tether.Pool // webhooks: they wait for others, orders must not wait for them
+	orders  *tether.Pool // stock and invoices; nil with a queue
+	queue   *queue       // the orders with -durable; otherwise nil
+	hooks   *tether.Pool // webhooks; a slow receiver must not delay orders
 	imports *tether.Pool
 	images  *tether.Pool
 	reports *tether.Pool
 
-	accepted atomic.Int64 // orders of this process
+	accepted atomic.Int64 // number of orders since the start
 }
 
-// webhookWorkers is how many requests are sent to the receiver at once.
+// webhookWorkers is the number of webhooks that are sent at once.
 const webhookWorkers = 16
 
-// newShop opens the shop in the folder cfg.data, which may hold the work of an
-// earlier process; resume goes on with that.
+// newShop opens the shop in the folder cfg.data. The folder may have unfinished work of an
+// earlier process, which resume continues.
 func newShop(cfg config) (_ *shop, err error) {
 	s := &shop{
 		cfg:      cfg,
@@ -64,7 +64,7 @@ func newShop(cfg config) (_ *shop, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if s.roll, err = enter(context.Background(), filepath.Join(cfg.data, "processes"), cfg.serves()); err != nil {
+	if s.member, err = join(context.Background(), filepath.Join(cfg.data, "processes"), cfg.serves()); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -78,7 +78,7 @@ func newShop(cfg config) (_ *shop, err error) {
 	if err := s.tidy(context.Background()); err != nil {
 		return nil, err
 	}
-	if err := s.roll.settled(); err != nil {
+	if err := s.member.admitNext(); err != nil {
 		return nil, err
 	}
 	if cfg.serves() {
@@ -104,8 +104,8 @@ func newShop(cfg config) (_ *shop, err error) {
 		return nil, err
 	}
 
-	// Limit bounds what the pools do not: the clicks that are being accepted.
-	// Of the tasks that have ended only the reports are asked for.
+	// Limit bounds the tasks that are on no pool: the clicks that are being accepted.
+	// Of the finished tasks only reports are looked up.
 	s.reg = tether.New(tether.Config{
 		Limit:  cfg.queue + auditQueue + 4096,
 		Retain: reportsKept, RetainFor: reportsKeptFor,
@@ -151,7 +151,7 @@ func (s *shop) closers() []tether.Closer {
 	if s.store != nil {
 		closers = append(closers, tether.Closer{Name: "store", Close: s.store.close})
 	}
-	return append(closers, tether.Closer{Name: "data folder", Close: func(context.Context) error { return s.roll.leave() }})
+	return append(closers, tether.Closer{Name: "data folder", Close: func(context.Context) error { return s.member.leave() }})
 }
 
 // close is for a shop that does not get as far as Run, which calls the closers itself.
@@ -163,11 +163,11 @@ func (s *shop) close(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// handler routes the requests. The addresses are for the front page.
+// handler returns the routes of the shop. The addresses are for the front page.
 func (s *shop) handler(at addresses) http.Handler {
 	const (
 		short = 30 * time.Second
-		long  = 5 * time.Minute // for what a client waits for, or watches
+		long  = 5 * time.Minute // for responses that a client waits for or watches
 	)
 	mux := http.NewServeMux()
 	quick := func(pattern string, h handler) { mux.Handle(pattern, within(short, h)) }
@@ -175,9 +175,9 @@ func (s *shop) handler(at addresses) http.Handler {
 	quick("POST /orders", s.postOrder)
 	quick("GET /orders/{id}", s.getOrder)
 	quick("GET /orders/{id}/invoice.pdf", s.getInvoice)
-	mux.Handle("POST /imports", unhurried(s.postImport))
+	mux.Handle("POST /imports", uploading(s.postImport))
 	quick("GET /imports/{id}", s.getImport)
-	mux.Handle("POST /images", unhurried(s.postImage))
+	mux.Handle("POST /images", uploading(s.postImage))
 	quick("GET /images/{id}", s.getImage)
 	quick("GET /images/{id}/picture", s.getPicture)
 	quick("GET /sample.png", s.getSample)
@@ -193,37 +193,37 @@ func (s *shop) handler(at addresses) http.Handler {
 	return s.seen.traced(problems(mux))
 }
 
-// within bounds how long a request of a route may take to arrive and its answer to
-// leave. The server itself has no such limits, because uploads must not have them.
+// within bounds the time for reading a request and writing its response. It is set for each
+// route, since uploads must not have such a bound.
 func within(d time.Duration, h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		control := http.NewResponseController(w)
 		deadline := time.Now().Add(d)
-		// Not supported by a recorder in a test, where nobody is slow.
+		// A recorder in a test does not support deadlines.
 		_ = control.SetReadDeadline(deadline)
 		_ = control.SetWriteDeadline(deadline)
 		h.ServeHTTP(w, r)
 	})
 }
 
-// unhurried is for uploads: they take as long as the client's line needs (see
-// patientBody). When one is refused, the rest of it is not waited for: without
-// "Connection: close" net/http reads on before it sends the answer.
-func unhurried(h handler) http.Handler {
+// uploading is for uploads, which may take as long as the client's connection needs (see
+// uploadBody). When one is refused, the rest of it is not read: without "Connection: close"
+// net/http would read on before it sends the response.
+func uploading(h handler) http.Handler {
 	return handler(func(w http.ResponseWriter, r *http.Request) error {
 		control := http.NewResponseController(w)
 		err := h(w, r)
 		if err != nil {
 			w.Header().Set("Connection", "close")
-			_ = control.SetReadDeadline(time.Now()) // not supported by a recorder either
+			_ = control.SetReadDeadline(time.Now()) // a recorder in a test does not support it
 		}
 		return err
 	})
 }
 
-// serve serves until ctx ends or the process is told to stop; then it drains. In the role
-// worker there is no listener, and the only server is that for those who run the shop.
-// summary is called when the drain is over and the store still open.
+// serve serves until a signal comes or ctx is done, and then stops. In the role worker
+// listener is nil, and the only server is that for operators. summary is called when the
+// drain has ended, before the store is closed.
 func (s *shop) serve(ctx context.Context, listener, adminListener net.Listener, out io.Writer, summary func(context.Context) error) error {
 	srv := &http.Server{
 		Handler:           s.handler(addresses{urlOf(listener), urlOf(adminListener)}),
@@ -237,7 +237,7 @@ func (s *shop) serve(ctx context.Context, listener, adminListener net.Listener, 
 	if err == nil {
 		_, err = s.reg.Go(ctx, "resume", s.resume)
 	}
-	if err != nil && ctx.Err() == nil { // else it was told to stop, and does so as ever
+	if err != nil && ctx.Err() == nil { // otherwise the stop has begun, and Run performs it
 		return errors.Join(fmt.Errorf("start: %w", err), shut(listener, adminListener), s.close(ctx))
 	}
 	admin := s.seen.admin(s.reg, s.cfg.admin)

@@ -13,10 +13,9 @@ import (
 	"time"
 )
 
-// signer signs webhooks and checks their signatures, as the Standard Webhooks
-// specification says: an HMAC-SHA256 over "id.timestamp.body" with a secret that
-// both sides know. The timestamp is signed, so that a recorded request cannot be
-// played again later.
+// signer signs webhooks and verifies their signatures, according to the Standard Webhooks
+// specification: an HMAC-SHA256 of "id.timestamp.body" with a shared secret. The timestamp
+// is signed, so that a recorded request cannot be replayed later.
 type signer struct{ key []byte }
 
 const (
@@ -24,7 +23,7 @@ const (
 	signatureTolerance = 5 * time.Minute
 )
 
-// newSigner reads a secret, "whsec_" and the key in base64.
+// newSigner parses a secret: "whsec_" and the key in base64.
 func newSigner(secret string) (signer, error) {
 	key, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(secret, secretPrefix))
 	if err != nil || len(key) < 24 {
@@ -33,7 +32,7 @@ func newSigner(secret string) (signer, error) {
 	return signer{key}, nil
 }
 
-// newSecret makes a secret that nobody knows yet.
+// newSecret returns a random secret.
 func newSecret() string {
 	key := make([]byte, 32)
 	_, _ = rand.Read(key) // never fails: crypto/rand documents it
@@ -48,7 +47,7 @@ func (s signer) sign(h http.Header, id string, at time.Time, body []byte) {
 	h.Set("Webhook-Signature", "v1,"+base64.StdEncoding.EncodeToString(s.mac(id, timestamp, body)))
 }
 
-// verify reports why a webhook is not to be trusted; nil if it is.
+// verify returns an error if the signature of a webhook is missing, old or wrong.
 func (s signer) verify(h http.Header, now time.Time, body []byte) error {
 	id, timestamp := h.Get("Webhook-Id"), h.Get("Webhook-Timestamp")
 	seconds, err := strconv.ParseInt(timestamp, 10, 64)
@@ -59,14 +58,14 @@ func (s signer) verify(h http.Header, now time.Time, body []byte) error {
 		return fmt.Errorf("webhook-timestamp is %v away from now", age.Round(time.Second))
 	}
 	want := s.mac(id, timestamp, body)
-	// There may be several signatures, while a secret is being changed.
+	// There may be several signatures while a secret is being rotated.
 	for candidate := range strings.FieldsSeq(h.Get("Webhook-Signature")) {
 		text, ok := strings.CutPrefix(candidate, "v1,")
 		if !ok {
 			continue
 		}
 		got, err := base64.StdEncoding.DecodeString(text)
-		if err == nil && hmac.Equal(got, want) { // takes the same time however much of it is right
+		if err == nil && hmac.Equal(got, want) { // in constant time
 			return nil
 		}
 	}

@@ -11,14 +11,13 @@ import (
 	_ "modernc.org/sqlite" // the "sqlite" driver
 )
 
-// store is the shop's memory: one SQLite file. It is the truth about what was
-// accepted; the tasks in memory only work on it. So whatever happens to the
-// process, the next start finds every accepted order, import and image here.
+// store is the shop's database: one SQLite file. It has everything that was accepted, and
+// the tasks in memory only work on it. Whatever happens to the process, the next start
+// finds every accepted order, import and image here.
 //
-// SQLite has one writer at a time. All writes go through one goroutine, which
-// commits those that wait together in one transaction (a group commit), so a
-// hundred clients that order at once share one fsync instead of queueing for a
-// hundred.
+// SQLite has one writer at a time. All writes go through one goroutine, which commits the
+// waiting writes together in one transaction (a group commit). A hundred clients that
+// order at once share one fsync instead of queueing for a hundred.
 type store struct {
 	read   *sql.DB
 	write  *sql.DB // one connection, used by the writer goroutine alone
@@ -28,8 +27,8 @@ type store struct {
 	done    chan struct{} // closed when the writer goroutine has returned
 }
 
-// write is one caller's part of a group commit. fn must not keep its Tx and must
-// have changed nothing but the Tx: when its group fails it is called a second time.
+// write is one caller's part of a group commit. fn must not keep its Tx, and must not change
+// anything else: it is called again if its group fails.
 type write struct {
 	fn      func(*sql.Tx) error
 	outcome chan error // buffered: the writer never waits for a caller
@@ -40,15 +39,15 @@ var (
 	errNoRow       = errors.New("no such row")
 )
 
-// groupSize bounds how many writes share a transaction, and so how long the first
-// of them waits for the last.
+// groupSize is the most writes in a transaction. It bounds the time for which the first
+// waits for the last.
 const groupSize = 128
 
-// openStore opens, or makes, the database in the folder dir.
+// openStore opens the database in the folder dir, and creates it if needed.
 //
-// synchronous=FULL, not NORMAL: with NORMAL a WAL database survives kill -9 but
-// may lose the last commits in a power cut, and a 202 is a promise. The group
-// commit pays for it: one fsync for all who wait.
+// It uses synchronous=FULL. With NORMAL a WAL database survives a kill -9, but may lose the
+// last commits in a power cut, and a 202 is a promise. The group commit makes up for the
+// cost: all waiting writes share one fsync.
 func openStore(dir string) (*store, error) {
 	abs, err := filepath.Abs(filepath.Join(dir, "shop.db"))
 	if err != nil {
@@ -85,13 +84,13 @@ func openStore(dir string) (*store, error) {
 	return s, nil
 }
 
-// readers is how many queries run at once; each connection has a page cache.
+// readers is the number of queries that run at once. Each connection has a page cache.
 const readers = 4
 
-// update runs fn in a transaction, together with other callers' changes, and
-// returns when it is on the disk, or has left no trace. ctx bounds the wait for a
-// turn only: a write that was taken is always reported truthfully, for a caller
-// that gives up between the commit and the answer would not know what it has done.
+// update runs fn in a transaction, together with other callers' changes. It returns nil
+// when the changes are on the disk, and an error when none of them is. ctx bounds only the
+// wait until the write begins: a caller that gave up between the commit and the result
+// would not know whether its changes are stored.
 func (s *store) update(ctx context.Context, fn func(*sql.Tx) error) error {
 	w := write{fn: fn, outcome: make(chan error, 1)}
 	select {
@@ -105,7 +104,7 @@ func (s *store) update(ctx context.Context, fn func(*sql.Tx) error) error {
 	case err := <-w.outcome:
 		return err
 	case <-s.done:
-		// The writer served what it found before it left; this one may have come last.
+		// The writer has handled what it found before it ended; this write may be later.
 		select {
 		case err := <-w.outcome:
 			return err
@@ -115,7 +114,7 @@ func (s *store) update(ctx context.Context, fn func(*sql.Tx) error) error {
 	}
 }
 
-// writer is the one goroutine that writes, until close.
+// writer is the only goroutine that writes. It ends with close.
 func (s *store) writer() {
 	defer close(s.done)
 	group := make([]write, 0, groupSize)
@@ -133,7 +132,7 @@ func (s *store) writer() {
 	}
 }
 
-// collect adds the writes that wait already; it does not wait for more.
+// collect adds the writes that are waiting, without waiting for more.
 func (s *store) collect(group []write) []write {
 	for len(group) < groupSize {
 		select {
@@ -146,8 +145,8 @@ func (s *store) collect(group []write) []write {
 	return group
 }
 
-// commit writes a group in one transaction. If any of them fails, each is tried
-// alone, so that one client's bad luck is not its neighbours'.
+// commit writes a group in one transaction. If any of the writes fails, each gets a
+// transaction of its own, so that the others do not fail with it.
 func (s *store) commit(group []write) {
 	err := s.transact(group...)
 	if err == nil || len(group) == 1 {
@@ -178,22 +177,22 @@ func (s *store) transact(group ...write) error {
 	return nil
 }
 
-// close writes what is still waiting and closes the file. It must be called once,
-// when no task works on the store any more.
+// close writes what is waiting and closes the file. It must be called once, when no task
+// uses the store any more.
 func (s *store) close(context.Context) error {
 	close(s.closing)
 	<-s.done
 	return errors.Join(s.read.Close(), s.write.Close())
 }
 
-// addClaimants makes a column that the first stores did not have.
+// addClaimants adds a column that older databases do not have.
 func addClaimants(db *sql.DB) error {
 	var has bool
 	err := db.QueryRow(`SELECT count(*) > 0 FROM pragma_table_info('orders') WHERE name = 'claimant'`).Scan(&has)
 	if err != nil || has {
 		return err
 	}
-	_, err = db.Exec(`ALTER TABLE orders ADD COLUMN claimant TEXT NOT NULL DEFAULT ''`) // of its webhook: a name of roll
+	_, err = db.Exec(`ALTER TABLE orders ADD COLUMN claimant TEXT NOT NULL DEFAULT ''`) // of the webhook: the name of a member
 	return err
 }
 
@@ -209,7 +208,7 @@ CREATE TABLE IF NOT EXISTS products (
 CREATE TABLE IF NOT EXISTS orders (
 	seq         INTEGER PRIMARY KEY AUTOINCREMENT, -- the invoice's number
 	id          TEXT NOT NULL UNIQUE,
-	click       TEXT UNIQUE, -- what makes two requests one order; NULL once it may be ordered again
+	click       TEXT UNIQUE, -- identifies the order among requests; NULL once the same may be ordered again
 	fingerprint TEXT NOT NULL,
 	customer    TEXT NOT NULL,
 	lines       TEXT NOT NULL,
@@ -236,7 +235,7 @@ CREATE TABLE IF NOT EXISTS uploads (
 	created  INTEGER NOT NULL,
 	state    TEXT NOT NULL DEFAULT 'pending' CHECK (state IN ('pending', 'done', 'failed')),
 	reason   TEXT NOT NULL DEFAULT '',
-	at       INTEGER NOT NULL DEFAULT 0, -- bytes imported: where a restart goes on
+	at       INTEGER NOT NULL DEFAULT 0, -- bytes imported: where a restart continues
 	line     INTEGER NOT NULL DEFAULT 0, -- the number of the line that ends there
 	rows     INTEGER NOT NULL DEFAULT 0,
 	bad_rows INTEGER NOT NULL DEFAULT 0

@@ -74,7 +74,7 @@ func TestStoreClosed(t *testing.T) {
 	s, err := openStore(t.TempDir())
 	require.NoError(t, err)
 	var wg sync.WaitGroup
-	for range 20 { // each is stored or told, none hangs
+	for range 20 { // each is stored or fails; none hangs
 		wg.Go(func() {
 			for {
 				err := s.update(context.Background(), func(*sql.Tx) error { return nil })
@@ -98,7 +98,7 @@ func TestStoreFolderWithOddName(t *testing.T) {
 	require.FileExists(t, filepath.Join(dir, "shop.db"))
 }
 
-// The UNIQUE column is the last word on double clicks, whoever asks.
+// The UNIQUE column prevents two orders of one click, whatever the caller does.
 func TestStoreHasOneOrderPerClick(t *testing.T) {
 	s := openTestStore(t)
 	ctx := context.Background()

@@ -19,22 +19,22 @@ import (
 	"github.com/seed-2e639f12/tether/tetherhttp"
 )
 
-// upload is a file that was sent to us and is worked on in the background: an
-// import or an image. Its bytes lie in the spool folder until that is done, its
-// row in the store says how far it has come.
+// upload is a file that was sent for work in the background: an import or an image. The
+// file is in the spool folder until the work is done. Its row in the store has the
+// progress.
 type upload struct {
 	ID      string
 	Kind    uploadKind
 	Task    string // the id of the task that works on it, for its progress
 	Format  string // csv, jpeg or png
 	Width   int    // of the picture to make
-	Weight  int64  // what decoding the picture takes, in bytes
+	Weight  int64  // memory for decoding the picture, in bytes
 	Size    int64
 	Created time.Time
 	State   uploadState
 	Reason  string // why it failed
 
-	// How far an import has come; a restart goes on from here.
+	// The progress of an import. A restart continues from here.
 	At, Line      int64 // bytes, and the number of the line that ends there
 	Rows, BadRows int64
 }
@@ -50,28 +50,28 @@ type uploadState string
 
 const (
 	uploadPending uploadState = "pending"
-	uploadRunning uploadState = "running" // never stored: a live task says it
+	uploadRunning uploadState = "running" // never stored: the state of the live task
 	uploadDone    uploadState = "done"
 	uploadFailed  uploadState = "failed"
 )
 
-// spool is the folder of the files that are worked on.
+// spool is the folder of the uploaded files.
 type spool struct{ dir string }
 
 func (s spool) path(id string) string { return filepath.Join(s.dir, id) }
 
-// patience is how long an upload may send nothing. There is no limit on the whole:
-// 500 MB may take an hour on a slow line.
+// patience is the time for which an upload may send nothing. The whole has no limit: 500 MB
+// can take an hour on a slow connection.
 const patience = 20 * time.Second
 
-// errInterrupted ends an upload when the shop is told to stop.
+// errInterrupted ends an upload when the stop begins.
 var errInterrupted = &tetherhttp.Problem{
 	Status: http.StatusServiceUnavailable, Detail: "the shop is restarting; send the file again", RetryAfter: 5 * time.Second,
 }
 
-// receive streams the rest of a body into the spool and returns its size. Only as
-// much as a buffer is ever in memory. On an error nothing is left in the spool.
-func (s spool) receive(id string, body *patientBody, most int64) (size int64, err error) {
+// receive streams the rest of a body into the spool and returns its size. It holds one
+// buffer in memory. After an error nothing is left in the spool.
+func (s spool) receive(id string, body *uploadBody, most int64) (size int64, err error) {
 	f, err := os.Create(s.path(id))
 	if err != nil {
 		return 0, fmt.Errorf("spool: %w", err)
@@ -84,12 +84,12 @@ func (s spool) receive(id string, body *patientBody, most int64) (size int64, er
 			s.remove(id)
 		}
 	}()
-	size, err = io.Copy(f, io.LimitReader(body, most+1)) // one more, to see that there is more
+	size, err = io.Copy(f, io.LimitReader(body, most+1)) // one more byte shows that the file is too large
 	if errors.Is(err, syscall.ENOSPC) {
-		return 0, problemf(http.StatusInsufficientStorage, "no room for this file at the moment")
+		return 0, problemf(http.StatusInsufficientStorage, "no room for this file at present")
 	}
 	if err != nil {
-		return 0, body.blame(err)
+		return 0, body.readError(err)
 	}
 	if size > most {
 		return 0, &http.MaxBytesError{Limit: most}
@@ -99,20 +99,20 @@ func (s spool) receive(id string, body *patientBody, most int64) (size int64, er
 
 func (s spool) remove(id string) {
 	if err := os.Remove(s.path(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		slog.Error("spool not tidied", "err", err)
+		slog.Error("file not removed from the spool", "err", err)
 	}
 }
 
-// patientBody reads a request's body for as long as something comes, and as long
-// as the shop is not told to stop: an upload must not hold the drain up.
-type patientBody struct {
+// uploadBody reads the body of a request for as long as data arrives, and until the stop
+// begins: an upload must not delay the drain.
+type uploadBody struct {
 	src     *bufio.Reader
 	control *http.ResponseController
 	stop    func() bool
 }
 
-func (s *shop) patient(w http.ResponseWriter, r *http.Request) *patientBody {
-	b := &patientBody{
+func (s *shop) uploadBody(w http.ResponseWriter, r *http.Request) *uploadBody {
+	b := &uploadBody{
 		control: http.NewResponseController(w),
 		stop:    func() bool { return !s.reg.Ready() },
 	}
@@ -120,25 +120,25 @@ func (s *shop) patient(w http.ResponseWriter, r *http.Request) *patientBody {
 	return b
 }
 
-func (b *patientBody) Read(p []byte) (int, error) { return b.src.Read(p) }
+func (b *uploadBody) Read(p []byte) (int, error) { return b.src.Read(p) }
 
-// deadlineReader grants each read of the connection its own time.
+// deadlineReader sets a deadline for each read from the connection.
 type deadlineReader struct {
 	src  io.Reader
-	body *patientBody
+	body *uploadBody
 }
 
 func (d *deadlineReader) Read(p []byte) (int, error) {
 	if d.body.stop() {
 		return 0, errInterrupted
 	}
-	// Not supported by a recorder in a test, where nobody is slow.
+	// A recorder in a test does not support deadlines.
 	_ = d.body.control.SetReadDeadline(time.Now().Add(patience))
 	return d.src.Read(p)
 }
 
-// blame says whose fault a failed read was.
-func (b *patientBody) blame(err error) error {
+// readError returns the problem for an error of Read.
+func (b *uploadBody) readError(err error) error {
 	var p *tetherhttp.Problem
 	if errors.As(err, &p) {
 		return p
@@ -149,12 +149,12 @@ func (b *patientBody) blame(err error) error {
 	return problemf(http.StatusBadRequest, "the body broke off")
 }
 
-// take receives an upload and submits its work.
+// acceptUpload receives an upload and submits its work.
 //
-// The places come first, in the audit log and, as a held task, in the pool: a client
-// must not send 500 MB only to hear that there is no room. Then the file, then its
-// row in the store; then the task is released and the client has its 202.
-func (s *shop) take(w http.ResponseWriter, r *http.Request, pool *tether.Pool, u *upload, body *patientBody, most int64) error {
+// First it reserves the places in the audit log and, with a held task, in the pool: a
+// client must not send 500 MB to be refused afterwards. Then it stores the file and its
+// row, releases the task and answers 202.
+func (s *shop) acceptUpload(w http.ResponseWriter, r *http.Request, pool *tether.Pool, u *upload, body *uploadBody, most int64) error {
 	u.ID, u.State, u.Created = rand.Text(), uploadPending, time.Now()
 	line, err := s.audit.note(r, addressOf(r))
 	if err != nil {
@@ -188,7 +188,8 @@ func (s *shop) take(w http.ResponseWriter, r *http.Request, pool *tether.Pool, u
 
 func uploadURL(u *upload) string { return "/" + string(u.Kind) + "s/" + u.ID }
 
-// workOptions: one task works on an upload, and a picture weighs what it needs.
+// workOptions returns the options for the task of an upload. Unique allows one task for
+// each, and a picture weighs the memory that it needs.
 func (s *shop) workOptions(u *upload) []tether.Option {
 	opts := []tether.Option{tether.Unique("upload:" + u.ID)}
 	if u.Kind == anImage {
@@ -197,8 +198,8 @@ func (s *shop) workOptions(u *upload) []tether.Option {
 	return opts
 }
 
-// work is the body of an upload's task. What the drain interrupts stays pending,
-// and the next start goes on with it.
+// work returns the body of an upload's task. An upload that the drain interrupts stays
+// pending, and the next start continues it.
 func (s *shop) work(id string, kind uploadKind) tether.Func {
 	return func(ctx context.Context) error {
 		u, err := s.store.upload(ctx, kind, id)
@@ -235,10 +236,10 @@ func (s *shop) work(id string, kind uploadKind) tether.Func {
 	}
 }
 
-// endUpload notes the end and gives the spool's room back. If it cannot be noted
-// the upload stays pending, and the next start tries again.
+// endUpload records the end and removes the file. If the end cannot be recorded the upload
+// stays pending, and the next start tries again.
 func (s *shop) endUpload(ctx context.Context, u *upload, state uploadState, reason string) {
-	ctx = context.WithoutCancel(ctx) // a drain must not make a finished work pending again
+	ctx = context.WithoutCancel(ctx) // the drain must not make finished work pending again
 	if err := s.store.endUpload(ctx, u.ID, state, reason); err != nil {
 		slog.ErrorContext(ctx, "upload stays pending", "upload", u.ID, "err", err)
 		return
@@ -246,7 +247,7 @@ func (s *shop) endUpload(ctx context.Context, u *upload, state uploadState, reas
 	s.spool.remove(u.ID)
 }
 
-// uploadView is how far an upload has come.
+// uploadView is the progress of an upload as JSON.
 type uploadView struct {
 	ID       string      `json:"id"`
 	State    uploadState `json:"state"`
@@ -262,9 +263,8 @@ type progress struct {
 	Message string `json:"message,omitempty"`
 }
 
-// view joins what the store knows with what the live task tells of itself. The
-// registry forgets finished tasks after a while, and all of them at a restart; the
-// store does not.
+// view combines the store's row with the live task. The registry forgets finished tasks
+// after a while, and all tasks at a restart; the store does not.
 func (s *shop) view(u *upload) uploadView {
 	v := uploadView{
 		ID: u.ID, State: u.State, Reason: u.Reason, Created: u.Created.UTC(),
@@ -279,7 +279,7 @@ func (s *shop) view(u *upload) uploadView {
 	}
 	task, err := s.reg.Find(u.Task)
 	if err != nil {
-		return v // it waits for the resumer, or has just ended
+		return v // resume has not submitted it yet, or it has just ended
 	}
 	if info := task.Info(); info.State == tether.Running {
 		v.State = uploadRunning

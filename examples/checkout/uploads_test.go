@@ -106,7 +106,7 @@ func TestImport(t *testing.T) {
 	}
 }
 
-// A client that breaks off has not been told 202 and leaves nothing.
+// An upload that breaks off is not answered 202 and leaves nothing.
 func TestImportThatBreaksOff(t *testing.T) {
 	ts := openShop(t)
 	_, err := ts.try("POST", "/imports", io.MultiReader(strings.NewReader(csvHeader+strings.Repeat("a,A,1,1\n", 1<<16)), errorReader{io.ErrClosedPipe}))
@@ -135,7 +135,7 @@ func TestImportsFull(t *testing.T) {
 	require.Regexp(t, `^[1-9]\d*$`, a.Header.Get("Retry-After"))
 }
 
-// An import that is interrupted goes on where it was: each row once.
+// An interrupted import continues where it was: each row is imported once.
 func TestImportGoesOnAfterARestart(t *testing.T) {
 	ts := openShop(t)
 	const rows = 20_000

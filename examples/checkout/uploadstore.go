@@ -40,14 +40,14 @@ func (s *store) insertUpload(ctx context.Context, u *upload) error {
 	})
 }
 
-// pendingUploads lists what was accepted and is not done, oldest first. There are
-// no more of them than the pools hold.
+// pendingUploads lists the uploads that are accepted and not done, oldest first. There are
+// no more of them than the pools can hold.
 func (s *store) pendingUploads(ctx context.Context) ([]*upload, error) {
 	rows, err := s.read.QueryContext(ctx, `SELECT id, kind, weight FROM uploads WHERE state = 'pending' ORDER BY created`)
 	if err != nil {
 		return nil, fmt.Errorf("list uploads: %w", err)
 	}
-	defer func() { _ = rows.Close() }() // Err has told already
+	defer func() { _ = rows.Close() }() // Err has reported any error
 	var pending []*upload
 	for rows.Next() {
 		var u upload
@@ -59,7 +59,7 @@ func (s *store) pendingUploads(ctx context.Context) ([]*upload, error) {
 	return pending, rows.Err()
 }
 
-// handUpload notes which task works on an upload now.
+// handUpload records the task that works on an upload now.
 func (s *store) handUpload(ctx context.Context, id, task string) error {
 	return s.update(ctx, func(tx *sql.Tx) error {
 		if _, err := tx.Exec(`UPDATE uploads SET task = ? WHERE id = ?`, task, id); err != nil {
@@ -79,8 +79,8 @@ func (s *store) endUpload(ctx context.Context, id string, state uploadState, rea
 	})
 }
 
-// saveRows stores a part of an import and how far it has come, in one commit: a
-// restart neither loses a row nor takes one twice.
+// saveRows stores a batch of an import and its position, in one commit: a restart neither
+// loses a row nor imports one twice.
 func (s *store) saveRows(ctx context.Context, u *upload, products []product, bad []badRow) error {
 	return s.update(ctx, func(tx *sql.Tx) error {
 		insert, err := tx.Prepare(`INSERT INTO products (sku, name, quantity, price_cents) VALUES (?, ?, ?, ?)
@@ -113,7 +113,7 @@ func (s *store) badRows(ctx context.Context, id string) ([]badRow, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list bad rows: %w", err)
 	}
-	defer func() { _ = rows.Close() }() // Err has told already
+	defer func() { _ = rows.Close() }() // Err has reported any error
 	bad := []badRow{}
 	for rows.Next() {
 		var b badRow

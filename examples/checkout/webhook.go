@@ -14,14 +14,14 @@ import (
 	"github.com/seed-2e639f12/tether"
 )
 
-// webhooks tells another program of each invoice. The orders table is the outbox:
-// an invoiced order's webhook waits there until a delivery claims it. The pool
-// in front of the receiver is small and bounded; when the receiver is slow the
-// outbox grows, on the disk, and neither memory nor the orders feel it.
+// webhooks announces each invoice to another program. The orders table is the outbox: the
+// webhook of an invoiced order waits there until a delivery claims it. The pool of the
+// deliveries is small. If the receiver is slow, the outbox grows on the disk, and
+// neither memory nor the orders are affected.
 //
-// A webhook is delivered at least once: the process may end between the receiver's
-// answer and our note of it. Its webhook-id stays the same, so that the receiver
-// can tell a repetition.
+// A webhook is delivered at least once: the process may end between the receiver's response
+// and the record of it. Its webhook-id stays the same, so that the receiver can recognize a
+// repetition.
 type webhooks struct {
 	url      string
 	signer   signer
@@ -30,7 +30,7 @@ type webhooks struct {
 	backoff  func(attempt int, err error) time.Duration
 }
 
-// webhookStatus is what came of telling the receiver, apart from the order's own state.
+// webhookStatus is the state of the webhook, apart from that of the order.
 type webhookStatus struct {
 	State    webhookState `json:"state"`
 	Attempts int          `json:"attempts"`
@@ -41,8 +41,8 @@ type webhookState string
 
 const (
 	webhookNone      webhookState = "none"      // the order is not invoiced
-	webhookSending   webhookState = "sending"   // claimed; between attempts too
-	webhookDelivered webhookState = "delivered" // the receiver answered 2xx
+	webhookSending   webhookState = "sending"   // claimed, also between attempts
+	webhookDelivered webhookState = "delivered" // answered 2xx
 	webhookFailed    webhookState = "failed"    // refused for good, or too often
 )
 
@@ -54,21 +54,22 @@ func newWebhooks(url string, sign signer, attempts int, backoff func(int, error)
 		backoff:  backoff,
 		client: &http.Client{
 			Timeout: 15 * time.Second, // of one attempt
-			// A redirect could lead the signed body to anywhere: it counts as a refusal.
+			// A redirect could send the signed body anywhere, so it counts as a refusal.
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 			Transport:     &http.Transport{MaxIdleConnsPerHost: webhookWorkers, IdleConnTimeout: 30 * time.Second},
 		},
 	}
 }
 
-// refusal is an answer of the receiver that is not 2xx.
+// refusal is the error for a response that is not 2xx.
 type refusal struct{ status int }
 
 func (r *refusal) Error() string {
 	return fmt.Sprintf("the receiver answered %d %s", r.status, http.StatusText(r.status))
 }
 
-// worthRetrying: the receiver's trouble may pass, its refusal will not.
+// worthRetrying reports whether another attempt may succeed: after a failure of the network
+// or the receiver, but not after a refusal.
 func worthRetrying(err error) bool {
 	var no *refusal
 	if errors.As(err, &no) {
@@ -102,7 +103,7 @@ func (h webhooks) send(ctx context.Context, o *order) error {
 	if err != nil {
 		return fmt.Errorf("webhook: %w", err)
 	}
-	defer func() { _ = res.Body.Close() }()                      // nothing was written to it
+	defer func() { _ = res.Body.Close() }()                      // it was only read
 	_, _ = io.Copy(io.Discard, io.LimitReader(res.Body, 64<<10)) // so that the connection can be used again
 	if res.StatusCode < 200 || res.StatusCode > 299 {
 		return &refusal{res.StatusCode}
@@ -110,17 +111,16 @@ func (h webhooks) send(ctx context.Context, o *order) error {
 	return nil
 }
 
-// deliverNext submits a task that delivers the webhook that waits longest. The
-// task is a place in the pool, not a certain webhook: it claims one when it runs.
-// If the pool is full the webhook waits in the outbox, and one of the tasks that
-// fill the pool goes on to it (see deliver), so nothing is forgotten.
+// deliverNext submits a task that delivers the oldest webhook in the outbox. The task claims
+// a webhook when it runs. If the pool is full the webhook stays in the outbox, and one of
+// the tasks that fill the pool continues with it (see deliver), so none is forgotten.
 func (s *shop) deliverNext(ctx context.Context) {
-	var claimed *order // by the first attempt, for all of them
+	var claimed *order // by the first attempt; the others deliver the same
 	_, err := s.hooks.Go(ctx, "webhook", func(ctx context.Context) error {
 		if claimed == nil {
-			o, err := s.store.claimWebhook(ctx, s.roll.me)
+			o, err := s.store.claimWebhook(ctx, s.member.name)
 			if errors.Is(err, errNoRow) {
-				return nil // another one was quicker
+				return nil // another task has claimed it
 			}
 			if err != nil {
 				return fmt.Errorf("webhook: %w", err)
@@ -134,17 +134,17 @@ func (s *shop) deliverNext(ctx context.Context) {
 		ShouldRetry: worthRetrying,
 	}))
 	if err != nil && !errors.Is(err, tether.ErrFull) && !errors.Is(err, tether.ErrClosed) && !errors.Is(err, tether.ErrShutdown) {
-		slog.ErrorContext(ctx, "webhook waits for the next one", "err", err)
+		slog.ErrorContext(ctx, "webhook not submitted; it waits for another delivery", "err", err)
 	}
 }
 
-// deliver makes one attempt, notes what came of it, and when that is final goes on
-// to the next webhook of the outbox. Not once the drain has begun: the outbox may
-// hold hours of work for a slow receiver, and it is safe where it is.
+// deliver makes one attempt and records its outcome. If that is final, it continues with
+// the next webhook in the outbox, except when the stop has begun: the outbox may hold
+// hours of work for a slow receiver, and it is safe on the disk.
 func (s *shop) deliver(ctx context.Context, o *order) error {
 	err := s.webhooks.send(ctx, o)
 	if err != nil && ctx.Err() != nil {
-		return err // the drain took it back: the next start delivers it
+		return err // canceled by the drain: the next start delivers it
 	}
 	o.Webhook.Attempts++
 	final := true
@@ -169,7 +169,7 @@ func (s *shop) deliver(ctx context.Context, o *order) error {
 	return nil
 }
 
-// drainOutbox goes on to what waits in the outbox for want of room in the pool.
+// drainOutbox continues with the webhooks that found no room in the pool.
 func (s *shop) drainOutbox(ctx context.Context) {
 	select {
 	case <-tether.StoppingFrom(ctx):

@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// openShopFor opens a shop whose webhooks go to a receiver of the test's.
+// openShopFor opens a shop that sends its webhooks to a receiver of the test.
 func openShopFor(t *testing.T, receive http.HandlerFunc, change ...func(*config)) *testShop {
 	t.Helper()
 	receiver := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -25,7 +25,7 @@ func openShopFor(t *testing.T, receive http.HandlerFunc, change ...func(*config)
 	return openShop(t, append(change, func(c *config) { c.webhook = receiver.URL })...)
 }
 
-func told(s status) bool { return s.Webhook.State == "delivered" || s.Webhook.State == "failed" }
+func settled(s status) bool { return s.Webhook.State == "delivered" || s.Webhook.State == "failed" }
 
 func TestWebhookIsSignedAndArrives(t *testing.T) {
 	ts := openShop(t)
@@ -40,7 +40,7 @@ func TestWebhookIsSignedAndArrives(t *testing.T) {
 
 func TestWebhookRetries(t *testing.T) {
 	for name, test := range map[string]struct {
-		answers  []int // the last one for ever
+		answers  []int // the last one is repeated
 		state    string
 		attempts int64
 	}{
@@ -61,7 +61,7 @@ func TestWebhookRetries(t *testing.T) {
 				w.WriteHeader(test.answers[i-1])
 			})
 			location := ts.post("/orders", orderBy("ann"))
-			s := ts.until(location, told)
+			s := ts.until(location, settled)
 			require.Equal(t, "invoiced", s.State, "whatever became of the webhook")
 			require.Equal(t, test.state, s.Webhook.State)
 			require.Equal(t, test.attempts, n.Load())
@@ -71,9 +71,9 @@ func TestWebhookRetries(t *testing.T) {
 			require.Equal(t, 1, different, "the receiver can tell a repetition")
 		})
 	}
-	t.Run("nobody there", func(t *testing.T) {
+	t.Run("no receiver", func(t *testing.T) {
 		ts := openShop(t, func(c *config) { c.webhook = "http://127.0.0.1:1/" })
-		s := ts.until(ts.post("/orders", orderBy("ann")), told)
+		s := ts.until(ts.post("/orders", orderBy("ann")), settled)
 		require.Equal(t, "invoiced", s.State)
 		require.Equal(t, "failed", s.Webhook.State)
 		require.NotEmpty(t, s.Webhook.Reason)

@@ -5,7 +5,7 @@
 //
 // Its service is the standard health service, whose Watch is a stream that does not end
 // by itself: load balancers keep one open for each connection. Press Ctrl-C in the
-// server's terminal: the client is told NOT_SERVING, a second later its stream ends, then
+// server's terminal: the client receives NOT_SERVING, a second later its stream ends, then
 // the tasks of the last calls are finished, and the live page serves until the end.
 //
 // With -keep-streams nothing ends the stream. grpc.Server.GracefulStop waits for it
@@ -100,7 +100,7 @@ func newServer(reg *tether.Registry, listener net.Listener, keepStreams bool) te
 	healthpb.RegisterHealthServer(srv, service)
 	go func() {
 		<-reg.Stopping()
-		service.Shutdown() // tells those who watch NOT_SERVING
+		service.Shutdown() // sends NOT_SERVING to all watching clients
 	}()
 	if keepStreams {
 		return asServer("grpc", srv, listener, open, func() {})
@@ -110,8 +110,8 @@ func newServer(reg *tether.Registry, listener net.Listener, keepStreams bool) te
 
 // asServer returns a gRPC server as a tether.Server. endStreams is called when it stops.
 //
-// GracefulStop tells the clients to connect to another server, and then waits for as
-// long as a handler runs, without a limit. So it has a goroutine of its own. When ctx is
+// GracefulStop asks the clients to connect to another server, and then waits without a
+// limit for the handlers to return. So it has a goroutine of its own. When ctx is
 // done, the connections are closed and the contexts of the handlers are canceled.
 func asServer(name string, srv *grpc.Server, listener net.Listener, open *streams, endStreams func()) tether.Server {
 	return tether.Server{
