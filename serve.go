@@ -29,6 +29,9 @@ import (
 //	22.5 s      the drain's deadline: tasks that are left are reported
 //	22.5 – 25 s the Closers, one after the other, and then the LastServers
 //
+// If the servers take all of their time, contexts are canceled halfway between then and
+// the drain's deadline: after 20 s.
+//
 // A step that is done early leaves its time to the steps after it. A step that uses
 // up its time is abandoned, and named in the error that Run returns. Run returns at
 // most one second after StopTimeout.
@@ -102,12 +105,13 @@ const (
 	defaultStopTimeout = 25 * time.Second
 	maxCloseTimeout    = 10 * time.Second // of the default
 
-	slowStep      = 2 * time.Second        // a step that takes longer is logged
-	sameSignal    = time.Second            // signals closer together than this are one
-	lateReturn    = 100 * time.Millisecond // for a step to return after its context is done
-	leastClosing  = 500 * time.Millisecond // for all closers, if their time is used up
-	lastRecords   = 250 * time.Millisecond // for the log handler, once everything has ended
-	reportTimeout = time.Second            // for the report that a second signal prints
+	slowStep       = 2 * time.Second        // a step that takes longer is logged
+	sameSignal     = time.Second            // signals closer together than this are one
+	lateReturn     = 100 * time.Millisecond // for a step to return after its context is done
+	pendingTimeout = time.Second            // for a server's Pending
+	leastClosing   = 500 * time.Millisecond // for all closers, if their time is used up
+	lastRecords    = 250 * time.Millisecond // for the log handler, once everything has ended
+	reportTimeout  = time.Second            // for the report that a second signal prints
 )
 
 // Run starts the servers and serves until a signal comes, ctx is done, or one of the
@@ -128,8 +132,9 @@ const (
 //
 // Run returns nil after a signal and a clean stop. Otherwise it returns all errors,
 // joined, each with the step it is from: `stopping server "public": context deadline
-// exceeded`. What Serve returns once the stop has begun is not an error. Run returns
-// an [ErrInvalid] at once, and starts nothing, if cfg is invalid.
+// exceeded`. What Serve returns once its server is being stopped is not an error, except
+// for a panic. Run returns an [ErrInvalid] at once, and starts nothing, if cfg is
+// invalid.
 //
 // A second signal, one second or more after the first, ends the process at once, with
 // the drain's report on stderr and exit status 128 plus the signal's number: 143 for
@@ -212,9 +217,11 @@ type serving struct {
 // server is a Server that was started.
 type server struct {
 	Server
-	label string        // `server "public"`
-	done  chan struct{} // closed when Serve has returned; nil if there is no Serve
-	err   error         // what Serve returned; written before done is closed
+	label    string        // `server "public"`
+	done     chan struct{} // closed when Serve has returned; nil if there is no Serve
+	err      error         // what Serve returned; written before done is closed
+	crashed  bool          // Serve has panicked or ended its goroutine; written before done is closed
+	reported bool          // err is in errs; used by the goroutine of Run only
 }
 
 func (s *serving) start(kind string, list []Server) []*server {
@@ -229,6 +236,8 @@ func (s *serving) start(kind string, list []Server) []*server {
 		go func() {
 			err := ErrGoexit // unless Serve returns
 			defer func() {
+				_, panicked := err.(*PanicError)
+				srv.crashed = panicked || err == ErrGoexit
 				srv.err = err
 				close(srv.done)
 				s.ended <- srv
@@ -249,15 +258,39 @@ func (s *serving) wait(ctx context.Context) (signaled bool) {
 	case <-ctx.Done():
 		log(slog.LevelInfo, "stopping", slog.Any("cause", context.Cause(ctx)))
 	case srv := <-s.ended:
-		s.fail("serving", srv.label, srv.err)
+		s.serveFailed(srv)
 		log(slog.LevelError, "stopping: a server has ended", slog.String("server", srv.Name), slog.Any("error", srv.err))
 	}
 	return false
 }
 
-func (s *serving) fail(verb, label string, err error) {
+// named returns err with the step it is from, nil if it is nil. It calls the Error
+// method of err, which may not return: the goroutine of Run does not call named.
+func named(step string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("tether: %s: %w", step, err)
+}
+
+func (s *serving) fail(err error) {
 	if err != nil {
-		s.errs = append(s.errs, fmt.Errorf("tether: %s %s: %w", verb, label, err))
+		s.errs = append(s.errs, err)
+	}
+}
+
+// serveFailed notes what a Serve that has ended returned.
+func (s *serving) serveFailed(srv *server) {
+	srv.reported = true
+	result := make(chan error, 1)
+	go func() { result <- named("serving "+srv.label, srv.err) }()
+	timer := time.NewTimer(lateReturn)
+	defer timer.Stop()
+	select {
+	case err := <-result:
+		s.fail(err)
+	case <-timer.C:
+		s.fail(fmt.Errorf("tether: serving %s: an error of type %T, whose Error method has not returned", srv.label, srv.err))
 	}
 }
 
@@ -298,9 +331,10 @@ func (s *serving) stop() error {
 	for i, c := range closers {
 		rest := time.Duration(len(closers) - i + min(1, len(s.lastServers)))
 		share := max(least, time.Until(end)/rest)
-		s.fail("closing", strconv.Quote(c.Name), s.step("closing "+strconv.Quote(c.Name), time.Now().Add(share), c.Close, nil))
+		s.fail(s.step("closing "+strconv.Quote(c.Name), time.Now().Add(share), c.Close, nil))
 	}
 	s.stopServers(s.lastServers, time.Now().Add(max(least, time.Until(end))))
+	s.reportCrashes()
 	s.reg.flushStopLog(lastRecords)
 	return errors.Join(s.errs...)
 }
@@ -317,7 +351,24 @@ func (s *serving) preStop() {
 		case <-timer.C:
 			return
 		case srv := <-s.ended:
-			s.fail("serving", srv.label, srv.err)
+			s.serveFailed(srv)
+		}
+	}
+}
+
+// reportCrashes notes each Serve that has crashed since the stop began. What a Serve
+// returns then is expected; a panic is not.
+func (s *serving) reportCrashes() {
+	for _, srv := range slices.Concat(s.servers, s.lastServers) {
+		if srv.reported || srv.done == nil {
+			continue
+		}
+		select {
+		case <-srv.done:
+			if srv.crashed {
+				s.serveFailed(srv)
+			}
+		default: // its Stop is in errs, if it has one
 		}
 	}
 }
@@ -350,14 +401,14 @@ func (s *serving) stopServers(servers []*server, deadline time.Time) {
 				case <-srv.done:
 					return nil
 				case <-ctx.Done():
-					return fmt.Errorf("the server still serves: %w", ctx.Err())
+					return fmt.Errorf("its Serve has not returned: %w", ctx.Err())
 				}
 			}, srv.Pending)
 		})
 	}
 	stopped.Wait()
-	for i, srv := range servers {
-		s.fail("stopping", srv.label, errs[i])
+	for _, err := range errs {
+		s.fail(err)
 	}
 }
 
@@ -366,13 +417,11 @@ func (s *serving) drain(deadline time.Time) {
 	ctx, cancel := context.WithDeadline(s.ctx, deadline)
 	defer cancel()
 	defer s.logWhileSlow("drain", deadline, s.reg.pendingTasks)()
-	if err := s.reg.drainTasks(ctx); err != nil {
-		s.errs = append(s.errs, err)
-	}
+	s.fail(s.reg.drainTasks(ctx))
 }
 
-// step calls fn with a context that is done at the deadline, and returns its error.
-// If fn has not returned then, step abandons it: fn has a goroutine of its own.
+// step calls fn with a context that is done at the deadline, and returns its error,
+// named. If fn has not returned then, step abandons it: fn has a goroutine of its own.
 func (s *serving) step(what string, deadline time.Time, fn func(context.Context) error, pending func() string) error {
 	ctx, cancel := context.WithDeadline(s.ctx, deadline)
 	defer cancel()
@@ -381,7 +430,7 @@ func (s *serving) step(what string, deadline time.Time, fn func(context.Context)
 	result := make(chan error, 1)
 	go func() {
 		err := ErrGoexit // unless fn returns
-		defer func() { result <- err }()
+		defer func() { result <- named(what, err) }()
 		err = s.reg.contain(what, func() error { return fn(ctx) })
 	}()
 	select {
@@ -395,7 +444,7 @@ func (s *serving) step(what string, deadline time.Time, fn func(context.Context)
 	case err := <-result:
 		return err
 	case <-late.C:
-		return fmt.Errorf("did not return within %v: %w", share.Round(time.Millisecond), context.DeadlineExceeded)
+		return named(what, fmt.Errorf("did not return within %v: %w", share.Round(time.Millisecond), context.DeadlineExceeded))
 	}
 }
 
@@ -420,9 +469,7 @@ func (s *serving) logWhileSlow(step string, deadline time.Time, pending func() s
 				slog.Duration("left", max(0, time.Until(deadline))),
 			}
 			if pending != nil {
-				var what string
-				_ = s.reg.contain("Pending of "+step, func() error { what = pending(); return nil })
-				attrs = append(attrs, slog.String("waiting_for", what))
+				attrs = append(attrs, slog.String("waiting_for", s.pending(step, pending, done)))
 			}
 			select {
 			case <-done:
@@ -434,6 +481,26 @@ func (s *serving) logWhileSlow(step string, deadline time.Time, pending func() s
 		}
 	}()
 	return func() { close(done) }
+}
+
+// pending returns what the function of that name says, or that it does not return.
+func (s *serving) pending(step string, fn func() string, done <-chan struct{}) string {
+	text := make(chan string, 1)
+	go func() {
+		said := "unknown: Pending failed"
+		defer func() { text <- said }() // also if fn panics or ends this goroutine
+		_ = s.reg.contain("Pending of "+step, func() error { said = fn(); return nil })
+	}()
+	timer := time.NewTimer(pendingTimeout)
+	defer timer.Stop()
+	select {
+	case said := <-text:
+		return said
+	case <-done:
+		return ""
+	case <-timer.C:
+		return "unknown: Pending has not returned"
+	}
 }
 
 // pendingTasks describes the live tasks: how many there are of each name, for the

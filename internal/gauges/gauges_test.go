@@ -52,7 +52,11 @@ const (
 	ended = 1 << 4
 )
 
-type Task struct{ state atomic.Uint32 }
+type Task struct{ word }
+
+type word struct{ bits atomic.Uint32 }
+
+func (w *word) state() uint32 { return w.bits.Load() }
 `,
 	"/m/lane.go": `package m
 
@@ -63,13 +67,13 @@ func first[T any](T) { second() }
 func second() {}
 
 func (*lane) next(t *Task) {
-	t.state.Store(begun)
+	t.bits.Store(begun)
 }
 
 type other struct{}
 
 func (*other) next(t *Task) {
-	t.state.Load()
+	t.bits.Load()
 }
 `,
 }
@@ -133,6 +137,8 @@ func TestWalk(t *testing.T) {
 	assert.Equal(t, 5, w.calls, "first twice, second, the literal, next")
 	assert.Equal(t, 3, w.across, "first twice, next")
 	assert.Equal(t, 4, w.jumps, "to first, back for the literal, to next, back for the other first")
+	assert.Equal(t, 2, w.short, "first, second")
+	assert.Equal(t, 1, w.longer, "to next")
 	assert.Len(t, w.files(), 2)
 
 	w, err = testCore(t).walk(everything(t, "Load()"), "Pool", "Go")
@@ -147,7 +153,7 @@ func TestShape(t *testing.T) {
 	c := testCore(t)
 	assert.Equal(t, map[string]bool{"lane.go": true}, c.stateWriters())
 	assert.Equal(t, []string{"begun", "ended"}, c.flags())
-	assert.Equal(t, []string{"host", "lane", "other"}, c.unexportedTypes())
+	assert.Equal(t, []string{"host", "lane", "other", "word"}, c.unexportedTypes())
 	name, lines, total := c.largestFile()
 	assert.Equal(t, "pool.go", name)
 	assert.Equal(t, strings.Count(source["/m/pool.go"], "\n"), lines)

@@ -7,8 +7,8 @@
 // # The walk
 //
 // The walk is what a reader follows to learn what one Pool.Go does, from the call to the
-// end of its task. One task is run on a pool with coverage counters that are cleared
-// right before. Beginning at Pool.Go, each function is read once. Each call in it that
+// end of its task. One task, the first one, is run on a pool, with coverage counters that
+// are cleared right before. Beginning at Pool.Go, each function is read once. Each call in it that
 // was executed, of a function of the core or of its internal packages, is followed:
 // static calls, methods, go and defer statements. A call through an interface, or of a
 // literal that is stored in a field, is followed to each that was executed. Then
@@ -17,7 +17,8 @@
 //     another file are counted as across files too;
 //   - functions are the functions read, and files the files that they are in;
 //   - jumps are the times that the reader changes to another file: to a function that has
-//     not been read, and back to the next call of the function that called it.
+//     not been read, and back to the next call of the function that called it. They are
+//     counted a second time for a reader that does not visit functions of one line.
 //
 // Calls through other function values, such as the task's body, are not followed.
 //
@@ -71,6 +72,7 @@ func run(w io.Writer, list bool) error {
 	}
 	fmt.Fprintf(w, "one Pool.Go: %d calls through %d functions in %d files, with %d jumps between files; %d calls across files\n",
 		walked.calls, len(walked.steps), len(walked.files()), walked.jumps, walked.across)
+	fmt.Fprintf(w, "  without its %d functions of one line: %d jumps\n", walked.short, walked.longer)
 	if list {
 		for _, s := range walked.steps {
 			fmt.Fprintf(w, "  %s%s  %s\n", strings.Repeat("  ", s.depth), s.name, s.at)

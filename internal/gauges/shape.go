@@ -14,7 +14,7 @@ import (
 // print prints the gauges of the core's declarations.
 func (c *core) print(w io.Writer) {
 	files := slices.Sorted(maps.Keys(c.stateWriters()))
-	fmt.Fprintf(w, "Task.state is written in %d files: %s\n", len(files), strings.Join(files, " "))
+	fmt.Fprintf(w, "the state of a task is written in %d files: %s\n", len(files), strings.Join(files, " "))
 	flags := c.flags()
 	fmt.Fprintf(w, "flags beside the state: %d: %s\n", len(flags), strings.Join(flags, " "))
 	hidden := c.unexportedTypes()
@@ -29,26 +29,48 @@ func (c *core) print(w io.Writer) {
 	}
 }
 
-// stateField returns the field Task.state, nil if there is none.
-func (c *core) stateField() types.Object {
+// stateFields returns the fields that hold the state of a Task: its field state, and the
+// fields of the struct of the core that is the type of state, or has it as a method.
+func (c *core) stateFields() map[types.Object]bool {
+	fields := make(map[types.Object]bool)
 	task := c.root().Scope().Lookup("Task")
 	if task == nil {
-		return nil
+		return fields
 	}
-	field, _, _ := types.LookupFieldOrMethod(task.Type(), true, c.root().Package, "state")
-	return field
+	var word types.Type
+	switch state, _, _ := types.LookupFieldOrMethod(task.Type(), true, c.root().Package, "state"); state := state.(type) {
+	case *types.Var:
+		fields[state] = true
+		word = state.Type()
+	case *types.Func: // of an embedded struct
+		word = state.Signature().Recv().Type()
+	default:
+		return fields
+	}
+	if p, ok := word.(*types.Pointer); ok {
+		word = p.Elem()
+	}
+	if named, ok := word.(*types.Named); !ok || named.Obj().Pkg() != c.root().Package {
+		return fields
+	}
+	if word, ok := word.Underlying().(*types.Struct); ok {
+		for i := range word.NumFields() {
+			fields[word.Field(i)] = true
+		}
+	}
+	return fields
 }
 
 // writing are the methods of an atomic value that change it.
 var writing = []string{"Store", "Swap", "CompareAndSwap", "Add", "And", "Or"}
 
-// stateWriters returns the files that write Task.state, or take its address.
+// stateWriters returns the files that write the state word of a task, or take its address.
 func (c *core) stateWriters() map[string]bool {
-	state := c.stateField()
+	state := c.stateFields()
 	files := make(map[string]bool)
 	isState := func(e ast.Expr) bool {
 		sel, ok := ast.Unparen(e).(*ast.SelectorExpr)
-		return ok && state != nil && c.root().info.Uses[sel.Sel] == state
+		return ok && state[c.root().info.Uses[sel.Sel]]
 	}
 	for _, f := range c.root().files {
 		ast.Inspect(f, func(n ast.Node) bool {

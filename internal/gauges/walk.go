@@ -73,16 +73,25 @@ type walk struct {
 	steps  []step
 	calls  int // followed
 	across int // those of them into another file
+	short  int // functions of one line
 	jumps  int
-	at     string // the file that the reader is in
+	longer int       // jumps, if functions of one line are not visited
+	at     [2]string // the file that the reader is in: for jumps, and for longer
 }
 
-// turnTo notes that the reader goes on in a file.
-func (w *walk) turnTo(file string) {
-	if w.at != "" && w.at != file {
+// turnTo notes that the reader continues in a file, at a function of one line or not.
+func (w *walk) turnTo(file string, short bool) {
+	if w.at[0] != "" && w.at[0] != file {
 		w.jumps++
 	}
-	w.at = file
+	w.at[0] = file
+	if short {
+		return
+	}
+	if w.at[1] != "" && w.at[1] != file {
+		w.longer++
+	}
+	w.at[1] = file
 }
 
 // step is a function that is read.
@@ -179,7 +188,11 @@ func (w *walker) follow(fn *function, depth int) {
 	}
 	fn.read = true
 	file := w.file(fn.node.Pos())
-	w.turnTo(file)
+	short := w.isShort(fn)
+	if short {
+		w.short++
+	}
+	w.turnTo(file, short)
 	at := fmt.Sprintf("%s:%d", file, w.fset.Position(fn.node.Pos()).Line)
 	w.steps = append(w.steps, step{fn.name, file, at, depth})
 	ast.Inspect(fn.body, func(n ast.Node) bool {
@@ -192,11 +205,16 @@ func (w *walker) follow(fn *function, depth int) {
 			if w.file(callee.node.Pos()) != file {
 				w.across++
 			}
-			w.turnTo(file)
+			w.turnTo(file, short || w.isShort(callee))
 			w.follow(callee, depth+1)
 		}
 		return true
 	})
+}
+
+// isShort reports whether a function is on one line: a reader of the call sees what it does.
+func (w *walker) isShort(fn *function) bool {
+	return w.fset.Position(fn.node.Pos()).Line == w.fset.Position(fn.node.End()).Line
 }
 
 // callees returns the functions of the core that a call may be of: one, or each that was
