@@ -285,7 +285,7 @@ func (h *debug) detail(id string, now time.Time) (*debugTask, *Problem) {
 	return newDebugTask(h.reg, &info, now), nil
 }
 
-// cancelNotice describes the state of a task whose cancellation was requested.
+// cancelNotice describes the state of a task after a request to cancel it.
 func (h *debug) cancelNotice(id string) string {
 	t, err := h.reg.Find(id)
 	if err != nil {
