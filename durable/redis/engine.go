@@ -27,7 +27,7 @@ type Config struct {
 	Queue string
 	// Poll is the mean interval at which an idle worker asks Redis for a job. Zero means 100 ms.
 	Poll time.Duration
-	// Timeout bounds Open, and each other call whose context has no deadline. Zero means 10 s.
+	// Timeout bounds Open, and each other call without a deadline in its context. Zero means 10 s.
 	Timeout time.Duration
 	// Replicas is the number of replicas that must confirm a job before Enqueue returns: see
 	// the package's documentation. Zero means none. It cannot be used with a cluster.
