@@ -23,13 +23,17 @@ type consumer struct {
 	tag    string
 	places chan struct{} // holds a value for each call of Handle, of any connection
 
-	deliveries sync.WaitGroup
-	stopping   context.Context // ended by Stop: no job begins
-	stop       func()
-	killed     context.Context // ended by the engine's Close, and when the consumer has ended
-	kill       func()
-	done       chan struct{}
-	err        error // written before done is closed
+	deliveries sync.WaitGroup // that are not answered yet
+	next       chan fetched   // to a goroutine that waits for a delivery
+	quit       chan struct{}  // closed when no delivery follows
+	workers    sync.WaitGroup // the goroutines of deliveries
+
+	stopping context.Context // ended by Stop: no job begins
+	stop     func()
+	killed   context.Context // ended by the engine's Close, and when the consumer has ended
+	kill     func()
+	done     chan struct{}
+	err      error // written before done is closed
 }
 
 // Consume begins to deliver jobs. The consumer has a connection of its own. ctx bounds only
@@ -43,7 +47,7 @@ func (e *Engine) Consume(ctx context.Context, c durable.Consumption) (durable.Co
 	}
 	consumer := &consumer{
 		engine: e, Consumption: c, tag: rand.Text(),
-		places: make(chan struct{}, c.Concurrency), done: make(chan struct{}),
+		places: make(chan struct{}, c.Concurrency), next: make(chan fetched), quit: make(chan struct{}), done: make(chan struct{}),
 	}
 	consumer.killed, consumer.kill = context.WithCancel(context.Background())
 	consumer.stopping, consumer.stop = context.WithCancel(consumer.killed)
@@ -139,6 +143,8 @@ func (c *consumer) run(s *subscription) {
 		unhook()
 	}
 	c.deliveries.Wait()
+	close(c.quit)
+	c.workers.Wait()
 	if c.killed.Err() != nil && c.err == nil {
 		c.err = errClosed
 	}
@@ -166,12 +172,36 @@ func (c *consumer) serve(s *subscription) {
 	}
 }
 
+// fetched is a delivery of a subscription.
+type fetched struct {
+	*subscription
+	amqp.Delivery
+}
+
+// take gives a delivery to a goroutine. One that waits is preferred: its stack has grown.
 func (c *consumer) take(s *subscription, d amqp.Delivery) {
 	if d.ConsumerTag != "" {
 		s.unanswered.Add(1)
 	}
 	c.deliveries.Add(1)
-	go c.deliver(s, d)
+	f := fetched{s, d}
+	select {
+	case c.next <- f:
+	default:
+		c.workers.Go(func() { c.work(f) })
+	}
+}
+
+// work handles deliveries until no more follow.
+func (c *consumer) work(f fetched) {
+	for {
+		c.deliver(f.subscription, f.Delivery)
+		select {
+		case f = <-c.next:
+		case <-c.quit:
+			return
+		}
+	}
 }
 
 // Bounds of leave: how long it waits in all, and for one delivery before it asks again.
@@ -389,6 +419,15 @@ func (c *consumer) deliver(s *subscription, d amqp.Delivery) {
 // takePlace waits for a place, and reports false if there is none in time, or if no job may
 // begin any more.
 func (c *consumer) takePlace(s *subscription) bool {
+	select {
+	case c.places <- struct{}{}: // as always, without a timer
+		if c.stopping.Err() == nil && s.alive.Err() == nil {
+			return true
+		}
+		<-c.places
+		return false
+	default:
+	}
 	late := time.NewTimer(placeWait)
 	defer late.Stop()
 	select {

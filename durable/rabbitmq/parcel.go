@@ -39,7 +39,7 @@ type parcel struct {
 func opened(d amqp.Delivery) parcel {
 	unanswered := int(max(0, number(d.Headers["x-delivery-count"])))
 	p := parcel{
-		id: d.MessageId, body: d.Body, foreign: make(amqp.Table),
+		id: d.MessageId, body: d.Body,
 		used:     int(max(0, number(d.Headers[headUsed]))) + unanswered,
 		pardoned: int(max(0, number(d.Headers[headPardoned]))) + unanswered,
 		crashed:  unanswered > 0 || number(d.Headers[headCrashed]) != 0,
@@ -53,6 +53,9 @@ func opened(d amqp.Delivery) parcel {
 	}
 	for name, value := range d.Headers {
 		if !strings.HasPrefix(name, "x-") && !strings.HasPrefix(name, "tether-") {
+			if p.foreign == nil {
+				p.foreign = make(amqp.Table)
+			}
 			p.foreign[name] = value
 		}
 	}

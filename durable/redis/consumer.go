@@ -86,18 +86,10 @@ func (e *Engine) Consume(ctx context.Context, c durable.Consumption) (durable.Co
 
 // ProcessTask runs one attempt, for asynq.
 func (c *consumer) ProcessTask(ctx context.Context, t *asynq.Task) error {
-	late := time.NewTimer(turn)
-	defer late.Stop()
-	select {
-	case c.running <- struct{}{}:
-		defer func() { <-c.running }()
-	case <-c.stopping:
-		return &answer{durable.Outcome{Verdict: durable.Return, Err: errStopping}}
-	case <-late.C:
-		return &answer{durable.Outcome{Verdict: durable.Return, After: time.Second, Err: errBusy}}
-	case <-ctx.Done():
-		return ctx.Err()
+	if out := c.enter(ctx); out != nil {
+		return out
 	}
+	defer func() { <-c.running }()
 	select {
 	case <-c.stopping: // closed after the job was fetched
 		return &answer{durable.Outcome{Verdict: durable.Return, Err: errStopping}}
@@ -132,6 +124,27 @@ func (c *consumer) ProcessTask(ctx context.Context, t *asynq.Task) error {
 		c.answered(id, out.Verdict)
 	}
 	return &answer{out}
+}
+
+// enter takes a token for a Handle, and returns an error for asynq if there is none in time.
+func (c *consumer) enter(ctx context.Context) error {
+	select {
+	case c.running <- struct{}{}: // as always, without a timer
+		return nil
+	default:
+	}
+	late := time.NewTimer(turn)
+	defer late.Stop()
+	select {
+	case c.running <- struct{}{}:
+		return nil
+	case <-c.stopping:
+		return &answer{durable.Outcome{Verdict: durable.Return, Err: errStopping}}
+	case <-late.C:
+		return &answer{durable.Outcome{Verdict: durable.Return, After: time.Second, Err: errBusy}}
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 var (
