@@ -179,7 +179,7 @@ func (c *consumer) shutdown() {
 	for range cap(c.running) { // also for those that asynq has given up
 		c.running <- struct{}{}
 	}
-	if err := c.redis.Close(); err != nil {
+	if err := closeClient(c.redis); err != nil {
 		c.log.Warn("durable: redis: close", "error", err)
 	}
 }

@@ -640,6 +640,36 @@ func TestCallsEndWithTheirContext(t *testing.T) {
 	}
 }
 
+// Callers that leave take no connection away from others.
+func TestCanceledCallersDisturbNoOthers(t *testing.T) {
+	b := newBench(t)
+	var group sync.WaitGroup
+	var stored atomic.Int64
+	for n := range 16 {
+		group.Go(func() {
+			for range 100 {
+				ctx, cancel := context.WithCancel(b.ctx)
+				if n%2 == 0 {
+					go cancel()
+				}
+				_, err := b.engine.Enqueue(ctx, message("job", ""))
+				cancel()
+				switch {
+				case err == nil:
+					stored.Add(1)
+				case n%2 != 0:
+					assert.NoError(t, err)
+				}
+			}
+		})
+	}
+	group.Wait()
+	info, err := b.inspector.GetQueueInfo(b.queue)
+	require.NoError(t, err)
+	assert.GreaterOrEqual(t, int64(info.Pending), stored.Load())
+	assert.GreaterOrEqual(t, stored.Load(), int64(800))
+}
+
 func TestCloseEndsWhatIsUnderWay(t *testing.T) {
 	b := newBench(t)
 	e, v := b.behind()
