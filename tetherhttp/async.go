@@ -31,7 +31,7 @@ type AsyncConfig struct {
 	// 500 ms. If it is negative, a request does not wait, but a task that has ended by the
 	// time of the answer is answered with its result.
 	Inline time.Duration
-	// Always202 makes the handler answer 202 to every request whose task is admitted, for
+	// Always202 makes the handler answer 202 whenever the task has been admitted, for
 	// APIs that must answer an operation with a single success status. Inline and
 	// Prefer: wait=N have no effect then.
 	Always202 bool
@@ -80,7 +80,7 @@ type AsyncConfig struct {
 // signal.NotifyContext does when the process is told to stop, does not end the wait: the
 // request is finished.
 //
-// A request whose task is not admitted is never answered 202: it is 413 for the body, the
+// If the task is not admitted, the answer is never 202: it is 413 for the body, the
 // answer of Check, 400, 409 or 422 for its Idempotency-Key, or 503 with Retry-After if the
 // process is stopping or a pool rejects the task. A full pool of [tether.OverflowBlock] makes the
 // request wait for room, and one of [tether.OverflowCallerRuns] runs the task before the answer.
@@ -88,7 +88,7 @@ type AsyncConfig struct {
 // The status is kept in the registry's memory, in this process alone: the registry retains
 // the last [tether.Config].Retain tasks that were answered 202, each for RetainFor after its
 // end. With several replicas, route the Location to the one that gave it, or use a durable
-// queue. A task whose result was sent inline is forgotten.
+// queue. A task that succeeded is forgotten when its result has been sent inline.
 //
 // Async panics if r or fn is nil, or name is not valid, which are programming errors.
 func Async[T any](r tether.Submitter, name string, fn func(context.Context, *http.Request) (T, error), cfg ...AsyncConfig) http.Handler {
@@ -213,7 +213,7 @@ func (a *async) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a.answer(client, w, r, find, hasKey)
 }
 
-// withBody calls do with a request whose body is in memory.
+// withBody calls do with a request that has its body in memory.
 func withBody(in *http.Request, body []byte, do func(*http.Request) error) error {
 	in.Body = io.NopCloser(bytes.NewReader(body))
 	defer func() {

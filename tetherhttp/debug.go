@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -23,6 +24,12 @@ type DebugConfig struct {
 	// [http.CrossOriginProtection]; so may be the page's own behind a proxy that rewrites
 	// the Host header: configure the proxy to keep it.
 	AllowCancel bool
+	// Hosts are the host names, without a port, under which the page may be requested, in
+	// addition to localhost and IP addresses, which are always allowed. Other requests are
+	// answered 421, see [AllowHosts]. If Hosts is empty, that applies only to connections to
+	// a loopback address; set it if a reverse proxy on the same machine passes the Host
+	// header on.
+	Hosts []string
 }
 
 // Debug returns a handler that serves a page about reg for its operators: whether it serves or
@@ -32,9 +39,9 @@ type DebugConfig struct {
 //	mux.Handle("/debug/tether/", tetherhttp.Debug(reg))
 //
 // The page shows errors, stacks, and the IDs with which [Tasks] can be asked. Protect it with
-// a middleware that authenticates. Listening on a loopback address alone does not protect it:
-// a web page that is open in a browser on the same machine can reach it by a host name of its
-// own (DNS rebinding), unless a middleware refuses foreign Hosts.
+// a middleware that authenticates, or listen on a loopback address, to which only the users and
+// programs of the same machine have access: there the handler refuses foreign host names, by
+// which a web page in a browser could reach it (DNS rebinding), see [DebugConfig].Hosts.
 //
 // The page loads nothing from other hosts, its Content-Security-Policy allows nothing inline,
 // and it works without JavaScript. With JavaScript it refreshes every two seconds while it is
@@ -88,7 +95,8 @@ func Debug(reg *tether.Registry, cfg ...DebugConfig) http.Handler {
 		panic("tetherhttp: Debug needs a registry")
 	}
 	h := &debug{reg: reg, origin: http.NewCrossOriginProtection(), assets: make(map[string]*asset), looking: make(chan struct{}, 1)}
-	h.cancel = optional("Debug", cfg).AllowCancel
+	c := optional("Debug", cfg)
+	h.cancel, h.hosts = c.AllowCancel, slices.Clone(c.Hosts)
 	for name, contentType := range map[string]string{
 		"debug.css": "text/css; charset=utf-8", "debug.js": "text/javascript; charset=utf-8", "icon.svg": "image/svg+xml",
 	} {
@@ -115,6 +123,7 @@ var debugFiles embed.FS
 type debug struct {
 	reg    *tether.Registry
 	cancel bool
+	hosts  []string
 	origin *http.CrossOriginProtection
 	page   *template.Template
 	assets map[string]*asset // by name
@@ -140,6 +149,10 @@ func (h *debug) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		// With no-referrer a browser sends a form with "Origin: null". On plain HTTP it sends
 		// no Sec-Fetch-Site either, and the form would seem to come from another site.
 		header.Set("Referrer-Policy", "same-origin")
+	}
+	if (len(h.hosts) > 0 || onLoopback(r)) && !allowedHost(r.Host, h.hosts) {
+		refuseHost(w, r)
+		return
 	}
 	// Limits for clients that do not read, or do not send the body of a POST. A wrapper around
 	// w may not support deadlines; the page works without.
@@ -285,7 +298,7 @@ func (h *debug) detail(id string, now time.Time) (*debugTask, *Problem) {
 	return newDebugTask(h.reg, &info, now), nil
 }
 
-// cancelNotice describes the state of a task whose cancellation was requested.
+// cancelNotice describes the state of a task after a request to cancel it.
 func (h *debug) cancelNotice(id string) string {
 	t, err := h.reg.Find(id)
 	if err != nil {

@@ -14,7 +14,7 @@ import (
 type query struct {
 	Name, Pool, State string // filters; "": no filter
 	Task              string
-	Canceled          string // the task whose cancellation was requested just before
+	Canceled          string // the task that the request before this one canceled
 	Live, Finished    order
 }
 

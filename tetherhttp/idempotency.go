@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -14,7 +15,7 @@ import (
 )
 
 // IdempotencyConfig configures the Idempotency-Key of [AsyncConfig]. The zero value suits
-// services that tell their users apart by the Authorization header.
+// services that know their users by the Authorization header.
 //
 // All requests with the same key, principal, method and path are one task, however often they
 // are sent. They must have the same query, Content-Type and body, byte for byte; a multipart
@@ -44,9 +45,18 @@ type IdempotencyConfig struct {
 	// MaxKeys is how many keys are remembered. Beyond it the oldest keys whose tasks have
 	// ended are forgotten. Zero means 10,000.
 	MaxKeys int
-	// Principal returns a string that identifies the user who sent a request; a key is
-	// unique per principal. If nil, the Authorization header is used. A service that knows
-	// its users by a cookie, or its tenants by the host, must set it.
+	// Principal returns a string that identifies the user or tenant that a request is from.
+	// Each principal has its own keys, so that no user receives the answer of another. It
+	// should return the same string for all tries of a request: the ID that an authentication
+	// middleware has found, for example, rather than an access token, which may be renewed
+	// between two tries, so that the task runs again:
+	//
+	//	Principal: func(r *http.Request) string { return userID(r.Context()) },
+	//
+	// If nil, the Authorization header and the client's TLS certificate identify the user. A
+	// request with neither but with a Cookie is then answered 500 and logged, because its user
+	// is not known. Principal must be set if users are known by a cookie, by another header or
+	// by the host. A service without users returns "".
 	Principal func(*http.Request) string
 }
 
@@ -60,9 +70,6 @@ func newKeys(cfg IdempotencyConfig) *keys {
 	}
 	if cfg.MaxKeys == 0 {
 		cfg.MaxKeys = 10_000
-	}
-	if cfg.Principal == nil {
-		cfg.Principal = func(r *http.Request) string { return strings.Join(r.Header.Values("Authorization"), "\n") }
 	}
 	return &keys{cfg: cfg, known: make(map[hash]*key)}
 }
@@ -177,12 +184,33 @@ func (k *keys) read(r *http.Request, body []byte) (*use, error) {
 		}
 		return nil, nil
 	}
+	principal, err := k.principal(r)
+	if err != nil {
+		return nil, err
+	}
 	return &use{
 		of: k,
-		id: hashOf(k.cfg.Principal(r), r.Method, r.URL.EscapedPath(), key),
+		id: hashOf(principal, r.Method, r.URL.EscapedPath(), key),
 		// If a middleware has read the form, the body is empty.
 		print: hashOf(r.URL.RawQuery, r.Header.Get("Content-Type"), string(body), r.PostForm.Encode()),
 	}, nil
+}
+
+// principal returns what identifies the user of a request.
+func (k *keys) principal(r *http.Request) (string, error) {
+	if k.cfg.Principal != nil {
+		return k.cfg.Principal(r), nil
+	}
+	known := slices.Clone(r.Header.Values("Authorization"))
+	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
+		known = append(known, string(r.TLS.PeerCertificates[0].Raw))
+	}
+	if len(known) == 0 && r.Header.Get("Cookie") != "" {
+		// A cookie may or may not identify the user, and it may change between two tries.
+		logf(r, "tetherhttp: %s %q: a request with a Cookie and an Idempotency-Key needs IdempotencyConfig.Principal", r.Method, r.URL.Path)
+		return "", &Problem{Status: http.StatusInternalServerError}
+	}
+	return strings.Join(known, "\n"), nil
 }
 
 // once returns a finder for a request with a key: it calls find for the first request, and

@@ -2,6 +2,8 @@ package tetherhttp_test
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net/http"
@@ -304,7 +306,52 @@ func TestIdempotent(t *testing.T) {
 		}
 		assert.EqualValues(t, 2, runs.Load())
 	})
-	bubble(t, "each handler has keys of its own, though they share the option", func(t *testing.T) {
+	bubble(t, "two sessions that are told apart by a cookie alone are refused, and never mixed up", func(t *testing.T) {
+		var book logbook
+		reg := newRegistry(t, tether.Config{})
+		var runs atomic.Int32
+		h := tetherhttp.Async(reg, "order", counting(&runs, 0), tetherhttp.AsyncConfig{Idempotency: &tetherhttp.IdempotencyConfig{}})
+		for _, session := range []string{"session=alice", "session=bob"} {
+			w := ask(t, h, book.of(keyed("k", "Cookie", session)))
+			assert.Equal(t, http.StatusInternalServerError, w.problem(t).Status)
+		}
+		assert.Zero(t, runs.Load())
+		assert.Len(t, book.about("needs IdempotencyConfig.Principal"), 2)
+		assert.Equal(t, http.StatusOK, ask(t, h, request("POST", "/", "", "Cookie", "session=alice")).Code, "without a key there is nothing to mix up")
+		for i, user := range []string{"alice", "bob"} {
+			w := ask(t, h, keyed("k", "Cookie", "session=x", "Authorization", user))
+			assert.Equal(t, fmt.Sprintf("\"run %d\"\n", i+2), w.Body.String())
+		}
+	})
+	bubble(t, "two sessions that Principal tells apart by their cookie", func(t *testing.T) {
+		reg := newRegistry(t, tether.Config{})
+		var runs atomic.Int32
+		h := tetherhttp.Async(reg, "order", counting(&runs, 0), tetherhttp.AsyncConfig{Idempotency: &tetherhttp.IdempotencyConfig{
+			Principal: func(r *http.Request) string {
+				session, err := r.Cookie("session")
+				if err != nil {
+					return ""
+				}
+				return session.Value
+			},
+		}})
+		for i, session := range []string{"alice", "bob", "alice"} {
+			w := ask(t, h, keyed("k", "Cookie", fmt.Sprintf("seen=%d; session=%s", i, session)))
+			assert.Equal(t, i == 2, replayed(t, w), "other cookies may change")
+		}
+		assert.EqualValues(t, 2, runs.Load())
+	})
+	bubble(t, "two clients that are told apart by their certificates", func(t *testing.T) {
+		reg := newRegistry(t, tether.Config{})
+		var runs atomic.Int32
+		h := tetherhttp.Async(reg, "order", counting(&runs, 0), tetherhttp.AsyncConfig{Idempotency: &tetherhttp.IdempotencyConfig{}})
+		for i, raw := range []string{"alice", "bob", "alice"} {
+			r := keyed("k", "Cookie", "a=b")
+			r.TLS = &tls.ConnectionState{PeerCertificates: []*x509.Certificate{{Raw: []byte(raw)}}}
+			assert.Equal(t, i == 2, replayed(t, ask(t, h, r)))
+		}
+	})
+	bubble(t, "each handler has keys of its own, though they share the configuration", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		var runs atomic.Int32
 		opt := tetherhttp.AsyncConfig{Idempotency: &tetherhttp.IdempotencyConfig{}}

@@ -20,8 +20,14 @@ import (
 // The ResponseWriter that h receives cannot flush, hijack or set deadlines, and ignores
 // informational (1xx) responses. A response of more than 16 MiB, or [AsyncConfig].MaxBody if
 // that is more, makes the task fail. [http.ErrAbortHandler] aborts the response, as it does
-// without AsyncHandler. At the result's URL the response is sent with Cache-Control: no-store.
-// A value from Async costs less memory than a recorded response.
+// without AsyncHandler. A value from Async costs less memory than a recorded response.
+//
+// The response is recorded once and may be read many times, inline and at the result's URL. So
+// h receives a GET or HEAD request as a GET without Range, If-Range and the conditional headers
+// (RFC 9110, 13.1), and these are applied to the recorded response each time it is read, if its
+// status is 200. Other methods keep their preconditions, such as If-Match, because h must
+// evaluate them before it acts. At the result's URL the response is sent with Cache-Control:
+// no-store.
 //
 // AsyncHandler panics if r or h is nil, or name is not valid, which are programming errors.
 func AsyncHandler(r tether.Submitter, name string, h http.Handler, cfg ...AsyncConfig) http.Handler {
@@ -40,7 +46,7 @@ func AsyncHandler(r tether.Submitter, name string, h http.Handler, cfg ...AsyncC
 			}
 		}()
 		rec := &recording{header: make(http.Header), most: max(16<<20, a.maxBody)}
-		h.ServeHTTP(rec, in)
+		h.ServeHTTP(rec, unconditional(in))
 		rec.WriteHeader(http.StatusOK) // no effect if h has called it
 		switch {
 		case rec.tooMuch:
@@ -51,6 +57,25 @@ func AsyncHandler(r tether.Submitter, name string, h http.Handler, cfg ...AsyncC
 		return rec, nil
 	}, cfg...).(*async)
 	return a
+}
+
+// unconditional returns a request for the whole of what in asks for a part of, or for nothing
+// of if the client has it. in must be a copy that belongs to the caller.
+func unconditional(in *http.Request) *http.Request {
+	safe := in.Method == http.MethodGet || in.Method == http.MethodHead
+	if safe {
+		in.Method = http.MethodGet
+	}
+	in.Header = in.Header.Clone()
+	for _, name := range []string{"Range", "If-Range", "If-Modified-Since"} { // only GET has these
+		in.Header.Del(name)
+	}
+	if safe {
+		for _, name := range []string{"If-Match", "If-None-Match", "If-Unmodified-Since"} {
+			in.Header.Del(name)
+		}
+	}
+	return in
 }
 
 // abort is the error of a handler that has panicked with http.ErrAbortHandler. Its answer is
@@ -126,6 +151,13 @@ func (rec *recording) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			h[name] = slices.Clone(values)
 		}
 	}
+	if rec.selects(r) {
+		h.Del("Accept-Ranges") // ServeContent sets these where they apply
+		h.Del("Content-Length")
+		modified, _ := http.ParseTime(h.Get("Last-Modified")) // zero, which means unknown, if it is not a time
+		http.ServeContent(w, r, "", modified, bytes.NewReader(rec.body.Bytes()))
+		return
+	}
 	if rec.body.Len() > 0 && h.Get("Content-Length") == "" && !rec.trailers() {
 		h.Set("Content-Length", strconv.Itoa(rec.body.Len()))
 	}
@@ -140,6 +172,21 @@ func (rec *recording) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// selects reports whether a request asks for a part of the response, or for nothing of it if
+// the client has it, and the response has such parts.
+func (rec *recording) selects(r *http.Request) bool {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead || rec.status != http.StatusOK || rec.trailers() {
+		return false
+	}
+	for _, name := range []string{"Range", "If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since"} {
+		if r.Header.Get(name) != "" {
+			return true
+		}
+	}
+	return false
+}
+
+// trailers reports whether the response has trailers.
 func (rec *recording) trailers() bool {
 	for name := range rec.header {
 		if name == "Trailer" || strings.HasPrefix(name, http.TrailerPrefix) {

@@ -15,7 +15,7 @@ import (
 type TasksConfig struct {
 	// Authorize, if non-nil, reports whether the sender of a request may see a task, or
 	// cancel it if the method is DELETE. A request that it refuses is answered 404, as if
-	// there were no such task. If nil, everyone who knows a task's ID may see it.
+	// there were no such task. If nil, every client that knows a task's ID may see it.
 	Authorize func(r *http.Request, t *tether.Task) bool
 	// AllowCancel allows DELETE, which cancels a live task with [ErrCanceled] and forgets
 	// one that has ended. Otherwise DELETE is answered 405.

@@ -226,7 +226,7 @@ func TestRunAt(t *testing.T) {
 	assert.Equal(t, 1, far.Messages, "what runs in a year waits for the longest span")
 }
 
-// TestRestart takes the broker away from who enqueues, from jobs that run, and from one that waits.
+// TestRestart takes the broker away from callers of Enqueue, from jobs that run, and from one that waits.
 func TestRestart(t *testing.T) {
 	r := newRig(t)
 	const places = 4
@@ -447,7 +447,7 @@ func TestDeclaredOtherwise(t *testing.T) {
 		require.NoError(t, err)
 		_, err = rabbitmq.Config{Queue: r.queue}.Dial(server.Address())
 		require.ErrorContains(t, err, `"`+r.queue+kind+`"`)
-		require.ErrorContains(t, err, "declared otherwise")
+		require.ErrorContains(t, err, "other arguments")
 	}
 
 	// That a queue is exchanged is a loss for good.
@@ -467,9 +467,9 @@ func TestDeclaredOtherwise(t *testing.T) {
 	case <-r.ctx.Done():
 		require.FailNow(t, "the consumer has not ended")
 	}
-	require.ErrorContains(t, consumer.Err(), "declared otherwise")
+	require.ErrorContains(t, consumer.Err(), "other arguments")
 	_, err = r.engine.Consume(r.ctx, durable.Consumption{Concurrency: 1, Handle: make(deliveries).handle})
-	require.ErrorContains(t, err, "declared otherwise")
+	require.ErrorContains(t, err, "other arguments")
 }
 
 func TestDial(t *testing.T) {
@@ -502,7 +502,7 @@ func TestDial(t *testing.T) {
 	}
 }
 
-// TestClose closes an engine whose consumer has not been stopped.
+// TestClose closes an engine with a consumer that has not been stopped.
 func TestClose(t *testing.T) {
 	r := newRig(t)
 	ended := make(chan struct{})

@@ -15,35 +15,39 @@ import (
 	"github.com/seed-2e639f12/tether/durable"
 )
 
-// consumer takes jobs from the queue. Each delivery has a goroutine; there are no more of
-// them than the prefetch allows, and as many again while those of a lost connection end.
+// consumer takes jobs from the queue. Each delivery has a goroutine. Their number is bounded
+// by the prefetch, and by twice the prefetch while those of a lost connection end.
 type consumer struct {
 	engine *Engine
 	durable.Consumption
 	tag    string
-	places chan struct{} // one taken for each call of Handle, whatever connection it is of
+	places chan struct{} // holds a value for each call of Handle, of any connection
 
-	deliveries sync.WaitGroup
-	stopping   context.Context // ended by Stop: nothing is to be begun any more
-	stop       func()
-	killed     context.Context // ended by the engine's Close, and when the consumer has ended
-	kill       func()
-	done       chan struct{}
-	err        error // written before done is closed
+	deliveries sync.WaitGroup // that are not answered yet
+	next       chan fetched   // to a goroutine that waits for a delivery
+	quit       chan struct{}  // closed when no delivery follows
+	workers    sync.WaitGroup // the goroutines of deliveries
+
+	stopping context.Context // ended by Stop: no job begins
+	stop     func()
+	killed   context.Context // ended by the engine's Close, and when the consumer has ended
+	kill     func()
+	done     chan struct{}
+	err      error // written before done is closed
 }
 
-// Consume begins to deliver jobs. It has a connection of its own. ctx bounds this call
-// alone, as Config.Timeout does.
+// Consume begins to deliver jobs. The consumer has a connection of its own. ctx bounds only
+// this call, as does Config.Timeout.
 func (e *Engine) Consume(ctx context.Context, c durable.Consumption) (durable.Consumer, error) {
 	if c.Handle == nil || c.Concurrency < 1 {
-		return nil, fmt.Errorf("%w: rabbitmq: a Consumption needs Handle and Concurrency", durable.ErrInvalid)
+		return nil, fmt.Errorf("%w: rabbitmq: a Consumption must have a Handle and a Concurrency of at least 1", durable.ErrInvalid)
 	}
 	if c.Logger == nil {
 		c.Logger = e.cfg.Logger
 	}
 	consumer := &consumer{
 		engine: e, Consumption: c, tag: rand.Text(),
-		places: make(chan struct{}, c.Concurrency), done: make(chan struct{}),
+		places: make(chan struct{}, c.Concurrency), next: make(chan fetched), quit: make(chan struct{}), done: make(chan struct{}),
 	}
 	consumer.killed, consumer.kill = context.WithCancel(context.Background())
 	consumer.stopping, consumer.stop = context.WithCancel(consumer.killed)
@@ -67,7 +71,7 @@ func (e *Engine) Consume(ctx context.Context, c durable.Consumption) (durable.Co
 	return consumer, nil
 }
 
-// admit has Close know of a consumer.
+// admit registers a consumer, for Close.
 func (e *Engine) admit(c *consumer) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -123,8 +127,8 @@ func (c *consumer) run(s *subscription) {
 		}
 		s.hangUp()
 		<-s.alive.Done()
-		// That the channel was simply closed means that we did it: there are no deliveries, as
-		// when the queue is deleted. It is declared again.
+		// If the queue was deleted, serve has returned because there are no deliveries, and the
+		// cause is that we closed the channel. The queue is declared again.
 		c.Logger.Warn("rabbitmq: connection lost, or queue deleted", "queue", c.engine.cfg.Queue, "purpose", "consume", "error", context.Cause(s.alive))
 		if time.Since(began) > believed {
 			n = 0
@@ -132,13 +136,15 @@ func (c *consumer) run(s *subscription) {
 		s, n = c.again(n)
 	}
 	if s != nil {
-		// The outcomes of what still runs are told to the broker on this connection.
+		// Running jobs are answered on this connection.
 		unhook := context.AfterFunc(c.killed, s.hangUp)
 		c.deliveries.Wait()
 		c.finish(s)
 		unhook()
 	}
 	c.deliveries.Wait()
+	close(c.quit)
+	c.workers.Wait()
 	if c.killed.Err() != nil && c.err == nil {
 		c.err = errClosed
 	}
@@ -166,12 +172,36 @@ func (c *consumer) serve(s *subscription) {
 	}
 }
 
+// fetched is a delivery of a subscription.
+type fetched struct {
+	*subscription
+	amqp.Delivery
+}
+
+// take gives a delivery to a goroutine. One that waits is preferred: its stack has grown.
 func (c *consumer) take(s *subscription, d amqp.Delivery) {
 	if d.ConsumerTag != "" {
 		s.unanswered.Add(1)
 	}
 	c.deliveries.Add(1)
-	go c.deliver(s, d)
+	f := fetched{s, d}
+	select {
+	case c.next <- f:
+	default:
+		c.workers.Go(func() { c.work(f) })
+	}
+}
+
+// work handles deliveries until no more follow.
+func (c *consumer) work(f fetched) {
+	for {
+		c.deliver(f.subscription, f.Delivery)
+		select {
+		case f = <-c.next:
+		case <-c.quit:
+			return
+		}
+	}
 }
 
 // Bounds of leave: how long it waits in all, and for one delivery before it asks again.
@@ -231,16 +261,17 @@ func (c *consumer) leave(s *subscription) error {
 	return s.channel.Cancel(c.tag, false)
 }
 
-// refusals are what a broker says that will not let us in. It says some of them while it
-// starts, too, so they are believed when they have been heard for a while.
+// refusals has the reply codes of a broker that refuses the user. A broker that starts may
+// send them as well, so they are final only after a while.
 var refusals = map[int]bool{amqp.AccessRefused: true, amqp.NotAllowed: true}
 
 const believed = time.Minute
 
-// again subscribes, however often that fails, after n times that were in vain, and returns
-// how many there are by now: what is lost at once, since the client cannot read a message,
-// say, must not be had again and again at full speed. It returns nil if the consumer is to
-// stop, and if it never will be let in: then c.err says why.
+// again subscribes, and repeats it until it succeeds. n is the number of subscriptions before
+// that were lost soon or failed; again returns the number after it. The pauses grow with it,
+// so that a connection that is lost at once, because the client cannot read a message for
+// example, is not made again at full speed. It returns nil if the consumer must stop, or
+// if the broker refuses it for good: c.err then says why.
 func (c *consumer) again(n int) (*subscription, int) {
 	var refused time.Time
 	for ; pause(c.stopping, n); n++ {
@@ -267,15 +298,16 @@ func (c *consumer) again(n int) (*subscription, int) {
 	return nil, n
 }
 
-// subscription is a connection that brings deliveries.
+// subscription is a connection with deliveries.
 type subscription struct {
 	*link
 	channel    *amqp.Channel
 	deliveries <-chan amqp.Delivery
 	prefetch   int
-	unanswered atomic.Int64    // of those that come by themselves
-	answers    sync.RWMutex    // held to answer; locked while there must be no answer
-	alive      context.Context // ends with the channel, when nothing can be answered any more; its cause says why
+	unanswered atomic.Int64    // deliveries, without those of basic.get
+	answers    sync.RWMutex    // read-locked to answer; locked while no answer may be sent
+	alive      context.Context // ends with the channel; its cause says why
+	counts     aside           // holds jobs during an attempt that counts
 }
 
 // finish ends the connection when the queue has the last acknowledgements. The broker drops
@@ -297,6 +329,7 @@ func (c *consumer) finish(s *subscription) {
 			c.giveBack(s, d, opened(d))
 		}
 	}
+	s.counts.finish()
 	_ = s.channel.Close()
 	s.hangUp()
 }
@@ -323,8 +356,8 @@ func (c *consumer) subscribe(ctx context.Context) (*subscription, error) {
 			}
 			end(why)
 		}()
-		// As many as are handled at once: what was fetched for later would use up an attempt
-		// when this process is killed.
+		// No more than can be handled at once: a job that is only fetched when the process is
+		// killed has used up an attempt.
 		if err := s.channel.Qos(s.prefetch, 0, false); err != nil {
 			return err
 		}
@@ -337,18 +370,20 @@ func (c *consumer) subscribe(ctx context.Context) (*subscription, error) {
 	return s, nil
 }
 
-// placeWait is how long a job waits here for its turn, which it only has to when the
-// connection was lost and those before it still run: then it goes back, for another worker.
+// placeWait bounds the wait of a delivery for its turn. It waits only if the connection was
+// lost and jobs of the former one still run, or if a job runs alone. Then it goes back,
+// for another worker.
 const placeWait = time.Minute
 
-// deliver sees to it that a delivery has been answered, or that the broker delivers it again.
+// deliver handles a delivery and answers it. If the connection is lost meanwhile, the broker
+// delivers it again.
 func (c *consumer) deliver(s *subscription, d amqp.Delivery) {
 	defer c.deliveries.Done()
 	p := opened(d)
 	m, err := durable.Decode(d.Body)
 	switch {
 	case err != nil:
-		c.Logger.Error("rabbitmq: a message that is no job", "queue", c.engine.cfg.Queue, "id", d.MessageId, "error", err)
+		c.Logger.Error("rabbitmq: a message that is not a job is now a dead letter", "queue", c.engine.cfg.Queue, "id", d.MessageId, "error", err)
 		c.move(s, d, func(ctx context.Context) error { return c.engine.publish(ctx, c.engine.dead(), p.dead(err, p.used+1)) })
 		return
 	case !p.due.IsZero() && time.Until(p.due) > 0:
@@ -358,7 +393,9 @@ func (c *consumer) deliver(s *subscription, d amqp.Delivery) {
 		c.giveBack(s, d, p)
 		return
 	}
-	out := c.handle(m, p.used+1)
+	run := &running{consumer: c, from: s, delivery: d, parcel: p}
+	out := c.handle(durable.Delivery{Message: m, Attempt: p.used + 1, Pardoned: p.pardoned, Crashed: p.crashed, Count: run.count})
+	d = run.end()
 	switch out.Verdict {
 	case durable.Done:
 		s.acknowledge(d)
@@ -366,7 +403,7 @@ func (c *consumer) deliver(s *subscription, d amqp.Delivery) {
 		why := p.dead(out.Err, m.Used+p.used+1)
 		c.move(s, d, func(ctx context.Context) error { return c.engine.publish(ctx, c.engine.dead(), why) })
 	case durable.Return:
-		p.after(out.After)
+		p.answered(out.After)
 		if out.After <= 0 {
 			c.giveBack(s, d, p)
 			return
@@ -374,14 +411,23 @@ func (c *consumer) deliver(s *subscription, d amqp.Delivery) {
 		c.move(s, d, func(ctx context.Context) error { return c.engine.put(ctx, p) })
 	default: // durable.Retry
 		p.used++
-		p.after(out.After)
+		p.answered(out.After)
 		c.move(s, d, func(ctx context.Context) error { return c.engine.put(ctx, p) })
 	}
 }
 
-// takePlace waits for one of the places, and returns false if there is none in time, or
-// nothing is to be begun any more.
+// takePlace waits for a place, and reports false if there is none in time, or if no job may
+// begin any more.
 func (c *consumer) takePlace(s *subscription) bool {
+	select {
+	case c.places <- struct{}{}: // as always, without a timer
+		if c.stopping.Err() == nil && s.alive.Err() == nil {
+			return true
+		}
+		<-c.places
+		return false
+	default:
+	}
 	late := time.NewTimer(placeWait)
 	defer late.Stop()
 	select {
@@ -397,25 +443,25 @@ func (c *consumer) takePlace(s *subscription) bool {
 	return false
 }
 
-// handle gives its place back.
-func (c *consumer) handle(m durable.Message, attempt int) (out durable.Outcome) {
+// handle calls Handle, and gives its place back.
+func (c *consumer) handle(d durable.Delivery) (out durable.Outcome) {
 	defer func() {
 		<-c.places
 		if v := recover(); v != nil { // Handle has promised not to
 			out = durable.Outcome{Verdict: durable.Retry, After: time.Second, Err: fmt.Errorf("rabbitmq: Handle has panicked: %v", v)}
-			c.Logger.Error("rabbitmq: Handle has panicked", "job", m.Name, "id", m.ID, "panic", v)
+			c.Logger.Error("rabbitmq: Handle has panicked", "job", d.Name, "id", d.ID, "panic", v)
 		}
 	}()
-	return c.Handle(c.killed, durable.Delivery{Message: m, Attempt: attempt})
+	return c.Handle(c.killed, d)
 }
 
-// move puts the copy where it belongs, however often that fails, and then removes the
-// original. It ends with the subscription: then the broker delivers the original again.
+// move calls put, which publishes a copy, until it succeeds, and then acknowledges the
+// original. If the subscription ends first, the broker delivers the original again.
 func (c *consumer) move(s *subscription, d amqp.Delivery, put func(context.Context) error) {
 	warn := func(err error) {
-		c.Logger.Warn("rabbitmq: a job's outcome is not stored yet", "queue", c.engine.cfg.Queue, "id", d.MessageId, "error", err)
+		c.Logger.Warn("rabbitmq: the outcome of a job is not stored yet", "queue", c.engine.cfg.Queue, "id", d.MessageId, "error", err)
 	}
-	// It is not published again for that: each confirmed later would be a job.
+	// A late confirmation is no reason to publish again: there would be two jobs.
 	late := time.AfterFunc(c.engine.cfg.Timeout, func() { warn(errors.New("the broker has not confirmed")) })
 	defer late.Stop()
 	for n := 0; ; n++ {
@@ -433,12 +479,12 @@ func (c *consumer) move(s *subscription, d amqp.Delivery, put func(context.Conte
 	}
 }
 
-// giveBackTime is what a copy is given. A stop waits for it.
+// giveBackTime bounds the publishing of a copy in giveBack. A stop waits for it.
 const giveBackTime = 5 * time.Second
 
-// giveBack has another consumer get the delivery, as the same attempt: as a copy, since
-// before RabbitMQ 4.3 what is returned to its queue counts as one that has failed. If there
-// can be no copy, that is better than to keep it.
+// giveBack makes the job available to other consumers, as the same attempt. It publishes a
+// copy, because RabbitMQ before 4.3 counts a returned message as failed. If that fails, the
+// message is returned, so that it is not kept.
 func (c *consumer) giveBack(s *subscription, d amqp.Delivery, p parcel) {
 	ctx, cancel := context.WithTimeout(s.alive, giveBackTime)
 	defer cancel()
@@ -450,7 +496,7 @@ func (c *consumer) giveBack(s *subscription, d amqp.Delivery, p parcel) {
 }
 
 // acknowledge removes a delivery from the queue. If the connection is lost, the broker
-// delivers it again, and says so.
+// delivers it again, and counts it.
 func (s *subscription) acknowledge(d amqp.Delivery) {
 	s.answer(d, func() error { return d.Ack(false) })
 }

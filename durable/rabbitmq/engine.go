@@ -19,20 +19,21 @@ import (
 	"github.com/seed-2e639f12/tether/durable"
 )
 
-// Config sets an [Engine] up.
+// Config configures an [Engine]. The zero value is ready to use.
 type Config struct {
-	// Queue is the name of the queue of jobs, and what the names of those beside it begin
-	// with. Processes that share a queue share its jobs. "": "tether".
+	// Queue is the name of the queue of jobs, and the prefix of the names of the others.
+	// Processes with the same Queue share its jobs. The default is "tether".
 	Queue string
-	// Timeout bounds Dial, and what an Enqueue or a Consume may take whose context does not
-	// end sooner. 0: 30 seconds.
+	// Timeout bounds Dial, Consume, and an Enqueue without a deadline in its context. Zero
+	// means 10 s.
 	Timeout time.Duration
-	// Logger gets a Warn when a connection is lost, and an Info when it is back. nil:
-	// slog.Default().
+	// Logger receives a warning when a connection is lost, and a record when there is one
+	// again. If nil, slog.Default is used.
 	Logger *slog.Logger
 }
 
-// Engine is a queue on RabbitMQ. It is made by [Dial], and by [Config.Dial].
+// Engine is a queue on RabbitMQ. [Dial] and [Config.Dial] make it. Its methods are safe for
+// concurrent use.
 type Engine struct {
 	cfg      Config
 	url      string
@@ -47,27 +48,30 @@ type Engine struct {
 	failure   error              // why there is no connection to publish on; guarded by mu
 }
 
-// Dial is Config{}.Dial(url).
+var _ durable.Engine = (*Engine)(nil)
+
+// Dial returns the engine of the zero [Config]: see [Config.Dial].
 func Dial(url string) (*Engine, error) { return Config{}.Dial(url) }
 
 // Dial connects to a broker, "amqp://user:password@host:5672/vhost" or amqps, and declares
-// the queues. It fails if the broker cannot be reached or does not let the user in, and
-// if a queue is there already that was declared otherwise. A connection that is lost later
-// is made again for as long as the engine is open.
+// the queues. It returns an error if the broker cannot be reached within Timeout, if it
+// refuses the user, or if a queue exists that was declared with other arguments. The error
+// wraps ErrInvalid if the Config or the URL is invalid. A connection that is lost later is
+// made again as long as the engine is open.
 func (c Config) Dial(url string) (*Engine, error) {
 	if c.Queue == "" {
 		c.Queue = "tether"
 	}
 	if c.Timeout == 0 {
-		c.Timeout = 30 * time.Second
+		c.Timeout = 10 * time.Second
 	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
-	// 255 bytes are what AMQP allows, and ".wait.27h46m40s" is the longest that is added.
-	if len(c.Queue) > 230 || strings.HasPrefix(c.Queue, "amq.") || c.Timeout < 0 {
-		return nil, fmt.Errorf("%w: rabbitmq: Config.Queue %q must have at most 230 bytes and not begin with amq., Timeout %v must not be negative",
-			durable.ErrInvalid, c.Queue, c.Timeout)
+	// AMQP allows 255 bytes. The longest suffix is ".alone." and 26 bytes.
+	if len(c.Queue) > maxQueue || strings.HasPrefix(c.Queue, "amq.") || c.Timeout < 0 {
+		return nil, fmt.Errorf("%w: rabbitmq: Config.Queue %q must have at most %d bytes and not begin with amq., Timeout %v must not be negative",
+			durable.ErrInvalid, c.Queue, maxQueue, c.Timeout)
 	}
 	e := &Engine{
 		cfg: c, url: url, requests: make(chan *publishing),
@@ -83,22 +87,27 @@ func (c Config) Dial(url string) (*Engine, error) {
 	return e, nil
 }
 
-// maxTimeout leaves the broker's consumer_timeout five minutes for what is not the
-// handler: the wait for a place, and the copy that is put elsewhere.
+// maxQueue is the longest name of a queue of jobs.
+const maxQueue = 220
+
+// maxTimeout is five minutes less than the broker's consumer_timeout, for the time that a
+// delivery waits for its turn, and that its outcome takes.
 const maxTimeout = 25 * time.Minute
 
-// Support says what the engine can do.
+// Support reports what the engine can do.
 func (e *Engine) Support() durable.Support {
 	return durable.Support{
-		Engine: "rabbitmq", RunAt: true, Resolution: spans[0], MaxTimeout: maxTimeout,
+		Engine: "rabbitmq", RunAt: true, Pardons: true, Resolution: spans[0], MaxTimeout: maxTimeout,
 		Rescue: "at once, or within half a minute if its host has vanished",
 	}
 }
 
 // Enqueue stores a job. It returns when the broker has confirmed that the job is on the
-// disks of a majority of the queue's nodes. While there is no connection it waits for
-// one, until ctx ends or Config.Timeout has passed. When it returns an error because of
-// that, or because a connection was lost, the job may be there all the same.
+// disks of a majority of the queue's nodes.
+//
+// While there is no connection, Enqueue waits for one until ctx ends, or for Config.Timeout
+// if ctx has no deadline. If it then returns an error, or if a connection was lost, the job
+// may have been stored all the same.
 func (e *Engine) Enqueue(ctx context.Context, m durable.Message) (durable.Receipt, error) {
 	if m.Unique != "" {
 		return durable.Receipt{}, fmt.Errorf("%w: rabbitmq has no unique keys (job %q)", durable.ErrUnsupported, m.Name)
@@ -111,15 +120,18 @@ func (e *Engine) Enqueue(ctx context.Context, m durable.Message) (durable.Receip
 	if !m.RunAt.IsZero() {
 		p.dueAt(m.RunAt)
 	}
-	ctx, cancel := context.WithTimeout(ctx, e.cfg.Timeout)
-	defer cancel()
+	if _, bounded := ctx.Deadline(); !bounded {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, e.cfg.Timeout)
+		defer cancel()
+	}
 	if err := e.put(ctx, p); err != nil {
-		return durable.Receipt{}, fmt.Errorf("rabbitmq: job %q: %w", m.Name, err)
+		return durable.Receipt{}, fmt.Errorf("rabbitmq: enqueue job %q: %w", m.Name, err)
 	}
 	return durable.Receipt{ID: m.ID}, nil
 }
 
-// put publishes a job to where it belongs now.
+// put publishes a job to the queue of jobs, or to the one of the next span of its wait.
 func (e *Engine) put(ctx context.Context, p parcel) error {
 	q := e.jobs()
 	if wait := time.Until(p.due); !p.due.IsZero() && wait > 0 {
@@ -128,8 +140,8 @@ func (e *Engine) put(ctx context.Context, p parcel) error {
 	return e.publish(ctx, q, p.publishing())
 }
 
-// Close ends the connections, and with them what consumers there are. What Enqueue is
-// waiting for has an error then. It may be called more than once.
+// Close closes the connections. Calls in progress return ErrClosed, and consumers end with
+// it; they should be stopped before. Further calls do nothing.
 func (e *Engine) Close() error {
 	e.mu.Lock()
 	e.close()
@@ -145,23 +157,23 @@ func (e *Engine) Close() error {
 	return nil
 }
 
-// errClosed is what every call returns after Close.
+// errClosed is the error of every call after Close.
 var errClosed = fmt.Errorf("%w: rabbitmq: the engine is closed", durable.ErrClosed)
 
-// queue is one of the broker, and how it is declared. Who declares it otherwise is refused,
-// so the arguments must stay as they are, in each release.
+// queue is the name of a queue and the arguments it is declared with. The broker refuses other
+// arguments for a queue that exists, so they must not change between releases.
 type queue struct {
 	name string
 	args amqp.Table
 }
 
-// A broker gives a job up after so many deliveries: RabbitMQ 4 does after 20 unless told
-// otherwise, and 3.10 takes no -1 by its documentation. How often a job is tried is not
-// the broker's to say. Should it ever come to that, the job becomes a dead letter.
+// deliveryLimit is the number of deliveries after which the broker makes a message a dead
+// letter. The default of RabbitMQ 4 is 20, and 3.10 does not document -1 for no limit. The
+// worker bounds the attempts.
 const deliveryLimit = int64(math.MaxInt32)
 
-// bequeath is how a queue passes a message on without losing it on the way: the broker
-// deletes it when the other queue has confirmed it. That needs all of these arguments.
+// bequeath adds the arguments with which a queue passes an expired message on without losing
+// it: the broker deletes the message when the other queue has confirmed it. All are needed.
 func bequeath(args amqp.Table, to string) amqp.Table {
 	args["x-queue-type"] = "quorum"
 	args["x-delivery-limit"] = deliveryLimit
@@ -182,13 +194,30 @@ func (e *Engine) dead() queue {
 	return queue{e.cfg.Queue + ".dead", bequeath(amqp.Table{}, "")}
 }
 
-// wait returns the queue of one span. It has no x-expires: a quorum queue expires by the
-// time since it had a consumer, whatever was published to it or declared meanwhile, and
-// takes the messages along that are in it (3.10, tried).
+// wait returns the queue of one span. It must not have x-expires: a quorum queue of 3.10
+// expires when it has had no consumer for that time, with the messages in it, even if some
+// were published meanwhile.
 func (e *Engine) wait(span time.Duration) queue {
 	return queue{
 		e.cfg.Queue + ".wait." + span.String(),
 		bequeath(amqp.Table{"x-message-ttl": span.Milliseconds()}, e.jobs().name),
+	}
+}
+
+// How long a copy that is about to run may be in its queue of jobs that run alone, and how
+// long that queue is kept after its last use. The first is the delay with which a job is
+// delivered again after a crash; the second must be longer than any attempt.
+const (
+	aloneTTL     = 5 * time.Second
+	aloneExpires = 2 * time.Hour
+)
+
+// alone returns the queue in which a consumer holds a job during an attempt that counts. A
+// job that the consumer does not hold goes to the queue of jobs after aloneTTL.
+func (e *Engine) alone(tag string) queue {
+	return queue{
+		e.cfg.Queue + ".alone." + tag,
+		bequeath(amqp.Table{"x-message-ttl": aloneTTL.Milliseconds(), "x-expires": aloneExpires.Milliseconds()}, e.jobs().name),
 	}
 }
 
@@ -201,12 +230,12 @@ func declare(conn *amqp.Connection, q queue) error {
 	defer channel.Close()
 	_, err = channel.QueueDeclare(q.name, true, false, false, false, q.args)
 	if code(err) == amqp.PreconditionFailed {
-		return fmt.Errorf("the queue %q is there already and was declared otherwise; delete it, or set another Config.Queue: %w", q.name, err)
+		return fmt.Errorf("the queue %q exists and was declared with other arguments; delete it, or set another Config.Queue: %w", q.name, err)
 	}
 	return err
 }
 
-// code returns the number that AMQP has for an error, 0 if it is none of AMQP's.
+// code returns the AMQP reply code of an error, or 0 if it has none.
 func code(err error) int {
 	var e *amqp.Error
 	if !errors.As(err, &e) || e == nil {
@@ -215,24 +244,24 @@ func code(err error) int {
 	return e.Code
 }
 
-// link is a connection, and the socket below it.
+// link is a connection and its socket.
 type link struct {
 	*amqp.Connection
 	socket net.Conn
 }
 
-// closeTime is what a broker is given to answer that it has understood the end.
+// closeTime bounds the wait for the broker's answer when a connection is closed.
 const closeTime = 5 * time.Second
 
-// hangUp ends a connection, in an orderly way if the broker answers.
+// hangUp closes the connection, and its socket if the broker does not answer.
 func (l *link) hangUp() {
 	late := time.AfterFunc(closeTime, func() { l.socket.Close() })
 	defer late.Stop()
 	_ = l.CloseDeadline(time.Now().Add(closeTime))
 }
 
-// connect opens a connection and sets it up, all of which ends when ctx does or
-// Config.Timeout has passed: the client's calls know no context, so they lose their socket then.
+// connect opens a connection and sets it up, until ctx ends or Config.Timeout has passed. The
+// client's calls take no context, so their socket is closed then.
 func (e *Engine) connect(ctx context.Context, purpose string, setUp func(*link) error) error {
 	ctx, cancel := context.WithTimeout(ctx, e.cfg.Timeout)
 	defer cancel()

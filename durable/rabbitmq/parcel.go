@@ -10,44 +10,59 @@ import (
 
 // Headers of ours. Those of the broker begin with x-.
 const (
-	headUsed    = "tether-used"    // attempts that are over; the broker counts since then
-	headDue     = "tether-due"     // when the job may start, in Unix milliseconds
-	headSlack   = "tether-slack"   // and by how many milliseconds later
-	headError   = "tether-error"   // of a dead letter: why
-	headDied    = "tether-died"    // when, RFC 3339
-	headAttempt = "tether-attempt" // and in which attempt
+	headUsed     = "tether-used"     // attempts that are over; the broker counts the deliveries since then
+	headPardoned = "tether-pardoned" // the number of them that ended in a crash that does not count
+	headCrashed  = "tether-crashed"  // set if the last one ended in a crash
+	headCounted  = "tether-counted"  // set on a copy that runs: if it is delivered, that attempt ended in a crash, and counts
+	headDue      = "tether-due"      // when the job may start, in Unix milliseconds
+	headSlack    = "tether-slack"    // by how many milliseconds it may start later
+	headError    = "tether-error"    // of a dead letter: why
+	headDied     = "tether-died"     // of a dead letter: when, RFC 3339
+	headAttempt  = "tether-attempt"  // of a dead letter: in which attempt
 )
 
-// parcel is a job as it travels between queues: each has a copy, never the message itself.
+// parcel is a job on its way between queues: a copy of the message, never the message itself.
 type parcel struct {
-	id      string
-	body    []byte
-	foreign amqp.Table // headers that are neither ours nor the broker's, for whoever has set them
-	used    int        // attempts
-	due     time.Time  // zero: now
-	slack   time.Duration
+	id       string
+	body     []byte
+	foreign  amqp.Table // headers that are neither ours nor the broker's
+	used     int        // attempts
+	pardoned int
+	crashed  bool
+	counted  bool
+	due      time.Time // zero means now
+	slack    time.Duration
 }
 
-// opened reads a delivery. Its attempts are those that the copy says, and those since
-// then that the broker says were not answered.
+// opened reads a delivery. The broker counts the deliveries of a copy that were not answered
+// (x-delivery-count).
 func opened(d amqp.Delivery) parcel {
+	unanswered := int(max(0, number(d.Headers["x-delivery-count"])))
 	p := parcel{
-		id: d.MessageId, body: d.Body, foreign: make(amqp.Table),
-		used:  int(max(0, number(d.Headers[headUsed])) + max(0, number(d.Headers["x-delivery-count"]))),
-		slack: time.Duration(number(d.Headers[headSlack])) * time.Millisecond,
+		id: d.MessageId, body: d.Body,
+		used:     int(max(0, number(d.Headers[headUsed]))) + unanswered,
+		pardoned: int(max(0, number(d.Headers[headPardoned]))) + unanswered,
+		crashed:  unanswered > 0 || number(d.Headers[headCrashed]) != 0,
+		slack:    time.Duration(number(d.Headers[headSlack])) * time.Millisecond,
+	}
+	if number(d.Headers[headCounted]) != 0 {
+		p.used, p.crashed = p.used+1, true
 	}
 	if due := number(d.Headers[headDue]); due != 0 {
 		p.due = time.UnixMilli(due)
 	}
 	for name, value := range d.Headers {
 		if !strings.HasPrefix(name, "x-") && !strings.HasPrefix(name, "tether-") {
+			if p.foreign == nil {
+				p.foreign = make(amqp.Table)
+			}
 			p.foreign[name] = value
 		}
 	}
 	return p
 }
 
-// number returns an integer header, 0 if it is none: brokers and clients choose its size.
+// number returns the value of an integer header of any size, or 0 if it is not an integer.
 func number(header any) int64 {
 	switch n := header.(type) {
 	case int:
@@ -70,15 +85,16 @@ func number(header any) int64 {
 	return 0
 }
 
-// after has the job wait, 0 for not at all.
-func (p *parcel) after(wait time.Duration) {
+// answered makes p the copy of a job that was answered, and is delivered again after wait.
+func (p *parcel) answered(wait time.Duration) {
+	p.crashed, p.counted = false, false
 	p.due, p.slack = time.Time{}, 0
 	if wait > 0 {
 		p.dueAt(time.Now().Add(wait))
 	}
 }
 
-// dueAt has the job wait until t, in whole milliseconds that do not come before it.
+// dueAt makes the job wait until t, rounded up to a whole millisecond.
 func (p *parcel) dueAt(t time.Time) {
 	p.due = time.UnixMilli(t.Add(time.Millisecond - 1).UnixMilli())
 	p.slack = slackOf(time.Until(t))
@@ -87,8 +103,15 @@ func (p *parcel) dueAt(t time.Time) {
 // publishing returns the copy that is a job.
 func (p *parcel) publishing() amqp.Publishing {
 	headers := amqp.Table{}
-	if p.used > 0 {
-		headers[headUsed] = int64(p.used)
+	for name, n := range map[string]int{headUsed: p.used, headPardoned: p.pardoned} {
+		if n > 0 {
+			headers[name] = int64(n)
+		}
+	}
+	for name, set := range map[string]bool{headCrashed: p.crashed, headCounted: p.counted} {
+		if set {
+			headers[name] = int64(1)
+		}
 	}
 	if !p.due.IsZero() {
 		headers[headDue], headers[headSlack] = p.due.UnixMilli(), p.slack.Milliseconds()
@@ -96,7 +119,8 @@ func (p *parcel) publishing() amqp.Publishing {
 	return p.with(headers)
 }
 
-// errorKept is how much of an error's text a dead letter has: headers must fit into a frame.
+// errorKept is the number of bytes of an error's text that a dead letter keeps: headers must
+// fit into a frame.
 const errorKept = 4 << 10
 
 // dead returns the copy that is a dead letter.

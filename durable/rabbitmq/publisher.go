@@ -12,11 +12,11 @@ import (
 
 // publishing is a message on its way to a queue.
 type publishing struct {
-	ctx     context.Context // of who waits for done
+	ctx     context.Context // of the caller that waits for done
 	queue   queue
 	missing bool // the queue was found to be gone
 	message amqp.Publishing
-	done    chan error // has room for one, and gets one
+	done    chan error // buffered; receives one value
 }
 
 var (
@@ -26,12 +26,11 @@ var (
 	errUnsure   = errors.New("the connection was lost before the broker has confirmed; the job may be there")
 )
 
-// publish returns nil when the broker has confirmed the message, and waits for it until ctx
-// ends: who gives up and publishes again may have two of it. A queue that is gone is
-// declared again.
+// publish returns nil when the broker has confirmed the message. If ctx ends first, the
+// message may have been published all the same. A queue that is gone is declared again.
 //
-// The client blocks for as long as the broker does not read, which is what a broker does
-// that is short of memory or of disk. So one goroutine publishes, and others can leave it.
+// The client blocks while the broker does not read, for example because it is short of
+// memory or of disk. So one goroutine publishes, and callers only wait for it.
 func (e *Engine) publish(ctx context.Context, q queue, message amqp.Publishing) error {
 	p := &publishing{ctx: ctx, queue: q, message: message}
 	for {
@@ -62,14 +61,14 @@ func (e *Engine) publish(ctx context.Context, q queue, message amqp.Publishing) 
 			return fmt.Errorf("%w: %w", errClosed, err)
 		case err == errUnsent:
 		case err == errReturned && !p.missing:
-			// Not at once: a broker (3.10) that sees a queue declared again before it has told the
-			// consumers that it is gone never tells them.
+			// Not at once: if a queue is declared again before RabbitMQ (3.10) has told its consumers
+			// that it is gone, it never tells them.
 			select {
 			case <-time.After(time.Second):
 			case <-ctx.Done():
 				return e.unpublished(ctx)
 			}
-			// What is given away is not touched any more, so this is another one.
+			// The publisher may still read the first one.
 			p = &publishing{ctx: ctx, queue: q, message: message, missing: true}
 		default:
 			return err
@@ -77,7 +76,7 @@ func (e *Engine) publish(ctx context.Context, q queue, message amqp.Publishing) 
 	}
 }
 
-// unpublished says why a message was not confirmed in time.
+// unpublished returns the error of a message that was not confirmed in time.
 func (e *Engine) unpublished(ctx context.Context) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -87,8 +86,9 @@ func (e *Engine) unpublished(ctx context.Context) error {
 	return fmt.Errorf("%w: the broker has not confirmed", ctx.Err())
 }
 
-// publishAll is the goroutine that publishes. It has a connection of its own: the broker
-// stops reading from one that publishes too much, and acknowledgements would be stuck there.
+// publishAll is the goroutine that publishes. Its connection is not used for anything else:
+// the broker stops reading from a connection that publishes too much, and acknowledgements
+// would be stuck there.
 func (e *Engine) publishAll(s *session) {
 	defer close(e.published)
 	for s != nil {
@@ -106,7 +106,8 @@ func (e *Engine) publishAll(s *session) {
 	}
 }
 
-// again makes a session, however often that fails, and returns nil if the engine is closed.
+// again makes a session, and repeats it until it succeeds. It returns nil if the engine is
+// closed.
 func (e *Engine) again() *session {
 	for n := 0; pause(e.closing, n); n++ {
 		s, err := e.newSession(e.closing)
@@ -130,17 +131,17 @@ func (e *Engine) failed(err error) {
 type session struct {
 	link     *link
 	first    string // the queue of jobs
-	jobs     *lane  // to it
-	others   *lane  // to those beside it: confirmations come in order, and jobs do not wait for these
+	jobs     *lane  // to that queue
+	others   *lane  // to the other queues: their confirmations would delay those of jobs
 	declared map[string]bool
 
-	ends sync.WaitGroup // the lanes'
+	ends sync.WaitGroup // of the lanes
 	once sync.Once
 	lost chan struct{} // closed when a lane has ended
 	err  error         // why; written before lost is closed
 }
 
-// newSession connects and declares the queues that are always there.
+// newSession connects, and declares the queues of jobs and of dead letters.
 func (e *Engine) newSession(ctx context.Context) (*session, error) {
 	s := &session{first: e.cfg.Queue, declared: make(map[string]bool), lost: make(chan struct{})}
 	err := e.connect(ctx, "publish", func(l *link) (err error) {
@@ -173,7 +174,7 @@ func (s *session) serve(requests <-chan *publishing, closing context.Context) {
 			return
 		case p := <-requests:
 			if p.ctx.Err() != nil {
-				p.done <- p.ctx.Err() // nobody waits for it
+				p.done <- p.ctx.Err() // its caller has left
 				continue
 			}
 			if p.missing || !s.declared[p.queue.name] {
@@ -198,25 +199,25 @@ func (s *session) laneOf(q queue) *lane {
 	return s.others
 }
 
-// close ends the connection. What is not confirmed by then has failed.
+// close closes the connection. Messages that are not confirmed by then have failed.
 func (s *session) close() {
 	s.link.hangUp()
 	s.ends.Wait()
 }
 
-// reason says why the session is lost. It has ended.
+// reason waits for the end of the session, and returns why it was lost.
 func (s *session) reason() error {
 	<-s.lost
 	return s.err
 }
 
-// lane is a channel in confirm mode. One goroutine publishes on it.
+// lane is a channel in confirm mode, on which one goroutine publishes.
 type lane struct {
 	channel *amqp.Channel
-	last    uint64 // the number that the broker has for the message published last
+	last    uint64 // the broker's number of the message published last
 
 	mu      sync.Mutex
-	pending map[uint64]*publishing // not confirmed yet, by number; nil: the channel has ended; guarded by mu
+	pending map[uint64]*publishing // not confirmed yet, by number; nil if the channel has ended; guarded by mu
 }
 
 func (s *session) newLane() (*lane, error) {
@@ -228,8 +229,8 @@ func (s *session) newLane() (*lane, error) {
 		return nil, err
 	}
 	l := &lane{channel: channel, pending: make(map[uint64]*publishing)}
-	// Without room, so that what was returned is known when its confirmation arrives, which
-	// the broker sends after it: the client does not go on before it has been taken here.
+	// Unbuffered: the broker returns a message before it confirms it, and the client delivers
+	// the confirmation only when the return has been received here.
 	returns := channel.NotifyReturn(make(chan amqp.Return))
 	confirms := channel.NotifyPublish(make(chan amqp.Confirmation))
 	closes := channel.NotifyClose(make(chan *amqp.Error, 1))
@@ -248,7 +249,7 @@ func (s *session) newLane() (*lane, error) {
 	return l, nil
 }
 
-// publish has p.done told, now or when the broker has confirmed.
+// publish publishes p. The result is sent to p.done, now or when the broker has confirmed.
 func (l *lane) publish(p *publishing) {
 	l.mu.Lock()
 	if l.pending == nil {
@@ -266,7 +267,7 @@ func (l *lane) publish(p *publishing) {
 	}
 }
 
-// settleAll tells who waits what the broker says, until the channel has ended.
+// settleAll passes the broker's answers to the waiting callers, until the channel has ended.
 func (l *lane) settleAll(returns <-chan amqp.Return, confirms <-chan amqp.Confirmation) {
 	for open := true; open; {
 		select {
@@ -289,7 +290,7 @@ func (l *lane) settleAll(returns <-chan amqp.Return, confirms <-chan amqp.Confir
 	}
 }
 
-// end tells who still waits why nothing will be confirmed any more.
+// end passes the reason why the channel has ended to the callers that still wait.
 func (l *lane) end(why error) {
 	l.mu.Lock()
 	pending := l.pending
@@ -310,8 +311,8 @@ func (l *lane) settle(number uint64, err error) {
 	}
 }
 
-// returned settles what the broker could not route, which has no number: the first one of
-// the same ID to the same queue. If it was another one's, the two are the same job.
+// returned settles a message that the broker could not route. A return has no number, so it
+// is the first one of the same ID and queue: two such messages are the same job.
 func (l *lane) returned(r amqp.Return) {
 	l.mu.Lock()
 	var first uint64

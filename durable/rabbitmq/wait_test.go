@@ -43,6 +43,6 @@ func TestDue(t *testing.T) {
 	require.Equal(t, at.Add(time.Millisecond-1).UnixNano(), p.due.UnixNano())
 	p.dueAt(p.due)
 	require.Equal(t, at.Add(time.Millisecond-1).UnixNano(), p.due.UnixNano())
-	p.after(0)
+	p.answered(0)
 	require.True(t, p.due.IsZero())
 }

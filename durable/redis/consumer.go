@@ -17,11 +17,11 @@ import (
 )
 
 const (
-	// forward is how often asynq looks for jobs whose time has come.
+	// forward is the interval at which asynq looks for jobs that have become due.
 	forward = 200 * time.Millisecond
-	// turn is how long a job waits for a Handle to return that asynq believes has ended.
+	// turn bounds the wait of a job for a Handle that asynq believes has returned.
 	turn = time.Second
-	// maxError bounds what is stored of an error.
+	// maxError is the number of bytes of an error that are stored.
 	maxError = 4096
 )
 
@@ -33,25 +33,25 @@ type consumer struct {
 	redis  goredis.UniversalClient
 	server *asynq.Server
 
-	// running has a token for each Handle. asynq bounds them as well, but counts one as
-	// ended whose lease is lost, or that was cancelled by a tool, though it runs on.
+	// running holds a token for each Handle. asynq bounds them as well, but does not count a
+	// Handle that goes on after its lease was lost, or after a tool has canceled it.
 	running chan struct{}
 
 	once     sync.Once
 	stopping chan struct{} // closed by Stop
-	done     chan struct{} // closed when all has ended
+	done     chan struct{} // closed when the server and all calls of Handle have ended
 }
 
-// Consume starts an asynq.Server with connections of its own. It has no signal handling,
-// and survives that Redis goes away. Done is closed by Stop alone.
+// Consume starts an asynq.Server with connections of its own, and without signal handling.
+// It goes on when Redis was away. Its Done is only closed by Stop.
 func (e *Engine) Consume(ctx context.Context, c durable.Consumption) (durable.Consumer, error) {
 	if c.Concurrency < 1 || c.Handle == nil {
-		return nil, fmt.Errorf("%w: redis: a Concurrency of at least 1 and a Handle are required", durable.ErrInvalid)
+		return nil, fmt.Errorf("%w: redis: a Consumption must have a Handle and a Concurrency of at least 1", durable.ErrInvalid)
 	}
 	if c.Logger == nil {
 		c.Logger = e.cfg.Logger
 	}
-	// Start does not look whether Redis is there.
+	// Start returns nil if Redis cannot be reached.
 	_, err := call(ctx, e, func(ctx context.Context) (string, error) { return e.redis.Ping(ctx).Result() })
 	if err != nil {
 		return nil, fmt.Errorf("redis: consume: %w", err)
@@ -73,8 +73,7 @@ func (e *Engine) Consume(ctx context.Context, c durable.Consumption) (durable.Co
 		DelayedTaskCheckInterval: forward,
 		RetryDelayFunc:           retryDelay,
 		IsFailure:                isFailure,
-		// How long handlers may take when all is to end is the Worker's to say. asynq would
-		// put the jobs back while they run.
+		// The Worker bounds the stop. asynq would put the jobs back while they run.
 		ShutdownTimeout: never,
 		Logger:          newLogger(c.Logger),
 		LogLevel:        asynq.WarnLevel,
@@ -87,27 +86,19 @@ func (e *Engine) Consume(ctx context.Context, c durable.Consumption) (durable.Co
 
 // ProcessTask runs one attempt, for asynq.
 func (c *consumer) ProcessTask(ctx context.Context, t *asynq.Task) error {
-	late := time.NewTimer(turn)
-	defer late.Stop()
-	select {
-	case c.running <- struct{}{}:
-		defer func() { <-c.running }()
-	case <-c.stopping:
-		return &answer{durable.Outcome{Verdict: durable.Return, Err: errStopping}}
-	case <-late.C:
-		return &answer{durable.Outcome{Verdict: durable.Return, After: time.Second, Err: errBusy}}
-	case <-ctx.Done():
-		return ctx.Err()
+	if out := c.enter(ctx); out != nil {
+		return out
 	}
+	defer func() { <-c.running }()
 	select {
-	case <-c.stopping: // it was fetched while Stop began
+	case <-c.stopping: // closed after the job was fetched
 		return &answer{durable.Outcome{Verdict: durable.Return, Err: errStopping}}
 	default:
 	}
 	m, err := durable.Decode(t.Payload())
 	if err != nil {
 		id, _ := asynq.GetTaskID(ctx)
-		c.log.Error("durable: what is no job was archived", "queue", c.queue, "type", t.Type(), "task", id, "error", err)
+		c.log.Error("durable: a task that is not a job was archived", "queue", c.queue, "type", t.Type(), "task", id, "error", err)
 		return &answer{durable.Outcome{Verdict: durable.Dead, Err: err}}
 	}
 	d := durable.Delivery{Message: m, Attempt: 1}
@@ -135,13 +126,34 @@ func (c *consumer) ProcessTask(ctx context.Context, t *asynq.Task) error {
 	return &answer{out}
 }
 
+// enter takes a token for a Handle, and returns an error for asynq if there is none in time.
+func (c *consumer) enter(ctx context.Context) error {
+	select {
+	case c.running <- struct{}{}: // as always, without a timer
+		return nil
+	default:
+	}
+	late := time.NewTimer(turn)
+	defer late.Stop()
+	select {
+	case c.running <- struct{}{}:
+		return nil
+	case <-c.stopping:
+		return &answer{durable.Outcome{Verdict: durable.Return, Err: errStopping}}
+	case <-late.C:
+		return &answer{durable.Outcome{Verdict: durable.Return, After: time.Second, Err: errBusy}}
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 var (
 	errStopping = errors.New("durable: the worker stops")
 	errBusy     = errors.New("durable: the worker is busy with jobs that ignore their cancellation")
 )
 
-// Stop is described at [durable.Consumer]. Once ctx has ended, what is left goes on by
-// itself: outcomes are stored when their Handle returns.
+// Stop is described at [durable.Consumer]. When ctx has ended, the stop goes on in the
+// background: outcomes are stored when their Handle returns.
 func (c *consumer) Stop(ctx context.Context) error {
 	c.once.Do(func() {
 		close(c.stopping)
@@ -164,10 +176,10 @@ func (c *consumer) shutdown() {
 	defer close(c.done)
 	c.server.Stop()
 	c.server.Shutdown()
-	for range cap(c.running) { // also those that asynq has given up
+	for range cap(c.running) { // also for those that asynq has given up
 		c.running <- struct{}{}
 	}
-	if err := c.redis.Close(); err != nil {
+	if err := closeClient(c.redis); err != nil {
 		c.log.Warn("durable: redis: close", "error", err)
 	}
 }
@@ -176,7 +188,7 @@ func (c *consumer) Done() <-chan struct{} { return c.done }
 
 func (c *consumer) Err() error { return nil }
 
-// answer carries an Outcome that is not Done to asynq, which stores its text.
+// answer is an Outcome other than Done, as an error for asynq, which stores its text.
 type answer struct{ durable.Outcome }
 
 func (a *answer) Error() string {
@@ -187,11 +199,11 @@ func (a *answer) Error() string {
 	if len(text) > maxError {
 		text = text[:maxError]
 	}
-	// What is not UTF-8 asynq cannot encode: the job would not get out of the state active.
+	// asynq cannot encode other text than UTF-8: the job would stay active.
 	return strings.ToValidUTF8(text, "\uFFFD")
 }
 
-// Unwrap tells asynq what to archive.
+// Unwrap returns asynq's error for a task to be archived, if the job is dead.
 func (a *answer) Unwrap() error {
 	if a.Verdict == durable.Dead {
 		return asynq.SkipRetry
@@ -199,35 +211,35 @@ func (a *answer) Unwrap() error {
 	return nil
 }
 
-// isFailure tells which errors count as an attempt: all but a Return. asynq asks for
-// those of jobs whose worker was killed as well (ErrLeaseExpired), and that is one.
+// isFailure reports whether an error ends an attempt: each does except a Return. asynq also
+// asks for the error of a job of a killed worker (ErrLeaseExpired).
 func isFailure(err error) bool {
 	var a *answer
 	return !errors.As(err, &a) || a.Verdict != durable.Return
 }
 
-// retryDelay is the wait before the next delivery: none for a job whose worker was killed.
+// retryDelay returns the wait before the next delivery, which is zero after a crash.
 func retryDelay(_ int, err error, _ *asynq.Task) time.Duration {
 	var a *answer
 	if !errors.As(err, &a) || a.After <= 0 {
 		return 0
 	}
-	// asynq adds it to the time now, and cuts off to whole seconds.
+	// asynq adds it to the present, and rounds down to whole seconds.
 	return min(a.After, never) + time.Second - time.Nanosecond
 }
 
-// logger passes on what asynq logs, each text once a minute: while Redis is away asynq
-// has the same to say several times a second.
+// logger passes on what asynq logs, each text at most once a minute: while Redis is away
+// asynq logs the same several times a second.
 type logger struct {
 	log *slog.Logger
 
 	mu   sync.Mutex
-	last map[string]time.Time // when a text was logged; guarded by mu
+	last map[string]time.Time // when each text was logged; guarded by mu
 }
 
 const (
 	logAgain = time.Minute
-	logKept  = 1000 // texts
+	logKept  = 1000 // the most texts in last
 )
 
 func newLogger(l *slog.Logger) *logger { return &logger{log: l, last: make(map[string]time.Time)} }
@@ -237,7 +249,7 @@ func (l *logger) Info(args ...any)  { l.pass(slog.LevelInfo, args) }
 func (l *logger) Warn(args ...any)  { l.pass(slog.LevelWarn, args) }
 func (l *logger) Error(args ...any) { l.pass(slog.LevelError, args) }
 
-// Fatal would end the process, in asynq's own logger. That is not for a library to do.
+// Fatal only logs. That of asynq's own logger would end the process.
 func (l *logger) Fatal(args ...any) { l.pass(slog.LevelError, args) }
 
 func (l *logger) pass(level slog.Level, args []any) {
@@ -247,6 +259,7 @@ func (l *logger) pass(level slog.Level, args []any) {
 	}
 }
 
+// fresh reports whether text was not logged within the last minute, and notes that it is now.
 func (l *logger) fresh(text string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()

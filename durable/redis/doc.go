@@ -21,7 +21,7 @@
 //   - Redis must be 6.2 or later: before that, dead jobs could not be archived. Open fails.
 //   - The clocks of the machines should agree: Open warns if this machine's differs from
 //     that of Redis by more than 10 seconds. asynq compares the leases of running jobs with
-//     the workers' clocks. A worker whose clock is more than 30 seconds ahead starts jobs
+//     the workers' clocks. A worker with a clock more than 30 seconds ahead starts jobs
 //     that run elsewhere, and RunAt and Backoff are off by as much.
 //
 // Where CONFIG or INFO is forbidden, Open skips the check.
@@ -57,7 +57,7 @@
 // behind a proxy that accepts connections and resets them.
 //
 // If Redis is away for longer than 30 seconds, running jobs are canceled, and run again
-// like those of a killed worker. So does, rarely, a job whose delivery was under way when a
+// like those of a killed worker. So does, rarely, a job that was being delivered when a
 // connection broke.
 //
 // # Crashes

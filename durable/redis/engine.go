@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"net"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -27,7 +28,7 @@ type Config struct {
 	Queue string
 	// Poll is the mean interval at which an idle worker asks Redis for a job. Zero means 100 ms.
 	Poll time.Duration
-	// Timeout bounds Open, and each other call whose context has no deadline. Zero means 10 s.
+	// Timeout bounds Open, and each other call without a deadline in its context. Zero means 10 s.
 	Timeout time.Duration
 	// Replicas is the number of replicas that must confirm a job before Enqueue returns: see
 	// the package's documentation. Zero means none. It cannot be used with a cluster.
@@ -56,6 +57,7 @@ type Engine struct {
 	redis     goredis.UniversalClient
 	client    *asynq.Client
 	inspector *asynq.Inspector
+	lines     *lines // nil with a cluster
 
 	closing context.Context // ended by Close
 	end     context.CancelFunc
@@ -76,8 +78,8 @@ var (
 func Open(opt asynq.RedisConnOpt) (*Engine, error) { return Config{}.Open(opt) }
 
 // Open connects to Redis, for example with the result of [asynq.ParseRedisURI], and checks
-// that jobs are safe there: see the package's documentation. The engine and each of its
-// consumers make a client by opt.MakeRedisClient, and close it.
+// that jobs are safe there: see the package's documentation. The engine and its consumers
+// make clients by opt.MakeRedisClient, and close them.
 //
 // The error wraps ErrInvalid if the Config is invalid. Otherwise it says why Redis cannot
 // be reached within Timeout, or cannot be used.
@@ -113,6 +115,15 @@ func (c Config) Open(opt asynq.RedisConnOpt) (*Engine, error) {
 	if err := e.insist(); err != nil {
 		return nil, errors.Join(err, client.Close())
 	}
+	if _, single := client.(*goredis.Client); single {
+		another, err := connect(opt)
+		if err != nil {
+			return nil, errors.Join(err, client.Close())
+		}
+		if another, single := another.(*goredis.Client); single {
+			e.lines = newLines(another)
+		}
+	}
 	e.client, e.inspector = asynq.NewClientFromRedisClient(client), asynq.NewInspectorFromRedisClient(client)
 	e.closing, e.end = context.WithCancel(context.Background())
 	if _, err := call(context.Background(), e, e.examine); err != nil {
@@ -127,6 +138,15 @@ func connect(opt asynq.RedisConnOpt) (goredis.UniversalClient, error) {
 		return nil, fmt.Errorf("%w: redis: %T makes no client of go-redis v9", durable.ErrInvalid, opt)
 	}
 	return client, nil
+}
+
+// closeClient closes a client. Sockets may be closed already: of an interrupted call, or
+// those of a primary that was replaced.
+func closeClient(client goredis.UniversalClient) error {
+	if err := client.Close(); !errors.Is(err, net.ErrClosed) {
+		return err
+	}
+	return nil
 }
 
 // Support reports what the engine can do: Unique keys and RunAt, but no transactions.
@@ -149,33 +169,58 @@ func (e *Engine) Close() error {
 		return nil
 	}
 	e.end()
-	err := e.redis.Close()
+	err := closeClient(e.redis)
+	if e.lines != nil {
+		err = errors.Join(err, closeClient(e.lines.client))
+	}
 	e.calls.Wait()
 	return err
 }
 
-// call runs f until ctx ends, for Config.Timeout if ctx has no deadline, or until the engine
-// is closed. It then leaves f, which ends by itself within seconds: neither go-redis nor asynq's Inspector can
-// be interrupted while Redis does not answer.
-func call[T any](ctx context.Context, e *Engine, f func(context.Context) (T, error)) (T, error) {
-	var none T
+// begin begins a call, unless the engine is closed. Its context ends with ctx, after
+// Config.Timeout if ctx has no deadline, and when the engine is closed. The caller must call
+// end, and calls.Done.
+func (e *Engine) begin(ctx context.Context) (inner context.Context, end func(), err error) {
 	e.mu.Lock()
 	if e.closed {
 		e.mu.Unlock()
-		return none, durable.ErrClosed
+		return nil, nil, durable.ErrClosed
 	}
 	e.calls.Add(1)
 	e.mu.Unlock()
-
-	var inner context.Context
 	var cancel context.CancelFunc
 	if _, bounded := ctx.Deadline(); bounded {
 		inner, cancel = context.WithCancel(ctx)
 	} else {
 		inner, cancel = context.WithTimeout(ctx, e.cfg.Timeout)
 	}
-	defer cancel()
-	defer context.AfterFunc(e.closing, cancel)()
+	stop := context.AfterFunc(e.closing, cancel)
+	return inner, func() { stop(); cancel() }, nil
+}
+
+// failed returns the error of a call that has failed with err.
+func (e *Engine) failed(inner context.Context, err error) error {
+	switch {
+	case e.closing.Err() != nil:
+		return durable.ErrClosed
+	case inner.Err() != nil: // asynq's errors only have its text
+		if reason := e.failure.Load(); reason != nil {
+			return fmt.Errorf("%w: %w", context.Cause(inner), *reason)
+		}
+		return context.Cause(inner)
+	}
+	return err
+}
+
+// call runs f, and leaves it when its context ends. f then ends by itself within seconds:
+// neither go-redis nor asynq's Inspector can be interrupted while Redis does not answer.
+func call[T any](ctx context.Context, e *Engine, f func(context.Context) (T, error)) (T, error) {
+	var none T
+	inner, end, err := e.begin(ctx)
+	if err != nil {
+		return none, err
+	}
+	defer end()
 	type result struct {
 		value T
 		err   error
@@ -196,18 +241,28 @@ func call[T any](ctx context.Context, e *Engine, f func(context.Context) (T, err
 	case <-inner.Done():
 		r.err = inner.Err()
 	}
-	switch {
-	case r.err == nil:
-		return r.value, nil
-	case e.closing.Err() != nil:
-		return none, durable.ErrClosed
-	case inner.Err() != nil: // asynq's errors only have its text
-		if reason := e.failure.Load(); reason != nil {
-			return none, fmt.Errorf("%w: %w", context.Cause(inner), *reason)
-		}
-		return none, context.Cause(inner)
+	if r.err != nil {
+		return none, e.failed(inner, r.err)
 	}
-	return none, r.err
+	return r.value, nil
+}
+
+// store enqueues a task on one of the engine's lines, without a goroutine.
+func (e *Engine) store(ctx context.Context, task *asynq.Task) error {
+	inner, end, err := e.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer e.calls.Done()
+	defer end()
+	err = e.lines.with(inner, func(ctx context.Context) error {
+		_, err := e.client.EnqueueContext(ctx, task)
+		return err
+	})
+	if err != nil {
+		return e.failed(inner, err)
+	}
+	return nil
 }
 
 // Enqueue stores a job. When it returns, Redis has the job in its memory, and in its
@@ -231,6 +286,14 @@ func (e *Engine) Enqueue(ctx context.Context, m durable.Message) (durable.Receip
 		opts = append(opts, asynq.ProcessAt(ceil(m.RunAt)))
 	}
 	task := asynq.NewTask(m.Name, payload, opts...)
+	if e.lines != nil {
+		if err = e.store(ctx, task); err == nil {
+			return durable.Receipt{ID: m.ID}, nil
+		}
+		if !errors.Is(err, asynq.ErrTaskIDConflict) {
+			return durable.Receipt{}, fmt.Errorf("redis: enqueue job %q: %w", m.Name, err)
+		}
+	}
 	r, err := call(ctx, e, func(ctx context.Context) (durable.Receipt, error) { return e.enqueue(ctx, m, id, task) })
 	if err != nil {
 		return durable.Receipt{}, fmt.Errorf("redis: enqueue job %q: %w", m.Name, err)

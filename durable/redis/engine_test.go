@@ -371,7 +371,7 @@ func TestLongWaits(t *testing.T) {
 	assert.Greater(t, time.Until(b.state(m.ID, asynq.TaskStateRetry).NextProcessAt), 99*365*24*time.Hour)
 }
 
-// asynq believes that a handler has ended which it has cancelled, and starts the next.
+// asynq believes that a handler has ended which it has canceled, and starts the next.
 func TestHandlersThatIgnoreTheirCancellationKeepTheirPlace(t *testing.T) {
 	b := newBench(t)
 	var running atomic.Int32
@@ -386,7 +386,7 @@ func TestHandlersThatIgnoreTheirCancellationKeepTheirPlace(t *testing.T) {
 			for range 200 { // so that it ends well after Done, were that closed too early
 				assert.NoError(t, b.redis.Ping(b.ctx).Err())
 			}
-			assert.Error(t, ctx.Err(), "the context of a cancelled attempt")
+			assert.Error(t, ctx.Err(), "the context of a canceled attempt")
 		}
 		return durable.Outcome{}
 	})
@@ -394,7 +394,7 @@ func TestHandlersThatIgnoreTheirCancellationKeepTheirPlace(t *testing.T) {
 	b.enqueue(stubborn)
 	require.Equal(t, "stubborn", next(b, begun))
 	require.NoError(t, b.inspector.CancelProcessing(stubborn.ID))
-	// asynq delivers it again, as it does with one whose lease is lost.
+	// asynq delivers it again, as it does after a lost lease.
 	require.Eventually(t, func() bool {
 		info, err := b.inspector.GetTaskInfo(b.queue, stubborn.ID)
 		return err == nil && info.Retried == 1
@@ -640,6 +640,36 @@ func TestCallsEndWithTheirContext(t *testing.T) {
 	}
 }
 
+// Callers that leave take no connection away from others.
+func TestCanceledCallersDisturbNoOthers(t *testing.T) {
+	b := newBench(t)
+	var group sync.WaitGroup
+	var stored atomic.Int64
+	for n := range 16 {
+		group.Go(func() {
+			for range 100 {
+				ctx, cancel := context.WithCancel(b.ctx)
+				if n%2 == 0 {
+					go cancel()
+				}
+				_, err := b.engine.Enqueue(ctx, message("job", ""))
+				cancel()
+				switch {
+				case err == nil:
+					stored.Add(1)
+				case n%2 != 0:
+					assert.NoError(t, err)
+				}
+			}
+		})
+	}
+	group.Wait()
+	info, err := b.inspector.GetQueueInfo(b.queue)
+	require.NoError(t, err)
+	assert.GreaterOrEqual(t, int64(info.Pending), stored.Load())
+	assert.GreaterOrEqual(t, stored.Load(), int64(800))
+}
+
 func TestCloseEndsWhatIsUnderWay(t *testing.T) {
 	b := newBench(t)
 	e, v := b.behind()
@@ -661,7 +691,7 @@ func TestCloseEndsWhatIsUnderWay(t *testing.T) {
 
 func TestOpenSaysWhatIsWrong(t *testing.T) {
 	b := newBench(t)
-	t.Run("nobody listens", func(t *testing.T) {
+	t.Run("no server", func(t *testing.T) {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		require.NoError(t, err)
 		l.Close()

@@ -39,7 +39,7 @@ func (e *Engine) examine(ctx context.Context) (struct{}, error) {
 }
 
 // compareClocks warns if the clock of this machine differs from that of Redis. asynq uses
-// the workers' clocks: a worker whose clock is ahead takes the jobs of others for abandoned.
+// the workers' clocks: a worker with a clock that is ahead takes running jobs for abandoned.
 func (e *Engine) compareClocks(ctx context.Context) {
 	before := e.cfg.now()
 	theirs, err := e.redis.Time(ctx).Result()

@@ -61,11 +61,14 @@ func (h *insist) ProcessHook(next goredis.ProcessHook) goredis.ProcessHook {
 			return next(ctx, cmd)
 		}
 		_, bounded := ctx.Deadline()
-		send := next
+		send, l := next, lineOf(ctx)
+		if l != nil {
+			send = l.process
+		}
 		if bounded && script && h.node != nil {
 			send = h.confirm
 		}
-		for {
+		for first := true; ; first = false {
 			err := send(ctx, cmd)
 			if !isAway(err) {
 				if h.engine.failure.Load() != nil {
@@ -73,7 +76,12 @@ func (h *insist) ProcessHook(next goredis.ProcessHook) goredis.ProcessHook {
 				}
 				return err
 			}
-			h.engine.failure.Store(&err)
+			if ctx.Err() == nil { // or the error is a consequence
+				h.engine.failure.Store(&err)
+			}
+			if first && l != nil && ctx.Err() == nil {
+				continue // the connection may have been lost since its last command
+			}
 			if !bounded || !pause(ctx) {
 				return err
 			}
@@ -92,16 +100,23 @@ func (h *insist) confirm(ctx context.Context, cmd goredis.Cmder) error {
 	if !ok {
 		return fmt.Errorf("%w: redis: a script is a %T", durable.ErrUnsupported, cmd)
 	}
-	want := h.engine.cfg.Replicas
+	want, l := h.engine.cfg.Replicas, lineOf(ctx)
 	slice := min(h.slice, firstSlice)
 	for stored := false; ; slice = min(h.slice, 2*slice) {
 		script := goredis.NewCmd(ctx, cmd.Args()...)
 		wait := goredis.NewIntCmd(ctx, "wait", want, slice.Milliseconds())
-		_, _ = h.node.Pipelined(ctx, func(p goredis.Pipeliner) error { // its error is one of the commands'
+		pipelined := h.node.Pipelined
+		if l != nil {
+			pipelined = l.conn.Pipelined
+		}
+		_, _ = pipelined(ctx, func(p goredis.Pipeliner) error { // its error is one of the commands'
 			_ = p.Process(ctx, script)
 			p.Set(ctx, "tether:{"+h.engine.cfg.Queue+"}:confirm", 1, 0)
 			return p.Process(ctx, wait)
 		})
+		if l != nil && (isAway(script.Err()) || isAway(wait.Err())) {
+			l.renew()
+		}
 		if err := script.Err(); err != nil {
 			return err
 		}

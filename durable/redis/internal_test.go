@@ -101,7 +101,7 @@ func TestOutcomesAreRepeatedWhileRedisIsAway(t *testing.T) {
 			assert.Equal(t, 10*time.Second, took)
 			took, err = try("evalsha", answer, time.Hour)
 			assert.Equal(t, answer, err)
-			assert.Equal(t, 30*time.Second, took, "the lease is over: somebody else may have the job")
+			assert.Equal(t, 30*time.Second, took, "the lease is over: another worker may have the job")
 		}
 		for _, answer := range []error{goredis.ErrClosed, reply("OOM command not allowed"), reply("NOT FOUND")} {
 			took, err := try("evalsha", answer, time.Hour)

@@ -72,8 +72,8 @@ func isAway(err error) bool {
 	if err == nil || errors.Is(err, goredis.ErrClosed) {
 		return false
 	}
-	var reply goredis.Error
-	return !errors.As(err, &reply) || slices.ContainsFunc(away, func(a string) bool { return strings.HasPrefix(err.Error(), a) })
+	var reply goredis.Error // may be wrapped
+	return !errors.As(err, &reply) || slices.ContainsFunc(away, func(a string) bool { return strings.HasPrefix(reply.Error(), a) })
 }
 
 // isRefused reports whether Redis answered that it does not carry the command out.

@@ -65,7 +65,7 @@ func startNode(t *testing.T, args ...string) *node {
 	return n
 }
 
-// startPrimary starts a primary, for whose replicas it needs no disk.
+// startPrimary starts a primary that replicates without a disk.
 func startPrimary(t *testing.T) *node {
 	return startNode(t, "--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0")
 }

@@ -7,8 +7,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
-	"net/netip"
-	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -75,8 +73,9 @@ func (i *instruments) traced(next http.Handler) http.Handler {
 // admin returns the server for operators. Customers must not be able to reach it. address
 // is the value of -admin.
 func (i *instruments) admin(reg *tether.Registry, address string) *http.Server {
+	host, _, _ := net.SplitHostPort(address)
 	mux := http.NewServeMux()
-	mux.Handle("/debug/tether/", tetherhttp.Debug(reg, tetherhttp.DebugConfig{AllowCancel: true}))
+	mux.Handle("/debug/tether/", tetherhttp.Debug(reg, tetherhttp.DebugConfig{AllowCancel: true, Hosts: []string{host}}))
 	mux.Handle("GET /ready", tetherhttp.Readiness(reg)) // a worker has no other server
 	mux.Handle("GET /healthz", tetherhttp.Liveness())
 	mux.Handle("GET /metrics", promhttp.HandlerFor(i.scraped, promhttp.HandlerOpts{}))
@@ -86,26 +85,7 @@ func (i *instruments) admin(reg *tether.Registry, address string) *http.Server {
 	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
 	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
 	mux.Handle("GET /{$}", http.RedirectHandler("/debug/tether/", http.StatusFound))
-	host, _, _ := net.SplitHostPort(address)
-	return &http.Server{Handler: knownHosts(host, withBodyDeadline(mux)), ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute}
-}
-
-// knownHosts refuses requests for any Host except this one, localhost and IP addresses.
-// Otherwise a web page whose own host name is resolved to this address (DNS rebinding)
-// could read everything here through the operator's browser.
-func knownHosts(host string, next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		to := r.Host
-		if name, _, err := net.SplitHostPort(to); err == nil {
-			to = name
-		}
-		_, err := netip.ParseAddr(strings.Trim(to, "[]"))
-		if err != nil && !strings.EqualFold(to, "localhost") && (host == "" || !strings.EqualFold(to, host)) {
-			http.Error(w, "ask for an IP address, localhost, or the host that -admin names", http.StatusForbidden)
-			return
-		}
-		next.ServeHTTP(w, r)
-	})
+	return &http.Server{Handler: tetherhttp.AllowHosts(withBodyDeadline(mux), host), ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute}
 }
 
 // withBodyDeadline bounds the time in which the body of a request must arrive.

@@ -136,10 +136,10 @@ func TestAdmin_Hosts(t *testing.T) {
 		"": {
 			"127.0.0.1:8081": 200, "127.0.0.1": 200, "[::1]:8081": 200, "[::1]": 200, "10.1.2.3:8081": 200,
 			"localhost:8081": 200, "LocalHost": 200,
-			"evil.example:8081": 403, "evil.example": 403, "127.0.0.1.evil.example": 403, "localhost.evil.example:8081": 403, "": 403, ":8081": 403,
+			"evil.example:8081": 421, "evil.example": 421, "127.0.0.1.evil.example": 421, "localhost.evil.example:8081": 421, "": 421, ":8081": 421,
 		},
-		":8081":           {"127.0.0.1:8081": 200, "evil.example:8081": 403, "": 403},
-		"shop.local:8081": {"127.0.0.1:8081": 200, "localhost:8081": 200, "shop.local:8081": 200, "Shop.Local:80": 200, "evil.example:8081": 403},
+		":8081":           {"127.0.0.1:8081": 200, "evil.example:8081": 421, "": 421},
+		"shop.local:8081": {"127.0.0.1:8081": 200, "localhost:8081": 200, "shop.local:8081": 200, "Shop.Local:80": 200, "evil.example:8081": 421},
 	} {
 		h := ts.seen.admin(ts.reg, address).Handler
 		for host, want := range hosts {

@@ -137,7 +137,7 @@ func TestCancel(t *testing.T) {
 	})
 	t.Run("on plain HTTP, where a browser sends less", func(t *testing.T) {
 		for _, script := range []bool{true, false} {
-			v := newViewer(t, tether.Config{}, tetherhttp.DebugConfig{AllowCancel: true})
+			v := newViewer(t, tether.Config{}, tetherhttp.DebugConfig{AllowCancel: true, Hosts: []string{"debug.test"}})
 			v.srv.URL = strings.Replace(v.srv.URL, "127.0.0.1", "debug.test", 1)
 			task := v.run("victim", untilCanceled)
 			v.scripts(script)
@@ -162,7 +162,7 @@ func TestCancel(t *testing.T) {
 		assert.Equal(t, tether.Running, task.State())
 	})
 	t.Run("not for another site", func(t *testing.T) {
-		v := newViewer(t, tether.Config{}, tetherhttp.DebugConfig{AllowCancel: true})
+		v := newViewer(t, tether.Config{}, tetherhttp.DebugConfig{AllowCancel: true, Hosts: []string{"debug.test"}})
 		v.allowed = []string{"403"}
 		task := v.run("victim", untilCanceled)
 		for _, host := range []string{"127.0.0.1", "debug.test"} {
