@@ -501,7 +501,9 @@ func (s *subscription) acknowledge(d amqp.Delivery) {
 	s.answer(d, func() error { return d.Ack(false) })
 }
 
+// requeue returns a delivery to its queue.
 func (s *subscription) requeue(d amqp.Delivery) {
+	s.counts.kept.Store(true)
 	s.answer(d, func() error { return d.Nack(false, true) })
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 )
@@ -20,6 +21,7 @@ type aside struct {
 	mu      sync.Mutex    // held during a count, so that each takes its own copy
 	channel *amqp.Channel // nil before the first; guarded by mu
 	queue   string        // guarded by mu
+	kept    atomic.Bool   // a copy was returned to the queue, and goes on from there
 }
 
 // running is a delivery that is handled.
@@ -103,7 +105,8 @@ func (c *consumer) hold(ctx context.Context, s *subscription, p parcel) (amqp.De
 	}
 }
 
-// finish has the queue get the acknowledgements on the channel: see consumer.finish.
+// finish waits until the queue has the acknowledgements of the channel, as consumer.finish
+// does, and then deletes the queue. No job is left in it.
 func (a *aside) finish() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -116,5 +119,8 @@ func (a *aside) finish() {
 		} else if ok {
 			_ = d.Ack(false)
 		}
+	}
+	if !a.kept.Load() {
+		_, _ = a.channel.QueueDelete(a.queue, false, false, false)
 	}
 }

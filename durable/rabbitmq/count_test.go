@@ -111,6 +111,26 @@ func TestDeliveriesTellOfCrashes(t *testing.T) {
 	r.until("an empty queue of the jobs that were done", func() bool { return r.queued() == 0 })
 }
 
+// A consumer that stops takes its own queue away.
+func TestStopDeletesTheQueueOfCountedJobs(t *testing.T) {
+	r := newRig(t)
+	queue := make(chan string, 1)
+	consumer := r.consume(1, func(ctx context.Context, d durable.Delivery) durable.Outcome {
+		assert.NoError(t, d.Count(ctx))
+		queue <- r.queue + ".alone." + rabbitmq.Tag(r.engine)
+		return durable.Outcome{}
+	})
+	r.enqueue("job", time.Time{})
+	name := <-queue
+	exists := func() bool {
+		_, err := r.channel().QueueDeclarePassive(name, true, false, false, false, nil)
+		return err == nil
+	}
+	require.True(t, exists())
+	require.NoError(t, consumer.Stop(r.ctx))
+	require.False(t, exists())
+}
+
 // queued returns the number of jobs that are ready.
 func (r *rig) queued() int {
 	channel := r.channel()

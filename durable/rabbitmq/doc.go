@@ -13,7 +13,8 @@
 //	                  is first needed
 //	tether.dead       dead jobs, and messages that are not jobs
 //	tether.alone.ID   jobs that one worker runs, in an attempt that counts even if the
-//	                  process ends: see below. It expires two hours after its last use
+//	                  process ends: see below. It is deleted when the worker stops, and
+//	                  expires two hours after its last use
 //
 // The wait of a job is the sum of such spans, the longest first: when a span has passed, a
 // worker moves the job to the queue of the next one. A waiting job therefore needs a worker,
@@ -31,7 +32,7 @@
 // A dead letter has the body of the job as it was enqueued, and headers with the error
 // (tether-error), the time (tether-died, RFC 3339) and the attempt (tether-attempt). It
 // stays until it is removed. One that is moved to the first queue is a job again, with all
-// its attempts.
+// its attempts. [durable.RetryDead] is not supported.
 //
 // # Other programs
 //

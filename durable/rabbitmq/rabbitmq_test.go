@@ -15,5 +15,6 @@ func open(address, queue string) (durable.Engine, error) {
 	return rabbitmq.Config{Queue: queue}.Dial(address)
 }
 
+func TestMain(m *testing.M)        { durabletest.Main(m, fixture) }
 func TestContract(t *testing.T)    { durabletest.Contract(t, fixture) }
 func BenchmarkEngine(b *testing.B) { durabletest.Benchmarks(b, fixture) }

@@ -18,15 +18,9 @@ import (
 //	tether:crashed   set if the last delivery was never answered
 //	tether:counted   set while a delivery runs that counts if it is never answered
 //	tether:dead      set when the job is archived because it is dead
-//	tether:lease     the end of the lease that expired last
+//	tether:lease     the end of the lease that expired last, until the next delivery
 //
 // A first delivery has none of them, so they are read for Retried > 0 only.
-const (
-	fieldPardoned = "tether:pardoned"
-	fieldCrashed  = "tether:crashed"
-	fieldCounted  = "tether:counted"
-	fieldDead     = "tether:dead"
-)
 
 // history is what the fields say.
 type history struct {
@@ -39,19 +33,20 @@ func taskKey(queue, id string) string { return "asynq:{" + queue + "}:t:" + id }
 // outcomeTime bounds the commands about a job that runs. It is the time of a lease.
 const outcomeTime = 30 * time.Second
 
+var rememberScript = goredis.NewScript(`
+redis.call("HDEL", KEYS[1], "tether:lease")
+local is = function(field) return redis.call("HEXISTS", KEYS[1], "tether:" .. field) end
+return {tonumber(redis.call("HGET", KEYS[1], "tether:pardoned") or 0), is("crashed"), is("counted"), is("dead")}`)
+
 // remember returns the history of a task that has been delivered before.
 func (c *consumer) remember(ctx context.Context, id string) (h history, err error) {
-	values, err := c.redis.HMGet(ctx, taskKey(c.queue, id), fieldPardoned, fieldCrashed, fieldCounted, fieldDead).Result()
+	ctx, cancel := context.WithTimeout(ctx, outcomeTime)
+	defer cancel()
+	values, err := rememberScript.Run(ctx, c.redis, []string{taskKey(c.queue, id)}).Int64Slice()
 	if err != nil {
 		return h, err
 	}
-	if text, ok := values[0].(string); ok {
-		if _, err := fmt.Sscan(text, &h.pardoned); err != nil {
-			return h, fmt.Errorf("field %s: %w", fieldPardoned, err)
-		}
-	}
-	h.crashed, h.counted, h.dead = values[1] != nil, values[2] != nil, values[3] != nil
-	return h, nil
+	return history{int(values[0]), values[1] > 0, values[2] > 0, values[3] > 0}, nil
 }
 
 // countScript marks a delivery as one that counts even if it is never answered. It returns 0

@@ -8,21 +8,11 @@ import (
 	"time"
 
 	"github.com/hibiken/asynq"
-	goredis "github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/seed-2e639f12/tether/durable"
 )
-
-// abandon has the n-th lease of a task expire, as that of a dead process does after a while.
-func (b *bench) abandon(id string, n int) {
-	b.Helper()
-	changed, err := b.redis.ZAddArgs(b.ctx, "asynq:{"+b.queue+"}:lease", goredis.ZAddArgs{XX: true, Ch: true,
-		Members: []goredis.Z{{Member: id, Score: float64(time.Now().Add(-time.Hour).Unix() + int64(n))}}}).Result()
-	require.NoError(b, err)
-	require.EqualValues(b, 1, changed, "leases")
-}
 
 // handed is a delivery that waits for its outcome.
 type handed struct {
@@ -61,10 +51,8 @@ func TestDeliveriesTellOfCrashes(t *testing.T) {
 		assert.Equal(t, []any{attempt, pardoned, crashed, revived}, []any{h.Attempt, h.Pardoned, h.Crashed, h.Revived})
 		return h
 	}
-	crashes := 0
 	crash := func() {
-		crashes++
-		b.abandon(m.ID, crashes)
+		require.NoError(t, expireLeases(b.ctx, b.redis, b.queue))
 		hire()
 	}
 	hire()
