@@ -27,7 +27,7 @@ const childEnv = "TETHER_DURABLETEST_CHILD"
 
 // role is what a child process is to do.
 type role struct {
-	Play           string // worker or producer
+	Play           string // worker, producer or enqueuer
 	Process        int    // its number in the journal
 	Address, Queue string
 	Concurrency    int
@@ -145,6 +145,8 @@ func act(encoded string, f Fixture) int {
 	switch r.Play {
 	case "worker":
 		err = workIn(r, f, say)
+	case "enqueuer":
+		err = enqueueIn(r, f, say)
 	case "producer":
 		err = produceIn(r, f, say)
 	}
@@ -259,6 +261,33 @@ func produceIn(r role, f Fixture, say func(line)) error {
 			{Name: "engine", Close: func(context.Context) error { return engine.Close() }},
 		},
 	})
+}
+
+// enqueueIn is a program that only enqueues, by some goroutines, until it is killed. It says
+// which jobs the engine has accepted.
+func enqueueIn(r role, f Fixture, say func(line)) error {
+	engine, err := f.Open(r.Address, r.Queue)
+	if err != nil {
+		return err
+	}
+	plain, _, _ := childJobs(r, say)
+	failed := make(chan error)
+	for range max(1, r.Concurrency) {
+		go func() {
+			for {
+				receipt, err := plain.Enqueue(context.Background(), engine, work{})
+				if err != nil && r.Trap { // the server is killed meanwhile
+					continue
+				}
+				if err != nil {
+					failed <- err
+					return
+				}
+				say(line{What: "accepted", ID: receipt.ID})
+			}
+		}()
+	}
+	return <-failed
 }
 
 // process is a child process, as the test sees it.

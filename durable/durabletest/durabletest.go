@@ -50,6 +50,9 @@ type Fixture struct {
 	// Rescue bounds how long after a kill -9 of the only worker its jobs start again, once
 	// there is another. Their Timeout is longer.
 	Rescue time.Duration
+	// MayLose is how many jobs that were enqueued without an error a kill -9 of the server may
+	// lose, as the engine's documentation says. Zero means none.
+	MayLose int
 	// Hasten, if non-nil, hands back the jobs of a queue whose processes have all ended, as the
 	// engine itself would do later: for tests in which many processes are killed.
 	Hasten func(address, queue string) error
@@ -63,6 +66,8 @@ type Server interface {
 	Stop(t testing.TB)
 	Start(t testing.TB)
 	Restarts() bool
+	// Kill ends it as kill -9 does.
+	Kill(t testing.TB)
 }
 
 // Serverless is the Server of an engine that needs none: an address, say a folder.
@@ -73,6 +78,7 @@ type serverless string
 func (s serverless) Address() string { return string(s) }
 func (serverless) Stop(testing.TB)   {}
 func (serverless) Start(testing.TB)  {}
+func (serverless) Kill(testing.TB)   {}
 func (serverless) Restarts() bool    { return false }
 
 // Main is for TestMain. It runs the tests, ends the servers that they have started, fails

@@ -21,6 +21,8 @@ var crashClauses = []clause{
 	{"jobs of a killed process run again", testCrash},
 	{"jobs survive a neighbor that ends the process", testPoison},
 	{"workers that are killed at random lose no job", testKills},
+	{"a worker that stood still disturbs no other", testFreeze},
+	{"what a killed producer has enqueued is done", testKilledProducer},
 }
 
 var processClauses = []clause{
@@ -152,6 +154,51 @@ func testPoison(l *lab) {
 		assert.True(l, ids[id])
 		assert.GreaterOrEqual(l, n, 1)
 	}
+}
+
+// testKilledProducer kills processes while they enqueue.
+func testKilledProducer(l *lab) {
+	const kills = 3
+	for range kills {
+		p := l.spawn(role{Play: "enqueuer", Concurrency: 8})
+		enough := len(acceptedIn(l.journal.all())) + 200
+		l.await("jobs to be accepted", func(lines []line) bool { return len(acceptedIn(lines)) >= enough })
+		p.kill()
+	}
+	accepted := acceptedIn(l.journal.all())
+	worker := l.spawn(role{Play: "worker", Concurrency: 20})
+	lines := l.awaitDone(accepted)
+	require.Zero(l, worker.terminate(), "exit status")
+	l.Logf("%d kills: %d jobs accepted, %d done", kills, len(accepted), len(doneTimes(lines)))
+}
+
+// testFreeze stops a process, by SIGSTOP, until another has done its jobs, and lets it go on.
+// What it then says of them, that its drain has canceled them, is of no consequence.
+func testFreeze(l *lab) {
+	if testing.Short() {
+		l.Skip("takes as long as the engine's rescue")
+	}
+	l.patience += l.fixture.Rescue
+	plain, _, _ := childJobs(role{}, nil)
+	ids := l.enqueueAll(plain, 4, func(w *work) { w.Kind = "parked" })
+	first := l.spawn(role{Play: "worker", Concurrency: 4, Trap: true, Budget: untilCancel + inHaste, Grace: inHaste})
+	l.await("jobs to be in flight", func(lines []line) bool { return len(inFlight(lines, first.number)) == 4 })
+	second := l.spawn(role{Play: "worker", Concurrency: 4})
+	second.ready()
+	first.freeze()
+	frozen := time.Now()
+	l.awaitDone(ids)
+	took := time.Since(frozen)
+	first.thaw()
+	first.terminate() // it may say that it has lost its engine
+	l.awaitDone(l.enqueueAll(plain, 20, nil))
+	require.Zero(l, second.terminate(), "exit status")
+	lines := l.journal.all()
+	for id := range ids {
+		assert.Equal(l, 1, doneTimes(lines)[id], "times that a job was done")
+		assert.Len(l, of(lines, "began", id), 2, "attempts at a job that was taken over")
+	}
+	l.Logf("the jobs of a worker that stood still were done by another after %v", took.Round(time.Millisecond))
 }
 
 // testCrashBeside kills one of two workers: the other is not in the way of the rescue, and

@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync"
 	"sync/atomic"
+	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -15,6 +16,64 @@ import (
 
 var restartClauses = []clause{
 	{"the server restarts while a worker is at work and another is idle", testRestart},
+	{"the server is killed while jobs are enqueued and run", testServerKilled},
+}
+
+// testServerKilled kills the server three times while a process enqueues and another works:
+// what was accepted is done.
+func testServerKilled(l *lab) {
+	if !l.server.Restarts() {
+		l.Skip("the engine has no server")
+	}
+	if testing.Short() {
+		l.Skip("repeats what the restart has")
+	}
+	l.patience += l.fixture.Rescue
+	worker := l.spawn(role{Play: "worker", Concurrency: 8})
+	worker.ready()
+	enqueuer := l.spawn(role{Play: "enqueuer", Concurrency: 4, Trap: true})
+	const kills = 3
+	for range kills {
+		enough := len(doneTimes(l.journal.all())) + 200
+		l.await("jobs to be done", func(lines []line) bool { return len(doneTimes(lines)) >= enough })
+		l.server.Kill(l)
+		l.server.Start(l)
+	}
+	enough := len(doneTimes(l.journal.all())) + 200
+	l.await("jobs to be done after the last kill", func(lines []line) bool { return len(doneTimes(lines)) >= enough })
+	enqueuer.kill()
+	accepted := acceptedIn(l.journal.all())
+	lost := func() (n int) {
+		done := doneTimes(l.journal.all())
+		for id := range accepted {
+			if done[id] == 0 {
+				n++
+			}
+		}
+		return n
+	}
+	l.until("what was accepted to be done", func() bool { return lost() <= l.fixture.MayLose })
+	plain, _, _ := childJobs(role{}, nil)
+	l.awaitDone(l.enqueueAll(plain, 10, nil))
+	require.Zero(l, worker.terminate(), "exit status")
+	twice := 0
+	for _, n := range doneTimes(l.journal.all()) {
+		if n > 1 {
+			twice++
+		}
+	}
+	l.Logf("%d kills of the server: %d jobs accepted, %d of them lost, %d done twice or more", kills, len(accepted), lost(), twice)
+}
+
+// acceptedIn returns the jobs that the engine has accepted.
+func acceptedIn(lines []line) map[string]bool {
+	ids := make(map[string]bool)
+	for _, x := range lines {
+		if x.What == "accepted" {
+			ids[x.ID] = true
+		}
+	}
+	return ids
 }
 
 // testRestart takes the server away from a worker that has jobs in flight, whose outcomes

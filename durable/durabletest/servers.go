@@ -90,6 +90,7 @@ type server struct {
 	port   int
 	procs  []*program // in the order in which they were started; none: it is stopped
 	warned bool
+	killed bool // and not started since
 }
 
 // notInstalled is what a server lacks.
@@ -136,13 +137,30 @@ func (s *server) Stop(t testing.TB) {
 	}
 }
 
+func (s *server) Kill(t testing.TB) {
+	t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range s.procs {
+		_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL) // with all that it has started
+		p.ask = syscall.SIGKILL
+	}
+	s.end()
+	s.killed = true
+}
+
 func (s *server) Start(t testing.TB) {
 	t.Helper()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.begin(); err != nil {
+	err := s.begin()
+	for late := time.Now().Add(stopGuard); err != nil && s.killed && time.Now().Before(late); err = s.begin() {
+		time.Sleep(serverPoll) // Postgres does not start while a process of the killed one is left
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
+	s.killed = false
 }
 
 // begin starts the server if it does not run, with new data if it has none yet.

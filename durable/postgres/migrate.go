@@ -12,14 +12,14 @@ import (
 	"github.com/riverqueue/river/rivermigrate"
 )
 
-// Open has no context, so that its waits are bounded here.
+// Open has no context, so its waits have limits here.
 const (
 	reachTime   = 15 * time.Second // to see what is there
 	migrateTime = 10 * time.Minute // another process's migration included
 )
 
-// migrate brings River's tables up to date. Of several processes that do so at once one
-// does, and the others wait for it.
+// migrate brings River's tables up to date. If several processes do so at once, one migrates
+// and the others wait for it.
 func migrate(pool *pgxpool.Pool, schema string) error {
 	if done, err := migrated(pool, schema); done || err != nil {
 		return err
@@ -36,7 +36,7 @@ func migrate(pool *pgxpool.Pool, schema string) error {
 		if _, err := tx.Exec(ctx, `SET LOCAL idle_in_transaction_session_timeout = 0`); err != nil {
 			return err
 		}
-		// Of the transaction and not of the session, which is another's behind a pooler.
+		// The lock is the transaction's, since a session may be another one behind a pooler.
 		if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock(hashtextextended('tether durable ' || $1, 0))`, schema); err != nil {
 			return err
 		}
@@ -63,14 +63,15 @@ func migrate(pool *pgxpool.Pool, schema string) error {
 	})
 }
 
-// beside is for two connections like the caller's pool's, which may have none to spare.
+// beside returns the configuration of a pool of two connections like the caller's, whose own
+// pool may have none to spare.
 func beside(pool *pgxpool.Pool) *pgxpool.Config {
 	cfg := pool.Config()
 	cfg.MinConns, cfg.MinIdleConns, cfg.MaxConns = 0, 0, 2
 	return cfg
 }
 
-// migrated tells whether there is nothing to do, which is so at nearly every start.
+// migrated reports whether there is nothing to do, as at nearly every start.
 func migrated(pool *pgxpool.Pool, schema string) (bool, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), reachTime)
 	defer cancel()
@@ -90,16 +91,16 @@ func migrated(pool *pgxpool.Pool, schema string) (bool, error) {
 		return false, err
 	}
 	existing, err := m.ExistingVersions(ctx)
-	// The error may be that a newer program has been here, which is no hindrance.
+	// The error may be that a newer program has migrated further, which does not matter.
 	return err == nil && len(existing) == len(m.AllVersions()), nil
 }
 
-// config has River log nothing: what matters is in the error.
+// config makes River log nothing: what matters is in the error.
 func config(schema string) *rivermigrate.Config {
 	return &rivermigrate.Config{Schema: schema, Logger: slog.New(slog.DiscardHandler)}
 }
 
-// createSchema asks first, since IF NOT EXISTS needs the right to create all the same.
+// createSchema looks first, because IF NOT EXISTS needs the right to create in any case.
 func createSchema(ctx context.Context, pool *pgxpool.Pool, schema string) error {
 	var exists bool
 	if err := pool.QueryRow(ctx, `SELECT to_regnamespace($1) IS NOT NULL`, schema).Scan(&exists); err != nil || exists {

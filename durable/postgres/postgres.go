@@ -19,20 +19,19 @@ import (
 	"github.com/seed-2e639f12/tether/durable/internal/river"
 )
 
-// Config has what is not as [Open] assumes it.
+// Config configures an [Engine]. The zero value is ready to use.
 type Config struct {
-	// Queue is where jobs go and are taken from. "": "tether". It has a to z and 0 to 9, in
-	// words joined by - or _, 64 bytes at most. Programs that share a database and do not
-	// have the same jobs should not have the same queue.
+	// Queue is the name of the queue: 1 to 64 bytes of a-z and 0-9, in words joined by - or _. A
+	// worker takes only jobs of its engine's queue. If empty, it is "tether".
 	Queue string
-	// Schema is where River's tables are: a to z, 0 to 9 and _. It is created if it does not
-	// exist. "": where the connections' search_path leads. The tables must not be those of a
-	// program that uses River by itself: one of all workers, its and ours, looks after stuck
-	// jobs, and River gives up those that it does not know.
+	// Schema is the schema of River's tables, of a-z, 0-9 and _. It is created if it does not
+	// exist. If empty, the connections' search_path decides. A program that uses River directly
+	// must have its tables in another schema: one of all workers looks after stuck jobs, and
+	// River discards stuck jobs that its worker does not know.
 	Schema string
-	// NoMigrate leaves River's tables as they are, for a database user that may not change
-	// them: then "river migrate-up" does, or package rivermigrate; and workers need, in the same
-	// schema, with all rights on its rows,
+	// NoMigrate leaves River's tables as they are, for a database user that must not change
+	// them. The tables are then created by "river migrate-up" or package rivermigrate, and
+	// workers need, in the same schema, with all rights on its rows,
 	//
 	//	CREATE TABLE tether_worker (id text PRIMARY KEY, since timestamptz NOT NULL, seen timestamptz NOT NULL)
 	NoMigrate bool
@@ -64,17 +63,16 @@ type Engine struct {
 // Open opens the queue "tether" in the pool's database; see [Config.Open].
 func Open(pool *pgxpool.Pool) (*Engine, error) { return Config{}.Open(pool) }
 
-// Postgres folds others to these, where a name is not quoted.
+// schemaName matches the names that Postgres does not fold where they are not quoted.
 var schemaName = regexp.MustCompile(`^([a-z_][a-z0-9_]*)?$`)
 
-// Open opens a queue. It creates River's tables, or brings them up to date, which many
-// processes may do at once; with nothing to do it only looks. It fails if the database
-// cannot be reached.
+// Open opens a queue. It creates River's tables, or brings them up to date; many processes may
+// do so at once. It fails if the database cannot be reached.
 //
-// The pool is the caller's: it must be open for as long as the engine is, and is closed
-// after it. For a worker it must have two connections or more. Beside them each worker has its
-// own: one to be told of new jobs, and one, two at times, to say that it is alive, so that one
-// whose handlers keep the whole pool busy is not taken for dead.
+// The caller must keep the pool open as long as the engine, and close it afterwards. A worker
+// needs a pool of two connections or more. Each worker also opens its own: one to listen for new
+// jobs, and one or two to record that it is alive, so that a worker is not presumed dead when its
+// handlers keep the whole pool busy.
 func (c Config) Open(pool *pgxpool.Pool) (*Engine, error) {
 	if pool == nil {
 		return nil, fmt.Errorf("%w: nil pool", durable.ErrInvalid)
@@ -143,13 +141,11 @@ func pooled(ctx context.Context, pool *pgxpool.Pool) bool {
 	return err == nil && pid != conn.Conn().PgConn().PID()
 }
 
-// EnqueueTx is the job's Enqueue as a part of a transaction: once tx is committed the
-// engine holds the job, and workers are told at once; if tx is rolled back there was none.
-// The Receipt holds only then, too.
+// EnqueueTx is [durable.Job.Enqueue] within a transaction: the job exists, and workers are
+// notified, once tx is committed. If tx is rolled back there is no job, and the Receipt is void.
 //
-// A key of [durable.Unique] that another transaction has enqueued, and that is neither committed nor
-// rolled back, makes this call wait for that one, as any unique index does. After an error
-// of the database tx can only be rolled back.
+// If another open transaction has enqueued the same [durable.Unique] key, this call waits until
+// it ends, as for any unique index. After an error of the database tx must be rolled back.
 func EnqueueTx[A any](ctx context.Context, e *Engine, tx pgx.Tx, job *durable.Job[A], args A, opts ...durable.EnqueueOption) (durable.Receipt, error) {
 	if e == nil || tx == nil || job == nil {
 		return durable.Receipt{}, fmt.Errorf("%w: nil engine, transaction or job", durable.ErrInvalid)
@@ -157,7 +153,7 @@ func EnqueueTx[A any](ctx context.Context, e *Engine, tx pgx.Tx, job *durable.Jo
 	return job.Enqueue(ctx, e.river.Tx(tx), args, opts...)
 }
 
-// Support says what the engine can do.
+// Support returns the engine's capabilities.
 func (e *Engine) Support() durable.Support { return e.river.Support() }
 
 // Enqueue stores a job: see [durable.Enqueuer]. When it returns, it is committed.
@@ -167,7 +163,7 @@ func (e *Engine) Enqueue(ctx context.Context, m durable.Message) (durable.Receip
 
 // Consume delivers jobs, for a [durable.Worker].
 func (e *Engine) Consume(ctx context.Context, c durable.Consumption) (durable.Consumer, error) {
-	if e.pool.Config().MaxConns < 2 { // everything else would wait for the listening one for ever
+	if e.pool.Config().MaxConns < 2 { // everything would wait for the listening connection
 		return nil, fmt.Errorf("%w: a worker needs a pool of two connections or more", durable.ErrInvalid)
 	}
 	if !e.pooler && pooled(ctx, e.pool) {
@@ -188,5 +184,5 @@ func (e *Engine) Consume(ctx context.Context, c durable.Consumption) (durable.Co
 // RetryDead makes a job run again that has failed for good: see [durable.RetryDead].
 func (e *Engine) RetryDead(ctx context.Context, id string) error { return e.river.RetryDead(ctx, id) }
 
-// Close ends the engine's own work, and not the pool. Workers are to be stopped first.
+// Close closes the engine, and not the pool. Workers must be stopped first.
 func (e *Engine) Close() error { return e.river.Close() }

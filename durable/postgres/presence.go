@@ -13,8 +13,8 @@ import (
 	"github.com/seed-2e639f12/tether/durable/internal/river"
 )
 
-// presence is a consumer, by its row in tether_worker and a connection of its own, which no
-// handler can be in the way of.
+// presence is a consumer's row in tether_worker, and connections of its own, which handlers
+// cannot keep busy.
 type presence struct {
 	own           *pgxpool.Pool
 	queue, id     string
@@ -22,8 +22,8 @@ type presence struct {
 	state         string // the type of a job's state
 }
 
-// connectTime bounds an attempt to connect: a network that swallows everything must not
-// make a worker silent for longer than it is away.
+// connectTime limits an attempt to connect, so that a network that drops packets makes a worker
+// silent only while it does.
 const connectTime = 5 * time.Second
 
 // forgetAfter is how long the row of a worker that was killed is kept.
@@ -56,8 +56,8 @@ func (p *presence) enter(ctx context.Context, schema string) error {
 	return err
 }
 
-// home returns the schema where River's tables are; "" if there are none. Workers must have
-// their table there, wherever else the search_path leads: those who share jobs share it.
+// home returns the schema of River's tables, or "" if there are none. The workers' table must be
+// in the same schema, wherever the search_path leads: workers that share jobs share it.
 func home(ctx context.Context, db interface {
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }, schema string) (found string, err error) {
@@ -129,8 +129,8 @@ func unreached(err error) bool {
 	return errors.As(err, &refused) || pgconn.SafeToRetry(err)
 }
 
-// Rescue leaves jobs to somebody who has locked them: they are just being rescued, say, or
-// a transaction enqueues their Unique key. Who waited could do so for ever.
+// Rescue skips rows that are locked: another worker is rescuing them, for example, or a
+// transaction enqueues their Unique key. Waiting for them could last forever.
 func (p *presence) Rescue(ctx context.Context, mine []int64) (jobs int64, err error) {
 	tag, err := p.own.Exec(ctx, `
 		UPDATE `+p.jobs+`
@@ -156,7 +156,8 @@ func (p *presence) Rescue(ctx context.Context, mine []int64) (jobs int64, err er
 	return tag.RowsAffected(), err
 }
 
-// endTime bounds what is a courtesy: who is silent is gone, too.
+// endTime limits how long End takes. If the row stays, the consumer is silent, which has the
+// same effect later.
 const endTime = 2 * time.Second
 
 func (p *presence) End() {

@@ -14,26 +14,26 @@ import (
 	"github.com/seed-2e639f12/tether/durable/internal/river"
 )
 
-// The invariant of the lock file: consumers are at work under its shared lock alone. So who
-// has the exclusive one knows that nothing runs, whatever the file says. Each consumer has it
-// opened by itself, so that two of one process exclude each other as two processes do, and
-// the system drops the lock with the process.
+// The invariant of the lock file: a consumer works only while it has the shared lock. So a
+// consumer that has the exclusive lock knows that nothing runs, whatever the rows say. Each
+// consumer opens the lock file itself, so that two in one process exclude each other as two
+// processes do. The system releases the lock when the process ends.
 
-// lockEvery is how often a lock that another has is tried again.
+// lockEvery is how often a lock that is taken is tried again.
 const lockEvery = 10 * time.Millisecond
 
-// workers is the table of those that are at work; see river.Presence. Times are julian days.
+// workers creates the table of the consumers at work; see river.Presence. Times are Julian days.
 const workers = `CREATE TABLE IF NOT EXISTS tether_worker (id TEXT PRIMARY KEY NOT NULL, since REAL NOT NULL, seen REAL NOT NULL)`
 
-// presence is a consumer, by its shared lock and its row.
+// presence is a consumer's shared lock and its row.
 type presence struct {
 	lock      *flock.Flock
 	db        *sql.DB
 	queue, id string
 }
 
-// enter takes the shared lock for a consumer. If nobody is at work, it first hands back what
-// a crash has left.
+// enter takes the shared lock for a consumer. If no other consumer is at work, it first makes
+// the jobs available that a crash has left running.
 func enter(ctx context.Context, name string, db *sql.DB, queue, id string) (river.Presence, error) {
 	lock := flock.New(name)
 	alone, err := lock.TryLock()
@@ -42,17 +42,17 @@ func enter(ctx context.Context, name string, db *sql.DB, queue, id string) (rive
 	}
 	if alone {
 		err := handBackAll(ctx, db)
-		// Not converted: that would release it as well. Who comes in between finds nothing that
-		// runs, as nothing does.
+		// The lock is released and taken again, since converting it would do the same. A consumer
+		// that comes in between finds no job that runs.
 		if err := errors.Join(err, lock.Unlock()); err != nil {
 			return nil, fmt.Errorf("sqlite: hand back what a crash has left: %w", err)
 		}
 	}
-	// Others may have it exclusively, for a moment.
+	// Another consumer may have the exclusive lock for a moment.
 	if _, err := lock.TryRLockContext(ctx, lockEvery); err != nil {
 		return nil, fmt.Errorf("sqlite: lock %q: %w", name, errors.Join(err, lock.Close()))
 	}
-	// Of workers that were killed while others were at work.
+	// The rows of workers that were killed while others were at work.
 	if _, err := db.ExecContext(ctx, `DELETE FROM tether_worker WHERE seen < julianday('now') - 1`); err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
@@ -72,8 +72,8 @@ const handBack = `
 			coalesce(json_extract(metadata, '$.tether_pardoned'), 0) + iif(json_extract(metadata, '$.tether_counted') IS attempt, 0, 1))
 	WHERE state = 'running' AND (kind = ?1 OR json_extract(attempted_by, '$[#-1]') LIKE ?2 || '%')`
 
-// handBackAll hands all back, and removes the leader, without whom nobody would look after
-// delayed jobs until its term is over.
+// handBackAll makes all running jobs available, and removes the dead leader: until its term
+// ends, no other would look after delayed jobs.
 func handBackAll(ctx context.Context, db *sql.DB) error {
 	tx, err := db.BeginTx(ctx, nil)
 	if err != nil {
@@ -176,7 +176,8 @@ func (p *presence) Rescue(ctx context.Context, mine []int64) (jobs int64, err er
 	return res.RowsAffected()
 }
 
-// endTime bounds what is a courtesy: who is silent is gone, too.
+// endTime limits how long End takes. If the row stays, the consumer is silent, which has the
+// same effect later.
 const endTime = 2 * time.Second
 
 func (p *presence) End() {
@@ -184,7 +185,7 @@ func (p *presence) End() {
 	over := make(chan struct{})
 	go func() {
 		defer close(over)
-		// It waits for the transaction of another, whatever a context says.
+		// A context would not end its wait for another transaction.
 		_, _ = p.db.Exec(`DELETE FROM tether_worker WHERE id = ?`, p.id)
 	}()
 	select {

@@ -21,38 +21,38 @@ import (
 	"github.com/seed-2e639f12/tether/durable/internal/river"
 )
 
-// Config is for an engine that is not quite the usual one.
+// Config configures an [Engine]. The zero value is ready to use.
 type Config struct {
-	// Queue is the queue in the file: 1 to 64 of a-z and 0-9, in words joined by - or _. A
-	// worker takes the jobs of its engine's queue alone. "": "tether".
+	// Queue is the name of the queue in the file: 1 to 64 bytes of a-z and 0-9, in words joined by
+	// - or _. A worker takes only jobs of its engine's queue. If empty, it is "tether".
 	Queue string
-	// Logger is told of what happens outside of a worker. nil: slog.Default().
+	// Logger gets records of what happens outside of a worker. If nil, slog.Default() is used.
 	Logger *slog.Logger
 }
 
 // Engine is a [durable.Engine] on a file.
 type Engine struct {
 	core *river.Engine[*sql.Tx]
-	// River has one connection to itself, as it advises: two of one process would only wait
-	// for each other's lock. Another, or Enqueue would wait for a transaction of the program
-	// until it is over, is in users.
+	// River has one connection of its own, as it advises: two of one process would only wait
+	// for each other's lock. The program's transactions are on users; on the same connection,
+	// Enqueue would wait until they end.
 	own, users *sql.DB
 }
 
-// Open opens the engine on a file, which is made if it is not there. Several processes may
-// do so at once. The folder is not made. Beside path there are path+"-wal" and path+"-shm",
-// which belong to the data, and path+".lock": if that is removed while a worker runs, the
-// next one takes its jobs for those of a crash. If path is a symbolic link they are beside
-// the file that it leads to.
+// Open opens the engine on a file, which is created if it does not exist; its folder is not.
+// Several processes may open it at once. Beside path there are path+"-wal" and path+"-shm",
+// which belong to the data, and path+".lock", which must not be removed while a worker runs:
+// the next worker would run its jobs again. If path is a symbolic link, they are beside the
+// file that it leads to.
 //
-// While a process has the engine open it must not open the file by other means than SQLite,
-// not even to copy it: when it closes it again the system drops SQLite's locks.
+// While a process has the engine open, it must not open the file in another way than by SQLite,
+// not even to copy it: when it closes the file, the system releases SQLite's locks.
 func Open(path string) (*Engine, error) { return Config{}.Open(path) }
 
-// openTime bounds what Open may wait for other processes.
+// openTime limits how long Open waits for other processes.
 const openTime = 30 * time.Second
 
-// Open is as the function [Open], with this configuration.
+// Open opens the engine with this configuration: see the function [Open].
 func (c Config) Open(path string) (*Engine, error) {
 	e, err := c.open(path)
 	if err != nil {
@@ -65,7 +65,7 @@ func (c Config) open(path string) (_ *Engine, err error) {
 	if path == "" || path == ":memory:" {
 		return nil, fmt.Errorf("%w: a file is needed: what is in memory does not survive", durable.ErrInvalid)
 	}
-	// The program may change its directory, and the lock is found by the name.
+	// The lock is found by its name, and the program may change its directory.
 	if path, err = filepath.Abs(path); err != nil {
 		return nil, err
 	}
@@ -89,8 +89,8 @@ func (c Config) open(path string) (_ *Engine, err error) {
 	if err := migrate(ctx, e.own); err != nil {
 		return nil, unusable(path, err)
 	}
-	// Whatever name a process has for the file, the lock is beside the file itself, as SQLite's
-	// own files are.
+	// The lock is beside the file itself, as SQLite's own files are, under whatever name a
+	// process opens it.
 	if path, err = filepath.EvalSymlinks(path); err != nil {
 		return nil, err
 	}
@@ -116,9 +116,9 @@ func (c Config) open(path string) (_ *Engine, err error) {
 	return e, nil
 }
 
-// unusable says in the system's words what SQLite calls "unable to open database file" in
-// each case. It is asked only if SQLite could not open the file: whoever opens and closes
-// one that this process has open in SQLite takes the locks from it.
+// unusable returns the system's error for what SQLite calls "unable to open database file". It
+// is called only if SQLite could not open the file: opening and closing a file that this process
+// has open in SQLite releases SQLite's locks.
 func unusable(path string, err error) error {
 	var e *driver.Error
 	if !errors.As(err, &e) || e.Code()&0xff != sqlite3.SQLITE_CANTOPEN && e.Code()&0xff != sqlite3.SQLITE_READONLY {
@@ -145,8 +145,8 @@ func dsn(path string) string {
 	return "file:" + url.PathEscape(path) + "?" + q.Encode()
 }
 
-// migrate brings the file to what this version of River expects, in one transaction: who
-// comes meanwhile waits for it, and finds nothing to do.
+// migrate brings the file to the schema that this version of River expects, in one transaction:
+// another process waits for it, and then finds nothing to do.
 func migrate(ctx context.Context, db *sql.DB) error {
 	m, err := rivermigrate.New(riversqlite.New(db), &rivermigrate.Config{Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
@@ -186,7 +186,7 @@ func busy(err error) bool {
 	return errors.As(err, &e) && e.Code()&0xff == sqlite3.SQLITE_BUSY
 }
 
-// Support says what the engine can do.
+// Support returns the engine's capabilities.
 func (e *Engine) Support() durable.Support { return e.core.Support() }
 
 // Enqueue stores a job, on disk when it returns. Inside a transaction of [Engine.DB] it
@@ -195,8 +195,8 @@ func (e *Engine) Enqueue(ctx context.Context, m durable.Message) (durable.Receip
 	return e.core.Enqueue(ctx, m)
 }
 
-// Consume begins to deliver jobs: see [durable.Worker]. If no other consumer is at work on
-// the file, in any process, the jobs that a crash has interrupted start again at once.
+// Consume begins to deliver jobs: see [durable.Worker]. If no other consumer is at work on the
+// file, in any process, jobs that a crash has interrupted start again at once.
 func (e *Engine) Consume(ctx context.Context, c durable.Consumption) (durable.Consumer, error) {
 	return e.core.Consume(ctx, c)
 }
@@ -209,9 +209,9 @@ func (e *Engine) Close() error {
 	return errors.Join(e.core.Close(), e.users.Close(), e.own.Close())
 }
 
-// DB is the file, for transactions of the program: see [EnqueueTx]. It may have tables of
-// its own there. While one of its transactions has written, or was begun, nobody else
-// writes, workers included: ten seconds are too long. It is the engine's to close.
+// DB returns the database, for transactions of the program: see [EnqueueTx]. The program may
+// have tables of its own in it. A transaction has the write lock from its beginning, and no
+// worker can write until it ends; after ten seconds workers fail. The engine closes DB.
 func (e *Engine) DB() *sql.DB { return e.users }
 
 // EnqueueTx is [durable.Job.Enqueue] within a transaction of [Engine.DB]: the job exists if

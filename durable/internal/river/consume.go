@@ -18,10 +18,10 @@ import (
 // fetchCooldown bounds throughput: River fetches no sooner again.
 const fetchCooldown = 5 * time.Millisecond
 
-// never is when River may take a job for one whose worker is gone: see pulse.
+// never is when River may presume that the worker of a job is gone: see pulse.
 const never = 100 * 365 * 24 * time.Hour
 
-// What is finished is kept for as long.
+// Finished jobs are kept this long.
 const (
 	keepDone = time.Hour
 	keepDead = 90 * 24 * time.Hour
@@ -113,8 +113,8 @@ func (c *consumer[TTx]) start(ctx context.Context, id string) error {
 	if c.client, err = river.NewClient[TTx](driver, cfg); err != nil {
 		return err
 	}
-	// The context given to Start is that of all jobs: it must not be the caller's, which
-	// only bounds the start.
+	// The context given to Start is the parent of all jobs' contexts. It must not be the
+	// caller's, which bounds only the start.
 	starting, cancel := context.WithCancelCause(context.Background())
 	inTime := context.AfterFunc(ctx, func() { cancel(context.Cause(ctx)) })
 	if err = c.client.Start(starting); err != nil {
@@ -128,8 +128,8 @@ func (c *consumer[TTx]) start(ctx context.Context, id string) error {
 	return nil
 }
 
-// beat begins to say that the consumer is alive, until silent is called. Its context is not
-// the engine's: handlers may run on when that is closed.
+// beat starts the consumer's pulse, which runs until silent is called. Its context is not the
+// engine's, because handlers may run on when the engine is closed.
 func (c *consumer[TTx]) beat() {
 	ctx, cancel := context.WithCancel(context.Background())
 	over := make(chan struct{})
@@ -150,7 +150,7 @@ func (c *consumer[TTx]) begin(err error) {
 		c.err = err
 		c.stopping.Store(true)
 		go func() {
-			// It waits for those that run, and stores what has become of them.
+			// It waits for the jobs that run, and stores their outcomes.
 			_ = c.client.Stop(context.Background())
 			c.silent()
 			c.engine.ended(c)
@@ -185,7 +185,7 @@ func (c *consumer[TTx]) Err() error {
 	}
 }
 
-// worker is what River gives jobs to.
+// worker is the River worker of all jobs.
 type worker struct {
 	river.WorkerDefaults[envelope]
 
@@ -194,7 +194,7 @@ type worker struct {
 	pulse    *pulse
 }
 
-// NextRetry is asked after Work has failed.
+// NextRetry is called after Work has failed.
 func (w *worker) NextRetry(job *river.Job[envelope]) time.Time {
 	return roundUp(later(time.Now(), job.Args.again))
 }
@@ -211,7 +211,7 @@ func later(a, b time.Time) time.Time {
 func (w *worker) Work(ctx context.Context, job *river.Job[envelope]) error {
 	h, end := w.pulse.begin(job.ID)
 	defer end()
-	job.MaxAttempts = attempts // somebody else may have inserted it
+	job.MaxAttempts = attempts // the row may have been inserted by another program
 	note(ctx, noteAttempt, job.Attempt)
 	m, err := decode(job.EncodedArgs)
 	if err != nil {
@@ -266,8 +266,8 @@ func discard(ctx context.Context, job *river.Job[envelope], err error) error {
 	return failure(err)
 }
 
-// failure is an error as River is to store it: without what River would read into it, and
-// without what a database would refuse, for all jobs that are stored at the same time.
+// failure returns err as River should store it: without a type that River interprets, and
+// without text that a database refuses, which would fail all jobs that are stored together.
 func failure(err error) error {
 	if err == nil {
 		return errUnknown
@@ -281,8 +281,8 @@ func failure(err error) error {
 
 const maxError = 16 << 10
 
-// quiet passes on River's warnings, but not those about attempts, of which the worker has
-// its own, and not each time that River, ten times a second, cannot look for jobs.
+// quiet passes on River's warnings, except about attempts, which the worker logs itself. Of the
+// records that River cannot fetch jobs, ten a second in an outage, it passes one in fetchLog.
 type quiet struct {
 	slog.Handler
 	fetch *atomic.Int64 // when that was last passed on, in Unix nanoseconds

@@ -19,13 +19,13 @@ import (
 // DefaultQueue is the queue of an engine that is not given one.
 const DefaultQueue = "tether"
 
-// Config sets an [Engine] up.
+// Config configures an [Engine].
 type Config[TTx any] struct {
 	Driver  riverdriver.Driver[TTx]
 	Support durable.Support
-	Queue   string       // "": DefaultQueue
-	Schema  string       // where River's tables are; "": where the connection finds them
-	Logger  *slog.Logger // of what happens when no worker is there; nil: slog.Default()
+	Queue   string       // if empty, DefaultQueue
+	Schema  string       // where River's tables are; if empty, where the connection finds them
+	Logger  *slog.Logger // for what no worker logs; if nil, slog.Default()
 	// Poll makes consumers look for jobs at this interval, and not rely on notifications from
 	// the database. Jobs that the engine itself enqueues are seen at once. Zero means that
 	// the driver has notifications.
@@ -53,9 +53,9 @@ type Config[TTx any] struct {
 type Engine[TTx any] struct {
 	cfg    Config[TTx]
 	client *river.Client[TTx] // inserts, and never works
-	life   context.Context    // ends when Close has lost its patience
+	life   context.Context    // canceled when Close stops waiting
 	kill   context.CancelFunc
-	calls  sync.WaitGroup // Enqueues, and what they have left behind; see begin
+	calls  sync.WaitGroup // calls of Enqueue, and the goroutines that they have started; see begin
 
 	mu        sync.Mutex
 	closed    bool                    // guarded by mu
@@ -64,10 +64,11 @@ type Engine[TTx any] struct {
 	flushing  bool                    // guarded by mu
 }
 
-// patience is how long Close waits for those who enqueue.
+// patience is how long Close waits for calls of Enqueue.
 const patience = 5 * time.Second
 
-// River refuses others when a job is inserted, which is late.
+// queueName matches the names that River accepts. It would refuse others only when a job is
+// inserted.
 var queueName = regexp.MustCompile(`^[a-z0-9]+([_-]?[a-z0-9]+)*$`)
 
 // New returns an engine on a database that has River's tables.
@@ -104,18 +105,18 @@ func (e *Engine[TTx]) base(log *slog.Logger) *river.Config {
 		ID:     newID(),
 		Schema: e.cfg.Schema,
 		Logger: slog.New(newQuiet(log.Handler())),
-		// It also spaces out notifications, and a job whose notification is left out waits
-		// for the consumer's next look.
+		// The cooldown also limits notifications, and a job whose notification is left out waits
+		// until the consumer looks again.
 		FetchCooldown: river.FetchCooldownMin,
 		Hooks:         e.hooks(),
 	}
 }
 
-// Support says what the engine can do.
+// Support returns the engine's capabilities.
 func (e *Engine[TTx]) Support() durable.Support { return e.cfg.Support }
 
-// Tx is the engine as it is within a transaction: what is enqueued there exists if, and
-// only when, the transaction is committed.
+// Tx returns the engine within a transaction: a job that is enqueued there exists once the
+// transaction is committed.
 func (e *Engine[TTx]) Tx(tx TTx) durable.Enqueuer { return &inTx[TTx]{e, tx} }
 
 type inTx[TTx any] struct {
@@ -142,7 +143,7 @@ func (t *inTx[TTx]) Enqueue(ctx context.Context, m durable.Message) (durable.Rec
 	return receipt(res[0], i), nil
 }
 
-// begin admits a call that Close waits for.
+// begin admits a call, for which Close waits until end is called.
 func (e *Engine[TTx]) begin() (end func(), err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -153,8 +154,8 @@ func (e *Engine[TTx]) begin() (end func(), err error) {
 	return e.calls.Done, nil
 }
 
-// Close refuses further calls and waits for those that are enqueuing, a few seconds at
-// most. Consumers that were not stopped are told to, and have lost their engine.
+// Close refuses further calls, and waits up to patience for calls that are enqueuing. It stops
+// consumers that were not stopped; their Err is then an ErrClosed.
 func (e *Engine[TTx]) Close() error {
 	e.mu.Lock()
 	e.closed = true
@@ -170,7 +171,7 @@ func (e *Engine[TTx]) Close() error {
 	return nil
 }
 
-// started notes a consumer, unless the engine was closed while it started.
+// started records a consumer, unless the engine was closed while it started.
 func (e *Engine[TTx]) started(c *consumer[TTx]) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -187,8 +188,8 @@ func (e *Engine[TTx]) ended(c *consumer[TTx]) {
 	delete(e.consumers, c)
 }
 
-// inserter returns the client to insert with. Without notifications that of a consumer is
-// better: it then looks for jobs at once.
+// inserter returns the client to insert with. Without notifications it is the client of a
+// consumer, if there is one, which then looks for jobs at once.
 func (e *Engine[TTx]) inserter() *river.Client[TTx] {
 	if e.cfg.Poll > 0 {
 		e.mu.Lock()

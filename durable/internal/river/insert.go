@@ -32,7 +32,8 @@ func kindOf(name string) string {
 	return fmt.Sprintf("%s~%x", strings.ToValidUTF8(name[:100], ""), sha256.Sum256([]byte(name)))[:127]
 }
 
-// attempts is out of the way: the most that the column of Postgres holds. The worker counts.
+// attempts is the max_attempts of all rows: the most that Postgres' column holds, since the
+// worker counts attempts itself.
 const attempts = 1<<15 - 1
 
 // envelope is a job's arguments for River: the JSON of its Message. The fields are not
@@ -43,7 +44,7 @@ type envelope struct {
 
 	encoded json.RawMessage
 	kind    string    // in the database
-	again   time.Time // for NextRetry: when an attempt that has failed is followed by another
+	again   time.Time // for NextRetry: when the next attempt begins
 }
 
 func (envelope) Kind() string                    { return Kind }
@@ -56,8 +57,8 @@ var unfinished = []rivertype.JobState{
 	rivertype.JobStateRunning, rivertype.JobStateScheduled,
 }
 
-// soon is how far ahead a job may be due that is stored as available. The others wait in
-// the state scheduled, until the leader finds them, which there may be none for a while.
+// soon is how far ahead a job's time may be if it is stored as available. Other jobs wait in the
+// state scheduled until the leader makes them available; there may be no leader for a while.
 const soon = 30 * time.Second
 
 func (e *Engine[TTx]) hooks() []rivertype.Hook {
@@ -79,7 +80,7 @@ func (e *Engine[TTx]) hooks() []rivertype.Hook {
 	})}
 }
 
-// insertion is a job that somebody waits for to be stored.
+// insertion is a job that a caller of Enqueue waits for.
 type insertion struct {
 	id     string
 	ctx    context.Context
@@ -89,7 +90,7 @@ type insertion struct {
 	done    chan struct{} // closed when the fields below are written
 	receipt durable.Receipt
 	err     error
-	alone   bool // not stored: the company it was in failed
+	alone   bool // not stored, because its batch failed
 }
 
 func (e *Engine[TTx]) insertion(ctx context.Context, m durable.Message) (*insertion, error) {
@@ -111,8 +112,8 @@ func (e *Engine[TTx]) insertion(ctx context.Context, m durable.Message) (*insert
 	}, nil
 }
 
-// wrapped is how a message is stored that has U+0000 somewhere: jsonb of Postgres refuses
-// that. ID, Name and Unique are where they always are, the last one as a hash.
+// wrapped is how a message that contains U+0000 is stored, because Postgres' jsonb refuses it.
+// ID, Name and Unique are where they always are, the last one as a hash.
 type wrapped struct {
 	ID      string `json:"id"`
 	Name    string `json:"name"`
@@ -140,8 +141,8 @@ func decode(encoded []byte) (durable.Message, error) {
 	return durable.Decode(encoded)
 }
 
-// roundUp makes t what every database can store, in the zone in which River stores it: as
-// text, in SQLite.
+// roundUp rounds t up to milliseconds, which every database can store, and converts it to
+// UTC, in which River stores it (as text in SQLite).
 func roundUp(t time.Time) time.Time {
 	return t.Add(time.Millisecond - time.Nanosecond).Truncate(time.Millisecond).UTC()
 }
@@ -154,17 +155,18 @@ func receipt(r *rivertype.JobInsertResult, i *insertion) durable.Receipt {
 	return durable.Receipt{ID: first.ID, Duplicate: true}
 }
 
-// A flush is at most so large.
+// The limits of a flush.
 const (
 	flushJobs  = 500
 	flushBytes = 4 << 20
 )
 
-// Enqueue stores a job. Those that come while others are being stored are stored together
-// afterwards, in one transaction: SQLite commits some hundred times a second and stores
-// thousands, and a drain hands many over at once. One that cannot be stored harms no other.
+// Enqueue stores a job. Jobs that arrive while others are being stored are stored together
+// afterwards, in one transaction: SQLite commits some hundred times a second but stores
+// thousands of rows, and a drain hands many jobs over at once. If a batch fails, its jobs are
+// stored one by one, so one that cannot be stored does not affect others.
 //
-// A job with a unique key goes by itself: it may have to wait for a transaction that has
+// A job with a unique key is stored by itself: it may have to wait for a transaction that has
 // the same key, and others would wait with it.
 func (e *Engine[TTx]) Enqueue(ctx context.Context, m durable.Message) (durable.Receipt, error) {
 	end, err := e.begin()
@@ -205,7 +207,7 @@ func (e *Engine[TTx]) Enqueue(ctx context.Context, m durable.Message) (durable.R
 	return i.receipt, i.err
 }
 
-// flush stores what waits, until nothing does.
+// flush stores the waiting insertions until there are none.
 func (e *Engine[TTx]) flush() {
 	defer e.calls.Done()
 	for {
@@ -228,7 +230,7 @@ func (e *Engine[TTx]) flush() {
 	}
 }
 
-// insert stores a batch while anybody waits for it.
+// insert stores a batch. It gives up when no caller waits for it.
 func (e *Engine[TTx]) insert(batch []*insertion) {
 	var wanted []*insertion
 	for _, i := range batch {
@@ -241,15 +243,15 @@ func (e *Engine[TTx]) insert(batch []*insertion) {
 	}
 	ctx, cancel := context.WithCancel(e.life)
 	defer cancel()
-	everybody := make(chan struct{})
-	defer close(everybody)
+	all := make(chan struct{})
+	defer close(all)
 	if wanted[0].ctx.Done() != nil {
-		// A goroutine, since one after the other is enough: who waits longest ends it.
+		// Waiting for one after the other is enough: the last one cancels.
 		go func() {
 			for _, i := range wanted {
 				select {
 				case <-i.ctx.Done():
-				case <-everybody:
+				case <-all:
 					return
 				}
 			}
@@ -274,8 +276,8 @@ func (e *Engine[TTx]) insert(batch []*insertion) {
 	}
 }
 
-// insertAlone stores one job. The goroutine is there because SQLite, while it waits for
-// another's transaction, does not mind the end of a context.
+// insertAlone stores one job, on a goroutine of its own, because SQLite does not return when a
+// context ends while it waits for another transaction.
 func (e *Engine[TTx]) insertAlone(i *insertion) (durable.Receipt, error) {
 	var (
 		stored durable.Receipt

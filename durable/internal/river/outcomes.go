@@ -9,12 +9,12 @@ import (
 	"github.com/riverqueue/river/rivertype"
 )
 
-// River tries three times within seven seconds to store what has become of jobs, and then
-// forgets it: jobs that were done would be taken for interrupted. A database that fails over
-// takes longer. So each of River's attempts is many here.
+// River tries three times within seven seconds to store the outcomes of jobs, and then drops
+// them: jobs that were done would run again. A database that fails over takes longer. So each
+// of River's attempts is repeated here.
 const (
 	storeTime  = time.Minute      // for each of River's three
-	storeEach  = 10 * time.Second // for each of ours, as River has it
+	storeEach  = 10 * time.Second // for each of ours; River's own limit
 	storeAgain = time.Second      // between two
 )
 
@@ -83,7 +83,7 @@ func (k *keeper) JobSetStateIfRunningMany(ctx context.Context, p *riverdriver.Jo
 			return rows, err
 		}
 		if first {
-			k.pulse.log.Warn("durable: what has become of jobs is not stored yet", "jobs", len(p.ID), "error", err)
+			k.pulse.log.Warn("durable: outcomes of jobs are not stored yet", "jobs", len(p.ID), "error", err)
 		}
 		if !time.Now().Before(until) {
 			return nil, err

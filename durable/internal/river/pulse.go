@@ -8,30 +8,31 @@ import (
 	"time"
 )
 
-// River has no heartbeat: it takes a job that runs for long for one whose worker has crashed.
-// So that is out of the way, and this is in its place: every consumer says again and again
-// that it is alive, and makes those jobs available whose consumer is silent.
+// River has no heartbeat: it presumes that the worker of a job that runs for long has crashed.
+// That is disabled. Instead every consumer records regularly that it is alive, and makes the
+// jobs of silent consumers available.
 const (
 	beat      = 5 * time.Second
-	beatAgain = time.Second     // after one that has failed
+	beatAgain = time.Second     // after a beat that has failed
 	beatTime  = 5 * time.Second // for a beat, and for a rescue; SQLite may wait ten for a lock
 	Silence   = 30 * time.Second
 )
 
-// outcomeTime is how long a consumer has a job whose handler has returned and whose outcome
-// is not stored: longer than anybody tries to (see keeper), and not for ever.
+// outcomeTime is how long a consumer keeps a job whose handler has returned and whose outcome
+// is not stored. It is longer than keeper tries to store it.
 const outcomeTime = 10 * time.Minute
 
 // Presence is how a consumer is known to its database: by its ID, which River writes into
 // attempted_by, in the table tether_worker (id, since, seen). All times are the database's.
 // Its methods are not called at the same time.
 //
-// The invariant: since is when the consumer was first seen, of those times that are no more
-// than Silence/2 apart. Nobody rescues who was not seen just now and since Silence ago: so
-// after an outage, a fail-over to a clock that is ahead, or a night in which the machine
-// slept, when everybody seems to have been silent, each has the time to be seen again.
+// The invariant: since is the first of a series of times at which the consumer was seen, no two
+// of which are more than Silence/2 apart. A consumer rescues only if it was seen just now and
+// its since is Silence ago or more. So after an outage, a fail-over to a clock that is ahead, or
+// a suspension of the machine, when all consumers seem to have been silent, each has the time to
+// be seen again.
 type Presence interface {
-	// Beat makes the consumer be seen, and returns the database's time.
+	// Beat records that the consumer was seen, and returns the database's time.
 	Beat(ctx context.Context) (now time.Time, err error)
 	// Count stores that this attempt of the job counts even if it is never answered. It reports
 	// whether the consumer still runs that attempt.
@@ -39,9 +40,9 @@ type Presence interface {
 	// Rewind makes available jobs due that wait for a time more than ten seconds ahead and have
 	// no RunAt: the database's clock was set back, and they would wait until it has caught up.
 	Rewind(ctx context.Context) (jobs int64, err error)
-	// Rescue makes those jobs available that began to run Silence ago or before, and whose
-	// consumer was not seen for Silence; of this consumer those that are not in mine, which
-	// is not nil. It writes down the crash: see notes.
+	// Rescue makes jobs available that began to run at least Silence ago and whose consumer was
+	// not seen for Silence, and jobs of this consumer that are not in mine, which must not be
+	// nil. It records the crash: see notes.
 	Rescue(ctx context.Context, mine []int64) (jobs int64, err error)
 	// End is called when the consumer's last job has ended.
 	End()
@@ -69,7 +70,7 @@ func newPulse(p Presence, log *slog.Logger) *pulse {
 	return &pulse{Presence: p, log: log, jobs: make(map[int64]*held)}
 }
 
-// begin notes a job whose handler is about to be called; end, that it has returned.
+// begin records that a job's handler is about to be called, and end that it has returned.
 func (p *pulse) begin(id int64) (h *held, end func()) {
 	h = &held{id: id}
 	p.mu.Lock()
@@ -89,8 +90,8 @@ func (p *pulse) superseded(h *held) bool {
 	return p.jobs[h.id] != h
 }
 
-// stored notes that the database has the outcomes of these jobs. One of them may have begun
-// anew by now.
+// stored records that the database has the outcomes of these jobs. One of them may have begun
+// another attempt by now.
 func (p *pulse) stored(ids []int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
