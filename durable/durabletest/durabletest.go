@@ -53,6 +53,8 @@ type Fixture struct {
 	// MayLose is how many jobs that were enqueued without an error a kill -9 of the server may
 	// lose, as the engine's documentation says. Zero means none.
 	MayLose int
+	// NoKill, if not empty, is why the contract does not kill the server.
+	NoKill string
 	// Hasten, if non-nil, hands back the jobs of a queue whose processes have all ended, as the
 	// engine itself would do later: for tests in which many processes are killed.
 	Hasten func(address, queue string) error

@@ -25,6 +25,9 @@ func testServerKilled(l *lab) {
 	if !l.server.Restarts() {
 		l.Skip("the engine has no server")
 	}
+	if l.fixture.NoKill != "" {
+		l.Skip(l.fixture.NoKill)
+	}
 	if testing.Short() {
 		l.Skip("repeats what the restart has")
 	}
