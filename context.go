@@ -177,7 +177,7 @@ func (t *Task) cancellation() (cause error) {
 // goroutine knows t.
 func (t *Task) inherit(parent *Task, ctx context.Context) {
 	x := t.extra.Load()
-	x.parent = taskRef{parent.queue, parent.slot.Number()}
+	x.parent, x.parentNum = parent.queue, parent.slot.Number()
 	_, own := ctx.(*taskContext)
 	px := parent.getExtra()
 	px.mu.Lock()

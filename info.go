@@ -71,8 +71,8 @@ func (t *Task) Info() Info {
 	if info.State.Final() {
 		info.Err, info.HandedOver = x.err, x.options != nil && x.options.handedOver
 	}
-	if x.parent.queue != nil {
-		info.Parent = x.parent.queue.id(x.parent.num)
+	if x.parent != nil {
+		info.Parent = x.parent.id(x.parentNum)
 	}
 	if o := x.options; o != nil {
 		info.Unique, info.Labels = o.unique, o.labelMap()

@@ -59,11 +59,7 @@ func (t *Task) logWith(ctx context.Context, level slog.Level, msg string, attrs 
 		about = append(about, slog.String("unique", opts.unique))
 	}
 	if len(opts.labels) > 0 {
-		labels := make([]any, len(opts.labels))
-		for i, l := range opts.labels {
-			labels[i] = slog.String(l.key, l.value)
-		}
-		about = append(about, slog.Group("labels", labels...))
+		about = append(about, slog.Attr{Key: "labels", Value: slog.GroupValue(opts.labels...)})
 	}
 	t.queue.reg.log(ctx, level, msg, append(about, attrs...)...)
 }

@@ -111,33 +111,29 @@ func (all *observers) TaskRefused(ctx context.Context, name string, err error) {
 }
 
 func (all *observers) TaskStarted(ctx context.Context, t *Task) context.Context {
-	s := started{ctx}
-	all.start(t, &s)
-	return s.ctx
+	all.start(&ctx, t)
+	return ctx
 }
 
-// started is the context of a body on its way through the observers.
-type started struct{ ctx context.Context }
-
-// start calls TaskStarted of each. It leaves in s what they have returned, also if one
+// start calls TaskStarted of each. It leaves in ctx what they have returned, also if one
 // of them ends the goroutine.
-func (all *observers) start(t *Task, s *started) {
+func (all *observers) start(ctx *context.Context, t *Task) {
 	if len(all.each) == 1 {
 		all.notify(0, t, t.kind.name, func(_ int, o Observer) {
-			if c := o.TaskStarted(s.ctx, t); c != nil {
-				s.ctx = c
+			if c := o.TaskStarted(*ctx, t); c != nil {
+				*ctx = c
 			}
 		})
 		return
 	}
 	returned := &perObserver{t, make([]context.Context, len(all.each))}
-	defer func() { s.ctx = context.WithValue(s.ctx, perObserverKey{all}, returned) }()
+	defer func() { *ctx = context.WithValue(*ctx, all, returned) }()
 	all.notify(0, t, t.kind.name, func(i int, o Observer) {
-		returned.each[i] = s.ctx // unless it returns
-		if c := o.TaskStarted(s.ctx, t); c != nil {
-			s.ctx = c
+		returned.each[i] = *ctx // unless it returns
+		if c := o.TaskStarted(*ctx, t); c != nil {
+			*ctx = c
 		}
-		returned.each[i] = s.ctx
+		returned.each[i] = *ctx
 	})
 }
 
@@ -162,18 +158,16 @@ func (all *observers) TaskStuck(ctx context.Context, t *Task, stack []byte) {
 }
 
 // perObserver is the contexts that several observers returned for one body. It is in the
-// context that they returned together.
+// context that they returned together, with their observers as its key.
 type perObserver struct {
 	task *Task // a child has the values of its parent, too
 	each []context.Context
 }
 
-type perObserverKey struct{ all *observers }
-
 // own returns the context that the i-th observer returned itself.
 func (all *observers) own(ctx context.Context, t *Task, i int) context.Context {
 	if len(all.each) > 1 {
-		if returned, ok := ctx.Value(perObserverKey{all}).(*perObserver); ok && returned.task == t {
+		if returned, ok := ctx.Value(all).(*perObserver); ok && returned.task == t {
 			return returned.each[i]
 		}
 	}
@@ -185,18 +179,18 @@ func (t *Task) observeStart() context.Context {
 	if retry := t.opts().retry; retry != nil && retry.attempt() > 1 {
 		return t.observedContext()
 	}
-	s := started{(*taskContext)(t)}
+	ctx := context.Context((*taskContext)(t))
 	defer func() { // also if one ends this goroutine
-		if own, ok := s.ctx.(*taskContext); ok && (*Task)(own) == t {
+		if own, ok := ctx.(*taskContext); ok && (*Task)(own) == t {
 			return // none has derived one
 		}
 		x := t.getExtra()
 		x.mu.Lock()
-		x.observed = s.ctx
+		x.observed = ctx
 		x.mu.Unlock()
 	}()
-	t.queue.reg.observers.start(t, &s)
-	return s.ctx
+	t.queue.reg.observers.start(&ctx, t)
+	return ctx
 }
 
 // observedContext returns the body's context as the observers derived it, until the task

@@ -3,6 +3,7 @@ package tether
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"sync/atomic"
 	"time"
@@ -190,7 +191,7 @@ type options struct {
 	unique, serial string
 	holder         *uniqueHolder // of the Unique key
 	weight         int64
-	labels         []label
+	labels         []slog.Attr
 	handOver       func(ctx context.Context, info Info) error // dropped at the end
 	retry          *retrying
 	weighted       bool
@@ -199,8 +200,6 @@ type options struct {
 	active     bool        // the task is one of the active ones of its Serial key; guarded by the queue's lock
 	handedOver bool        // HandOver returned nil; written before the end is recorded
 }
-
-type label struct{ key, value string }
 
 // add applies one Option.
 func (o *submitOptions) add(option Option) {
@@ -231,7 +230,7 @@ func (o *submitOptions) add(option Option) {
 		policy := option.value.(*RetryPolicy)
 		o.retry = &retrying{policy: policy, attempts: policy.Attempts}
 	case optionLabel:
-		o.labels = append(o.labels, label{option.key, option.value.(string)})
+		o.labels = append(o.labels, slog.String(option.key, option.value.(string)))
 	case optionHandOver:
 		o.handOver = option.value.(func(context.Context, Info) error)
 	}
@@ -252,7 +251,7 @@ func (o *options) labelMap() map[string]string {
 	}
 	labels := make(map[string]string)
 	for _, l := range o.labels {
-		labels[l.key] = l.value
+		labels[l.Key] = l.Value.String()
 	}
 	return labels
 }

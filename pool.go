@@ -85,9 +85,9 @@ type Pool struct {
 	kinds    namecache.Cache[kind]
 	queue    queue
 	refused  atomic.Uint64
-	lastFull atomic.Pointer[refusal] // the last refusal; see full
-	workers  atomic.Int64            // written under the queue's lock
-	paused   bool                    // guarded by the queue's lock
+	lastFull atomic.Pointer[FullError] // of the last refusal; see full
+	workers  atomic.Int64              // written under the queue's lock
+	paused   bool                      // guarded by the queue's lock
 }
 
 // NewPool makes a pool of the registry. The name has the form of a task's name and should
@@ -277,30 +277,21 @@ func (p *Pool) replaceOldest(ctx context.Context, opts *options) bool {
 // full returns the error of a refusal. As long as the pool is as full as it was, it is the
 // same error, so that refusing a burst allocates nothing.
 func (p *Pool) full() *FullError {
-	now := fullness{workers: p.workers.Load(), mean: p.queue.mean.Load()}
-	now.queued, now.running = p.queue.gate.Count()
-	if last := p.lastFull.Load(); last != nil && last.fullness == now {
-		return last.err
-	}
-	after := time.Duration(now.mean) * time.Duration(now.queued+1) / time.Duration(now.workers)
+	queued, running := p.queue.gate.Count()
+	workers := p.workers.Load()
+	after := time.Duration(p.queue.mean.Load()) * time.Duration(queued+1) / time.Duration(workers)
 	if after <= 0 {
 		after = time.Second // no task has ended yet
 	}
-	err := &FullError{
-		Pool: p.name, Running: now.running, Queued: now.queued, Limit: p.cfg.Queue + int(now.workers),
+	now := FullError{
+		Pool: p.name, Running: running, Queued: queued, Limit: p.cfg.Queue + int(workers),
 		RetryAfter: min(after, time.Hour),
 	}
-	p.lastFull.Store(&refusal{now, err})
+	if last := p.lastFull.Load(); last != nil && *last == now {
+		return last
+	}
+	err := new(FullError)
+	*err = now
+	p.lastFull.Store(err)
 	return err
-}
-
-// fullness is what a FullError is made of.
-type fullness struct {
-	queued, running int
-	workers, mean   int64
-}
-
-type refusal struct {
-	fullness
-	err *FullError
 }

@@ -97,17 +97,12 @@ type taskExtra struct {
 	stuckMissed bool     // its goroutine was not found by the last round; used by the rounds alone
 
 	// Written before the task is published.
-	inline  bool // its submitter runs it: it has no place in the pool
-	parent  taskRef
-	options *options      // nil without options other than Timeout
-	timeout time.Duration // 0 means the registry's
-	typed   typed         // of a Submit: its body, and its value at the end; guarded by mu from the end on
-}
-
-// taskRef names a task without keeping it alive.
-type taskRef struct {
-	queue *queue
-	num   uint64
+	inline    bool          // its submitter runs it: it has no place in the pool
+	parent    *queue        // of the task that submitted it; nil if none did
+	parentNum uint64        // of that task
+	options   *options      // nil without options other than Timeout
+	timeout   time.Duration // 0 means the registry's
+	typed     typed         // of a Submit: its body, and its value at the end; guarded by mu from the end on
 }
 
 // ID returns the task's identifier: 22 letters, digits, '-' and '_'. It cannot be
