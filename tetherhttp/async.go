@@ -235,7 +235,7 @@ func (a *async) read(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	if r.MultipartForm != nil {
 		// The server removes the form's files when the handler returns.
 		logf(r, "tetherhttp: %s %q: the multipart form was parsed before Async could read it", r.Method, r.URL.Path)
-		return nil, &Problem{Status: http.StatusInternalServerError}
+		return nil, newProblem(ProblemFailed, "")
 	}
 	if r.Body == nil {
 		return nil, nil
@@ -248,9 +248,9 @@ func (a *async) read(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 		return nil, tooMuch
 	}
 	if errorIs(err, os.ErrDeadlineExceeded) {
-		return nil, &Problem{Status: http.StatusRequestTimeout, Detail: "the body did not arrive in time"}
+		return nil, newProblem(ProblemBodyTimeout, "the body did not arrive in time")
 	}
-	return nil, &Problem{Status: http.StatusBadRequest, Detail: "the body did not arrive whole"}
+	return nil, newProblem(ProblemBodyIncomplete, "the body did not arrive completely")
 }
 
 // answer finds the request's task, waits for it, and writes the one answer that the
