@@ -85,9 +85,10 @@ type AsyncConfig struct {
 // process is stopping or a pool rejects the task. A full pool of [tether.OverflowBlock] makes the
 // request wait for room, and one of [tether.OverflowCallerRuns] runs the task before the answer.
 //
-// The status is kept in the registry's memory, in this process alone: the registry retains
-// the last [tether.Config].Retain tasks that were answered 202, each for RetainFor after its
-// end. With several replicas, route the Location to the one that gave it, or use a durable
+// The status is kept in the registry's memory, in this process alone. The tasks that were
+// answered 202 are marked with [tether.Task.Keep]: the registry retains the last
+// [tether.Config].Retain of them, 1024 if Retain is negative, each for RetainFor after its end.
+// With several replicas, route the Location to the one that gave it, or use a durable
 // queue. A task that succeeded is forgotten when its result has been sent inline.
 //
 // Async panics if r or fn is nil, or name is not valid, which are programming errors.
@@ -235,7 +236,7 @@ func (a *async) read(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	if r.MultipartForm != nil {
 		// The server removes the form's files when the handler returns.
 		logf(r, "tetherhttp: %s %q: the multipart form was parsed before Async could read it", r.Method, r.URL.Path)
-		return nil, &Problem{Status: http.StatusInternalServerError}
+		return nil, newProblem(ProblemFailed, "")
 	}
 	if r.Body == nil {
 		return nil, nil
@@ -248,9 +249,9 @@ func (a *async) read(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 		return nil, tooMuch
 	}
 	if errorIs(err, os.ErrDeadlineExceeded) {
-		return nil, &Problem{Status: http.StatusRequestTimeout, Detail: "the body did not arrive in time"}
+		return nil, newProblem(ProblemBodyTimeout, "the body did not arrive in time")
 	}
-	return nil, &Problem{Status: http.StatusBadRequest, Detail: "the body did not arrive whole"}
+	return nil, newProblem(ProblemBodyIncomplete, "the body did not arrive completely")
 }
 
 // answer finds the request's task, waits for it, and writes the one answer that the
@@ -273,8 +274,10 @@ func (a *async) answer(client *client, w http.ResponseWriter, r *http.Request, f
 	ours := isNew && !hasKey && info.Unique == "" // no other request can have been given the task
 	gone := !ended && client.gone() && ours && !a.keep
 	accept := !gone && (!ended || a.always202)
-	if accept && !t.Keep() && ended {
-		accept = false // the task is forgotten: the Location would be 410
+	if accept && !t.Keep() {
+		// The task has ended, perhaps just now, and is forgotten: the Location would be 410.
+		info = current(t.Task)
+		accept, ended = false, true
 	}
 	switch {
 	case accept:

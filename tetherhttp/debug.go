@@ -171,10 +171,10 @@ func (h *debug) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.serveCancel(w, r)
 	case name == "cancel" && h.cancel:
 		header.Set("Allow", "POST")
-		(&Problem{Status: http.StatusMethodNotAllowed}).ServeHTTP(w, r)
+		newProblem(ProblemMethod, "").ServeHTTP(w, r)
 	case !get:
 		header.Set("Allow", "GET, HEAD")
-		(&Problem{Status: http.StatusMethodNotAllowed}).ServeHTTP(w, r)
+		newProblem(ProblemMethod, "").ServeHTTP(w, r)
 	case h.assets[name] != nil:
 		h.assets[name].ServeHTTP(w, r)
 	case name == "" && r.URL.Path != "" || strings.HasSuffix(requestPath(r), "/"):
@@ -225,7 +225,7 @@ func (a *asset) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 func (h *debug) serveCancel(w http.ResponseWriter, r *http.Request) {
 	if err := h.origin.Check(r); err != nil {
-		(&Problem{Status: http.StatusForbidden, Detail: err.Error()}).ServeHTTP(w, r)
+		newProblem(ProblemCrossSite, err.Error()).ServeHTTP(w, r)
 		return
 	}
 	r.Body = http.MaxBytesReader(w, r.Body, 4096)
@@ -234,7 +234,7 @@ func (h *debug) serveCancel(w http.ResponseWriter, r *http.Request) {
 	case err == nil:
 		t.Cancel(ErrCanceled)
 	case !errors.Is(err, tether.ErrExpired): // such a task has ended already
-		(&Problem{Status: http.StatusNotFound, Detail: "there is no such task"}).ServeHTTP(w, r)
+		newProblem(ProblemTaskUnknown, "there is no such task").ServeHTTP(w, r)
 		return
 	}
 	back := parseQuery(r.URL.Query())
@@ -263,7 +263,7 @@ func (h *debug) servePage(w http.ResponseWriter, r *http.Request) {
 		s := h.look(client)
 		client.stop()
 		if s == nil { // the client has gone
-			(&Problem{Status: http.StatusServiceUnavailable}).ServeHTTP(w, r)
+			newProblem(ProblemPageUnavailable, "").after(time.Second).ServeHTTP(w, r)
 			return
 		}
 		p.begin(s.time, s.ready, s.drain, s.stats)
@@ -279,7 +279,7 @@ func (h *debug) servePage(w http.ResponseWriter, r *http.Request) {
 	var b bytes.Buffer
 	if err := h.page.Execute(&b, p); err != nil {
 		logf(r, "tetherhttp: the debug page: %v", err)
-		(&Problem{Status: http.StatusInternalServerError}).ServeHTTP(w, r)
+		newProblem(ProblemFailed, "").ServeHTTP(w, r)
 		return
 	}
 	writeBody(w, "text/html; charset=utf-8", status, b.Bytes())
@@ -290,9 +290,9 @@ func (h *debug) detail(id string, now time.Time) (*debugTask, *Problem) {
 	t, err := h.reg.Find(id)
 	switch {
 	case errors.Is(err, tether.ErrExpired):
-		return nil, &Problem{Status: http.StatusGone, Detail: "This task has ended and is no longer retained."}
+		return nil, newProblem(ProblemTaskForgotten, "This task has ended and is no longer retained.")
 	case err != nil:
-		return nil, &Problem{Status: http.StatusNotFound, Detail: "There is no such task."}
+		return nil, newProblem(ProblemTaskUnknown, "There is no such task.")
 	}
 	info := t.Info()
 	return newDebugTask(h.reg, &info, now), nil

@@ -123,3 +123,46 @@ func TestResultWhoseEncodingPanics(t *testing.T) {
 		assert.Equal(t, http.StatusInternalServerError, w.Code)
 	})
 }
+
+// Problems with the same status are told apart by their types.
+func TestProblemsWithTheSameStatus(t *testing.T) {
+	bubble(t, "409: no result yet, the key is in use, and the task's own", func(t *testing.T) {
+		reg := newRegistry(t, tether.Config{})
+		release := make(chan struct{})
+		cfg := tetherhttp.AsyncConfig{Idempotency: &tetherhttp.IdempotencyConfig{}}
+		h := tetherhttp.Async(reg, "t", sevenWhen(release), cfg)
+		first := make(chan *asked, 1)
+		go func() { first <- ask(t, h, keyed("k")) }()
+		synctest.Wait()
+		assert.Equal(t, tetherhttp.ProblemKeyInUse, ask(t, h, keyed("k")).problem(t).Type)
+		location := (<-first).Header().Get("Location")
+		assert.Equal(t, tetherhttp.ProblemTaskUnfinished, ask(t, tetherhttp.Tasks(reg), request("GET", location+"/result", "")).problem(t).Type)
+		own := &tetherhttp.Problem{Type: "https://example.com/sold-out", Status: 409}
+		sold := tetherhttp.Async(reg, "t", func(context.Context, *http.Request) (int, error) { return 0, own })
+		assert.Equal(t, own.Type, ask(t, sold, request("POST", "/", "")).problem(t).Type)
+		close(release)
+	})
+	bubble(t, "410: canceled, and forgotten", func(t *testing.T) {
+		reg := newRegistry(t, tether.Config{})
+		h := tetherhttp.Tasks(reg, tetherhttp.TasksConfig{AllowCancel: true})
+		task := start(t, reg, untilCanceled)
+		assert.Equal(t, http.StatusAccepted, ask(t, h, request("DELETE", at(task), "")).Code)
+		synctest.Wait()
+		assert.Equal(t, tetherhttp.ProblemCanceled, ask(t, h, request("GET", at(task)+"/result", "")).problem(t).Type)
+		ask(t, h, request("DELETE", at(task), ""))
+		assert.Equal(t, tetherhttp.ProblemTaskForgotten, ask(t, h, request("GET", at(task)+"/result", "")).problem(t).Type)
+	})
+	bubble(t, "503: busy, stopping, and the client gone", func(t *testing.T) {
+		assert.Equal(t, tetherhttp.ProblemBusy, ask(t, tetherhttp.Async(full(t), "t", seven), request("POST", "/", "")).problem(t).Type)
+		reg := newRegistry(t, tether.Config{})
+		ctx, cancel := context.WithCancel(t.Context())
+		h := tetherhttp.Async(reg, "t", func(ctx context.Context, _ *http.Request) (int, error) {
+			cancel()
+			<-ctx.Done()
+			return 0, ctx.Err()
+		})
+		assert.Equal(t, tetherhttp.ProblemRequestEnded, ask(t, h, request("POST", "/", "").WithContext(ctx)).problem(t).Type)
+		assert.NoError(t, reg.Shutdown(t.Context()))
+		assert.Equal(t, tetherhttp.ProblemStopping, ask(t, h, request("POST", "/", "")).problem(t).Type)
+	})
+}

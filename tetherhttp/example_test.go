@@ -76,7 +76,7 @@ func ExampleAsync() {
 	slow := send(http.NewRequest("POST", srv.URL+"/reports/all", nil))
 	fmt.Println(slow.status, slow.header.Get("Retry-After"))
 	status := srv.URL + slow.header.Get("Location")
-	fmt.Print(send(http.NewRequest("GET", status+"/result", nil)).body)
+	fmt.Println(send(http.NewRequest("GET", status+"/result", nil)).status)
 
 	close(finish)
 	wait, err := http.NewRequest("GET", status, nil)
@@ -90,7 +90,7 @@ func ExampleAsync() {
 	// Output:
 	// 200 {"year":"1999","pages":7}
 	// 202 1
-	// {"title":"Conflict","status":409,"detail":"the task has not ended yet"}
+	// 409
 	// {"year":"all","pages":7}
 }
 
@@ -224,6 +224,14 @@ func ExampleIdempotencyConfig() {
 			r.Header.Set("Idempotency-Key", key)
 		}
 		res := send(r, nil)
+		if res.status == http.StatusBadRequest {
+			var p tetherhttp.Problem
+			if err := json.Unmarshal([]byte(res.body), &p); err != nil {
+				panic(err)
+			}
+			fmt.Println(res.status, p.Type == tetherhttp.ProblemKeyMissing)
+			continue
+		}
 		fmt.Printf("%d %q %s", res.status, res.header.Get("Idempotency-Replayed"), res.body)
 	}
 	if err := reg.Shutdown(context.Background()); err != nil {
@@ -233,7 +241,7 @@ func ExampleIdempotencyConfig() {
 	// 200 "" "order 1"
 	// 200 "true" "order 1"
 	// 200 "" "order 2"
-	// 400 "" {"title":"Bad Request","status":400,"detail":"this request needs an Idempotency-Key"}
+	// 400 true
 }
 
 // A server that stops when it is told to, and leaves nothing undone.

@@ -25,7 +25,7 @@ func AllowHosts(next http.Handler, hosts ...string) http.Handler {
 }
 
 func refuseHost(w http.ResponseWriter, r *http.Request) {
-	(&Problem{Status: http.StatusMisdirectedRequest, Detail: "this host name is not allowed; use localhost, an IP address, or a name that the server is configured with"}).ServeHTTP(w, r)
+	newProblem(ProblemHost, "this host name is not allowed; use localhost, an IP address, or a name that the server is configured with").ServeHTTP(w, r)
 }
 
 // allowedHost reports whether a Host header is localhost, an IP address, or one of hosts.

@@ -88,7 +88,7 @@ func IdempotencyKey(h http.Header) (string, error) {
 			return key, nil
 		}
 	}
-	return "", &Problem{Status: http.StatusBadRequest, Detail: `Idempotency-Key: give one, of 1 to 255 visible ASCII characters, in quotes ("…") or without`}
+	return "", newProblem(ProblemKeyMalformed, `Idempotency-Key: give one, of 1 to 255 visible ASCII characters, in quotes ("…") or without`)
 }
 
 func idempotencyKey(s string) (key string, ok bool) {
@@ -180,7 +180,7 @@ func (k *keys) read(r *http.Request, body []byte) (*use, error) {
 	}
 	if key == "" {
 		if k.cfg.Required {
-			return nil, &Problem{Status: http.StatusBadRequest, Detail: "this request needs an Idempotency-Key"}
+			return nil, newProblem(ProblemKeyMissing, "this request needs an Idempotency-Key")
 		}
 		return nil, nil
 	}
@@ -208,7 +208,7 @@ func (k *keys) principal(r *http.Request) (string, error) {
 	if len(known) == 0 && r.Header.Get("Cookie") != "" {
 		// A cookie may or may not identify the user, and it may change between two tries.
 		logf(r, "tetherhttp: %s %q: a request with a Cookie and an Idempotency-Key needs IdempotencyConfig.Principal", r.Method, r.URL.Path)
-		return "", &Problem{Status: http.StatusInternalServerError}
+		return "", newProblem(ProblemFailed, "")
 	}
 	return strings.Join(known, "\n"), nil
 }
@@ -255,9 +255,9 @@ func (u *use) lookup() (first bool, err error) {
 		u.key = k.add(u, now)
 		return true, nil
 	case known.print != u.print:
-		return false, &Problem{Status: http.StatusUnprocessableEntity, Detail: "this Idempotency-Key was used for another request; use a new key for a new request"}
+		return false, newProblem(ProblemKeyReused, "this Idempotency-Key was used for another request; use a new key for a new request")
 	case !known.answered && !k.cfg.Join:
-		return false, &Problem{Status: http.StatusConflict, Detail: "the first request with this Idempotency-Key is being worked on", RetryAfter: time.Second}
+		return false, newProblem(ProblemKeyInUse, "the first request with this Idempotency-Key is being served").after(time.Second)
 	}
 	u.key = known
 	return false, nil

@@ -20,7 +20,7 @@ import (
 // error the answer is what [ProblemOf] returns, because the text of an error may contain
 // anything. The registry logs all errors.
 type Problem struct {
-	Type     string `json:"type,omitempty"`  // a URI for the kind of problem
+	Type     string `json:"type,omitempty"`  // a URI for the kind of problem, such as ProblemBusy
 	Title    string `json:"title,omitempty"` // empty means the text of Status
 	Status   int    `json:"status"`          // 400 to 599; any other value means 500
 	Detail   string `json:"detail,omitempty"`
@@ -101,20 +101,20 @@ func ProblemOf(err error) *Problem {
 		if full, ok := errorAs[*tether.FullError](err); ok {
 			wait = max(wait, full.RetryAfter)
 		}
-		return &Problem{Status: http.StatusServiceUnavailable, Detail: "the service is busy; try again", RetryAfter: wait}
+		return newProblem(ProblemBusy, "the service is busy; try again").after(wait)
 	case errorIs(err, tether.ErrClosed), errorIs(err, tether.ErrShutdown):
-		return &Problem{Status: http.StatusServiceUnavailable, Detail: "the service is being restarted; try again", RetryAfter: 5 * time.Second}
+		return newProblem(ProblemStopping, "the service is being restarted; try again").after(5 * time.Second)
 	case errorIs(err, tether.ErrTimeout):
-		return &Problem{Status: http.StatusGatewayTimeout, Detail: "the work took too long"}
+		return newProblem(ProblemTimeout, "the work took too long")
 	case errorIs(err, ErrCanceled):
-		return &Problem{Status: http.StatusGone, Detail: "the work was canceled on request"}
+		return newProblem(ProblemCanceled, "the work was canceled on request")
 	case errorIs(err, ErrClientGone):
-		return &Problem{Status: http.StatusServiceUnavailable, Detail: "the request ended before the work was done", RetryAfter: time.Second}
+		return newProblem(ProblemRequestEnded, "the request ended before the work was done").after(time.Second)
 	}
 	if tooMuch, ok := errorAs[*http.MaxBytesError](err); ok {
-		return &Problem{Status: http.StatusRequestEntityTooLarge, Detail: "the body is larger than " + strconv.FormatInt(tooMuch.Limit, 10) + " bytes"}
+		return newProblem(ProblemBodyTooLarge, "the body is larger than "+strconv.FormatInt(tooMuch.Limit, 10)+" bytes")
 	}
-	return &Problem{Status: http.StatusInternalServerError}
+	return newProblem(ProblemFailed, "")
 }
 
 // writeJSON writes v as the response. It encodes v first, so that a value that cannot be encoded
@@ -123,7 +123,7 @@ func writeJSON(w http.ResponseWriter, r *http.Request, contentType string, statu
 	body, err := encode(v)
 	if err != nil {
 		logf(r, "tetherhttp: the answer to %s %q cannot be encoded: %v", r.Method, r.URL.Path, err)
-		(&Problem{Status: http.StatusInternalServerError}).ServeHTTP(w, r)
+		newProblem(ProblemFailed, "").ServeHTTP(w, r)
 		return
 	}
 	writeBody(w, contentType, status, body)

@@ -364,6 +364,46 @@ func TestToldTaskIsShared(t *testing.T) {
 	})
 }
 
+// A 202 is a promise that there is something at the Location, whatever the registry retains.
+func TestNothingIsRetained(t *testing.T) {
+	bubble(t, "a task that ends after its 202 is found", func(t *testing.T) {
+		reg := newRegistry(t, tether.Config{Retain: -1})
+		for _, body := range []func(context.Context, *http.Request) (int, error){
+			seven, func(context.Context, *http.Request) (int, error) { return 0, errTest },
+		} {
+			release := make(chan struct{})
+			h := tetherhttp.Async(reg, "t", func(ctx context.Context, r *http.Request) (int, error) { <-release; return body(ctx, r) }, tetherhttp.AsyncConfig{Inline: -1})
+			location := answerOf(h, request("POST", "/", "")).Header().Get("Location")
+			require.NotEmpty(t, location)
+			close(release)
+			synctest.Wait()
+			w := answerOf(tetherhttp.Tasks(reg), request("GET", location, ""))
+			assert.Equal(t, http.StatusOK, w.Code)
+			assert.Contains(t, w.Body.String(), `"done":true`)
+		}
+		assert.Len(t, slices.Collect(reg.Finished()), 2)
+		time.Sleep(2 * time.Hour)
+		assert.Empty(t, slices.Collect(reg.Finished()), "each for RetainFor")
+	})
+	bubble(t, "one that ends between the wait and the 202 is answered with its result", func(t *testing.T) {
+		for _, cfg := range []tetherhttp.AsyncConfig{{Inline: -1}, {Always202: true}} {
+			reg := newRegistry(t, tether.Config{Retain: -1})
+			release := make(chan struct{})
+			ctx := &askedContext{Context: context.Background()}
+			ctx.then = func() {
+				close(release)
+				synctest.Wait()
+			}
+			h := tetherhttp.AfterSubmit(tetherhttp.Async(reg, "t", sevenWhen(release), cfg), func(*tether.Task) { ctx.armed.Store(true) })
+			w := answerOf(h, request("POST", "/", "").WithContext(ctx))
+			require.False(t, ctx.armed.Load(), "the client was not asked for")
+			assert.Equal(t, http.StatusOK, w.Code)
+			assert.Equal(t, "7\n", w.Body.String())
+			assert.Empty(t, w.Header().Get("Location"))
+		}
+	})
+}
+
 // askedContext is a context that does something, once it is armed, when it is asked
 // whether it has ended.
 type askedContext struct {

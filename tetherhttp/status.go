@@ -53,7 +53,7 @@ func statusOf(t valuer, info tether.Info, base string) *status {
 	if info.State != tether.Succeeded {
 		p, known := answerTo(info.Err).(*Problem)
 		if !known { // the error writes the answer itself, at result_url
-			p = &Problem{Status: http.StatusInternalServerError}
+			p = newProblem(ProblemFailed, "")
 		}
 		s.Problem = p.shown()
 		return s
@@ -92,7 +92,7 @@ func represent(r *http.Request, t valuer, info tether.Info, base string) *repres
 	body, err := encode(s)
 	if err != nil {
 		logf(r, "tetherhttp: the result of a task %q cannot be encoded: %v", info.Name, err)
-		s.Result, s.Problem = nil, (&Problem{Status: http.StatusInternalServerError}).shown()
+		s.Result, s.Problem = nil, newProblem(ProblemFailed, "").shown()
 		body, _ = encode(s) // cannot fail without a result
 	}
 	sum := hashOf(string(body))

@@ -85,10 +85,10 @@ func (h *tasks) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	t, err := h.reg.Find(id)
 	switch {
 	case errors.Is(err, tether.ErrExpired):
-		(&Problem{Status: http.StatusGone, Detail: "this task has ended and is forgotten"}).ServeHTTP(w, r)
+		newProblem(ProblemTaskForgotten, "this task has ended and is no longer retained").ServeHTTP(w, r)
 		return
 	case err != nil, h.authorize != nil && !h.authorize(r, t):
-		(&Problem{Status: http.StatusNotFound, Detail: "there is no such task"}).ServeHTTP(w, r)
+		newProblem(ProblemTaskUnknown, "there is no such task").ServeHTTP(w, r)
 		return
 	}
 	get := r.Method == http.MethodGet || r.Method == http.MethodHead
@@ -106,7 +106,7 @@ func (h *tasks) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if h.cancel && !result {
 			w.Header().Set("Allow", "GET, HEAD, DELETE")
 		}
-		(&Problem{Status: http.StatusMethodNotAllowed}).ServeHTTP(w, r)
+		newProblem(ProblemMethod, "").ServeHTTP(w, r)
 	}
 }
 
@@ -159,7 +159,7 @@ func (h *tasks) await(ctx context.Context, r *http.Request, t *tether.Task, wait
 func (h *tasks) serveResult(w http.ResponseWriter, r *http.Request, t *tether.Task) {
 	info := current(t)
 	if !info.State.Final() {
-		(&Problem{Status: http.StatusConflict, Detail: "the task has not ended yet", RetryAfter: time.Second}).ServeHTTP(w, r)
+		newProblem(ProblemTaskUnfinished, "the task has not ended yet").after(time.Second).ServeHTTP(w, r)
 		return
 	}
 	answer := outcome(t, info)

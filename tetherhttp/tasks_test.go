@@ -67,8 +67,8 @@ func TestTasksStatus(t *testing.T) {
 	type fields = map[string]any
 	// The clock of a bubble starts here.
 	const began, second, third = "2000-01-01T00:00:00Z", "2000-01-01T00:00:01Z", "2000-01-01T00:00:02Z"
-	problem := func(status int, title, detail string) fields {
-		p := fields{"status": float64(status), "title": title}
+	problem := func(kind string, status int, title, detail string) fields {
+		p := fields{"type": kind, "status": float64(status), "title": title}
 		if detail != "" {
 			p["detail"] = detail
 		}
@@ -137,24 +137,24 @@ func TestTasksStatus(t *testing.T) {
 		"failed": {func(t *testing.T, reg *tether.Registry) *tether.Task {
 			return start(t, reg, func(context.Context) error { return errTest })
 		}, fields{"state": "failed", "done": true, "started": began, "finished": began, "attempt": 1.0,
-			"problem": problem(500, "Internal Server Error", "")}},
+			"problem": problem(tetherhttp.ProblemFailed, 500, "Failed", "")}},
 		"panicked": {func(t *testing.T, reg *tether.Registry) *tether.Task {
 			return start(t, reg, func(context.Context) error { panic("test panic") })
 		}, fields{"state": "panicked", "done": true, "started": began, "finished": began, "attempt": 1.0,
-			"problem": problem(500, "Internal Server Error", "")}},
+			"problem": problem(tetherhttp.ProblemFailed, 500, "Failed", "")}},
 		"canceled": {func(t *testing.T, reg *tether.Registry) *tether.Task {
 			task := start(t, reg, untilCanceled)
 			synctest.Wait()
 			task.Cancel(tetherhttp.ErrCanceled)
 			return task
 		}, fields{"state": "canceled", "done": true, "started": began, "finished": began, "attempt": 1.0,
-			"problem": problem(410, "Gone", "the work was canceled on request")}},
+			"problem": problem(tetherhttp.ProblemCanceled, 410, "Canceled", "the work was canceled on request")}},
 		"dropped": {func(t *testing.T, reg *tether.Registry) *tether.Task {
 			task := start(t, reg, succeed, tether.Hold())
 			time.Sleep(time.Second)
 			task.Cancel(errTest)
 			return task
-		}, fields{"state": "dropped", "done": true, "finished": second, "problem": problem(500, "Internal Server Error", "")}},
+		}, fields{"state": "dropped", "done": true, "finished": second, "problem": problem(tetherhttp.ProblemFailed, 500, "Failed", "")}},
 	} {
 		bubble(t, name, func(t *testing.T) {
 			reg := newRegistry(t, tether.Config{})
