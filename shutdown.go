@@ -196,7 +196,7 @@ func (d *drain) begin(ctx context.Context, r *Registry, cancelAt int64) {
 		r.stopLog(slog.LevelInfo, "drain: intake closed", slog.Int("running", s.Running), slog.Int("queued", s.Queued), slog.Int("held", s.Held))
 	}
 	if first || earlier {
-		d.dropTasks(r, (*queue).dropAtStop)
+		d.dropTasks(r, false)
 	}
 	// In a bubble of testing/synctest, goroutines that idle outside must not close the
 	// channel of waiter. They are about to exit.
@@ -222,14 +222,13 @@ func (d *drain) cancel(ctx context.Context, r *Registry) {
 	}
 	s := r.Stats()
 	r.stopLog(slog.LevelWarn, "drain: canceling", slog.Int("running", s.Running), slog.Int("queued", s.Queued), slog.Int("held", s.Held))
-	d.dropTasks(r, func(q *queue, t *Task) {
-		q.cancel(t, ErrShutdown)
-	})
+	d.dropTasks(r, true)
 }
 
-// dropTasks calls drop for each live task, on goroutines of its own, because that calls
-// observers and hand-overs, which may be slow or end the goroutine. It does not wait.
-func (d *drain) dropTasks(r *Registry, drop func(*queue, *Task)) {
+// dropTasks drops the tasks that the phase does not let start any more, and cancels the
+// contexts of running ones if interrupt is true. It does not wait: it does so on goroutines
+// of its own, because observers and hand-overs may be slow or end the goroutine.
+func (d *drain) dropTasks(r *Registry, interrupt bool) {
 	d.helpers.Add(1)
 	go func() {
 		defer func() {
@@ -242,7 +241,7 @@ func (d *drain) dropTasks(r *Registry, drop func(*queue, *Task)) {
 		each := func(t *Task) {
 			group.Go(func() error {
 				pprof.SetGoroutineLabels(t.kind.labels)
-				drop(t.queue, t)
+				t.queue.dropAtStop(t)
 				return nil
 			})
 		}
@@ -251,7 +250,9 @@ func (d *drain) dropTasks(r *Registry, drop func(*queue, *Task)) {
 				switch {
 				case t.has(done):
 				case t.State() == Running:
-					drop(q, t) // it cancels a context, and calls nothing of the user's
+					if interrupt {
+						t.interrupt(ErrShutdown)
+					}
 				case t.hasHandOver():
 					handOvers = append(handOvers, t)
 				default:
