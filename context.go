@@ -265,7 +265,8 @@ func (t *Task) dropValuesLocked(x *taskExtra) (held *Task) {
 	return held
 }
 
-// FromContext returns the task whose body was given ctx, or a context derived from it.
+// FromContext returns the task that ctx belongs to: ctx is the one that its body was given,
+// or derived from it.
 func FromContext(ctx context.Context) (*Task, bool) {
 	if c, ok := ctx.(*taskContext); ok {
 		return (*Task)(c), true
@@ -277,8 +278,8 @@ func FromContext(ctx context.Context) (*Task, bool) {
 	return t, ok
 }
 
-// ReportProgress sets the Progress of the task whose body was given ctx. If ctx is not a
-// task's, it does nothing.
+// ReportProgress sets the Progress of the task that ctx belongs to. If there is none, it
+// does nothing.
 func ReportProgress(ctx context.Context, p Progress) {
 	t, ok := FromContext(ctx)
 	if !ok {
@@ -293,9 +294,9 @@ func ReportProgress(ctx context.Context, p Progress) {
 	t.notifyWatchers()
 }
 
-// StoppingFrom returns [Registry.Stopping] of the registry of the task whose body was
-// given ctx. A long body should finish soon when the channel is closed, or save its
-// place; its context is not canceled yet. If ctx is not a task's, the channel is nil.
+// StoppingFrom returns [Registry.Stopping] of the registry of the task that ctx belongs to.
+// A long body should finish soon when the channel is closed, or save its place; its
+// context is not canceled yet. If ctx belongs to no task, the channel is nil.
 func StoppingFrom(ctx context.Context) <-chan struct{} {
 	if t, ok := FromContext(ctx); ok {
 		return t.queue.reg.drain.stopping

@@ -55,7 +55,7 @@ func (e *FullError) Error() string {
 
 func (e *FullError) Is(target error) bool { return target == ErrFull }
 
-// PanicError is the error of a task whose body, or a callback of whose options, panicked,
+// PanicError is the error of a task if its body, or a callback of its options, panicked,
 // and of a server or closer of [Registry.Run] that did.
 type PanicError struct {
 	Value    any    // the value of the panic

@@ -49,9 +49,8 @@ func Timeout(d time.Duration) Option {
 	return Option{kind: optionTimeout, n: int64(d)}
 }
 
-// Delay makes the task start no earlier than d after its submission. A task whose delay
-// ends after the drain would cancel contexts is dropped, or handed over, when the drain
-// begins.
+// Delay makes the task start no earlier than d after its submission. If that is later than
+// the drain cancels contexts, the task is dropped, or handed over, when the drain begins.
 func Delay(d time.Duration) Option {
 	if d < 0 {
 		return invalid("delay %v: must not be negative", d)

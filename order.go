@@ -3,8 +3,7 @@ package tether
 import "slices"
 
 // order is the order in which the tasks of a queue start: first in, first out, with two
-// exceptions. A task whose Serial key is at its bound steps aside until one of its key
-// ends. A task that is too heavy for what is left of the capacity stops the order until
+// exceptions. A task steps aside while its Serial key is at its bound. A task that is too heavy for what is left of the capacity stops the order until
 // there is room, so that light tasks do not overtake it forever.
 //
 // All of it is guarded by the queue's lock. Another rule, such as priorities or fair

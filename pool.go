@@ -13,7 +13,7 @@ import (
 	"github.com/seed-2e639f12/tether/internal/workers"
 )
 
-// Unbounded is the [PoolConfig].Queue of a pool whose queue has no bound.
+// Unbounded is the [PoolConfig].Queue of a pool without a bound on its queue.
 const Unbounded = math.MaxInt32
 
 // Overflow is what happens when a task is submitted to a full pool.
