@@ -69,7 +69,9 @@ func (r *Result[T]) Keep() bool {
 	if kept && r.s != nil {
 		x := r.extra.Load()
 		x.mu.Lock()
-		x.typed = r.s
+		if x.typed == nil { // the task has ended; before, its attempts read it without the lock
+			x.typed = r.s
+		}
 		x.mu.Unlock()
 	}
 	return kept

@@ -127,6 +127,28 @@ func TestASuspectRunsAlone(t *testing.T) {
 	})
 }
 
+// No delivery waits for its turn for long: other workers may have room for it.
+func TestADeliveryGoesBackIfItsTurnDoesNotCome(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		free := make(chan struct{})
+		p := startPlant(t, func(context.Context, order) error { <-free; return nil }, options)
+		runs := p.deliver(1)
+		pending(t, runs)
+		suspect := p.engine.consumer().hand(durable.Delivery{Message: invoice, Attempt: 3, Pardoned: 2, Count: counting(new(int))})
+		pending(t, suspect)
+		began := time.Now()
+		time.Sleep(time.Minute)
+		next := p.deliver(1)
+		pending(t, next)
+		assert.Equal(t, durable.Return, (<-suspect).Verdict)
+		close(free)
+		assert.Equal(t, durable.Done, (<-next).Verdict, "behind the one that has gone back")
+		assert.Equal(t, durable.Done, (<-runs).Verdict)
+		assert.Positive(t, time.Since(began))
+		assert.Less(t, time.Since(began), 5*time.Minute, "the time that RabbitMQ has left beside the longest Timeout")
+	})
+}
+
 // What waits for its turn goes back when the worker stops.
 func TestASuspectDoesNotDelayTheStop(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

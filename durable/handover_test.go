@@ -310,7 +310,7 @@ func TestGoBeforeTheStart(t *testing.T) {
 			assert.ErrorIs(t, receipt.Task.Err(), context.DeadlineExceeded)
 			assert.ErrorIs(t, receipt.Task.Err(), tether.ErrFull)
 		},
-		"somebody cancels it": func(t *testing.T) {
+		"the program cancels it": func(t *testing.T) {
 			l := newLocal(t)
 			_, receipt := waiting(t, l, tether.OverflowReject)
 			receipt.Task.Cancel(nil)
@@ -481,7 +481,7 @@ func TestGoAndTheDrainCancels(t *testing.T) {
 			require.NoError(t, receipt.Task.Err())
 			l.engine.none(t)
 		},
-		"one that somebody has cancelled": func(t *testing.T) {
+		"one that the program has canceled": func(t *testing.T) {
 			l := newLocal(t)
 			goOn := make(chan struct{})
 			receipt := l.run(t, l.reg, stubborn(goOn), options)
@@ -556,7 +556,7 @@ func TestGoAndTheAttemptFails(t *testing.T) {
 			assert.Equal(t, errTest, receipt.Task.Wait(background))
 			l.again(t, receipt, 1, time.Time{})
 		},
-		"and somebody has cancelled it": func(t *testing.T) {
+		"and the program has canceled it": func(t *testing.T) {
 			for _, cause := range []error{nil, errTest, (*badError)(nil)} {
 				for _, h := range []handler{untilCanceled, func(ctx context.Context, _ order) error { <-ctx.Done(); return errTest }} {
 					l := newLocal(t)

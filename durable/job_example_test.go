@@ -9,7 +9,7 @@ import (
 	"github.com/seed-2e639f12/tether/durable"
 )
 
-// payments is somebody's service that does each payment once, however often it is asked.
+// payments is a service that makes each payment once, however often it is asked.
 type payments map[string]int
 
 func (p payments) pay(key string, cents int) {
@@ -18,8 +18,8 @@ func (p payments) pay(key string, cents int) {
 	}
 }
 
-// A job can run more than once: its ID, the same in each attempt, tells whoever does the
-// work that it was done already.
+// A job can run more than once. Its ID is the same in each attempt, so the service that does
+// the work can tell that it was done already.
 func ExampleMetaFrom() {
 	service := make(payments)
 	salary := durable.Define("salary", func(ctx context.Context, cents int) error {

@@ -20,7 +20,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// errTest is an error that is nobody else's.
+// errTest is an error that only the tests return.
 var errTest = errors.New("test error")
 
 // order is what the jobs of these tests take.
@@ -28,7 +28,7 @@ type order struct {
 	Number int `json:"order"`
 }
 
-// noContext is what nobody should give.
+// noContext is a nil context.
 var noContext context.Context
 
 type handler = func(ctx context.Context, o order) error
@@ -36,7 +36,7 @@ type handler = func(ctx context.Context, o order) error
 func succeed(context.Context, order) error { return nil }
 func fail(context.Context, order) error    { return errTest }
 
-// untilCanceled is a handler that runs until its context is cancelled, and says so.
+// untilCanceled is a handler that runs until its context is canceled, and returns the cause.
 func untilCanceled(ctx context.Context, _ order) error {
 	<-ctx.Done()
 	return ctx.Err()

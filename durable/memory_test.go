@@ -176,7 +176,7 @@ func (c *consumer) Err() error {
 	return c.lost
 }
 
-// stopped tells whether Stop was called.
+// stopped reports whether Stop was called.
 func (c *consumer) stopped() bool {
 	select {
 	case <-c.stopAsked:

@@ -18,6 +18,13 @@ const suspectAfter = 2
 // countTime bounds a call of Delivery.Count.
 const countTime = 10 * time.Second
 
+// turnTime bounds the wait of a delivery for its turn, before or after one that runs alone. It
+// then goes back, for another worker. Together with the longest Timeout it must be shorter
+// than the time for which an engine leaves a job with its worker.
+const turnTime = 4 * time.Minute
+
+var errTurn = errors.New("durable: a job that runs alone kept it waiting")
+
 // errProcessEnded is what an attempt ended with that was never answered.
 var errProcessEnded = errors.New("the process ended while it ran")
 
@@ -62,7 +69,7 @@ func (w *Worker) handle(ctx context.Context, d Delivery) Outcome {
 		return out
 	}
 	// A delivery that waits, for its turn or for a place in a pool that was paused or shrunk,
-	// waits until the worker is stopped.
+	// goes back when the worker is stopped.
 	entry, leave := context.WithCancel(ctx)
 	defer leave()
 	defer context.AfterFunc(w.stopAsked, leave)()
@@ -70,7 +77,10 @@ func (w *Worker) handle(ctx context.Context, d Delivery) Outcome {
 	if x.alone {
 		places = int64(w.cfg.Concurrency)
 	}
-	if err := w.places.Acquire(entry, places); err != nil {
+	if !w.takePlaces(entry, places) {
+		if entry.Err() == nil {
+			return Outcome{Return, limitAfter, errTurn}
+		}
 		return Outcome{Return, 0, context.Cause(entry)}
 	}
 	defer w.places.Release(places)
@@ -82,6 +92,17 @@ func (w *Worker) handle(ctx context.Context, d Delivery) Outcome {
 		return Outcome{Return, 0, fmt.Errorf("%w: the worker was stopped", ErrClosed)}
 	}
 	return w.run(ctx, entry, x)
+}
+
+// takePlaces waits for its turn until ctx ends, for turnTime at most, and reports whether it has
+// the places.
+func (w *Worker) takePlaces(ctx context.Context, places int64) bool {
+	if w.places.TryAcquire(places) { // as always, without a timer
+		return true
+	}
+	ctx, cancel := context.WithTimeout(ctx, turnTime)
+	defer cancel()
+	return w.places.Acquire(ctx, places) == nil
 }
 
 // closing reports whether the worker begins no more jobs.

@@ -15,7 +15,7 @@ import (
 
 var background = context.Background()
 
-// isDone tells whether the worker's Done is closed.
+// isDone reports whether the worker's Done is closed.
 func (p *plant) isDone() bool {
 	select {
 	case <-p.worker.Done():
@@ -141,7 +141,7 @@ func TestStart(t *testing.T) {
 			assert.NoError(t, <-stopped)
 			assert.True(t, p.isDone())
 		},
-		"an engine that does not mind Stop": func(t *testing.T) {
+		"an engine that ignores Stop": func(t *testing.T) {
 			p := newPlant(t, succeed, options)
 			goOn := make(chan struct{})
 			p.engine.consume = func(context.Context) error { <-goOn; return nil }
@@ -307,7 +307,7 @@ func TestStop(t *testing.T) {
 			assert.NoError(t, <-patient)
 		},
 		"cancels what was on its way": func(t *testing.T) {
-			// The job is in the worker, and not a task yet, when the tasks are cancelled.
+			// The job is in the worker, and not a task yet, when the tasks are canceled.
 			p := startPlant(t, untilCanceled, options)
 			for pool := range p.reg.Pools() {
 				pool.Pause()
@@ -458,7 +458,7 @@ type gate struct {
 func (g gate) TaskSubmitted(context.Context, *tether.Task) { <-g.goOn }
 
 // A job that is on its way into the pool, and no task of the worker yet, when Stop
-// cancels the tasks, is cancelled as well.
+// cancels the tasks, is canceled as well.
 func TestStopCancelsWhatIsOnItsWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		goOn := make(chan struct{})

@@ -252,7 +252,7 @@ func TestVerdicts(t *testing.T) {
 		{name: "panic in the last attempt", handler: func(context.Context, order) error { panic(errTest) }, attempt: 3, want: durable.Dead, is: errTest, log: "ERROR"},
 		{name: "Goexit", handler: func(context.Context, order) error { runtime.Goexit(); return nil }, want: durable.Retry, after: time.Second, is: tether.ErrGoexit, log: "WARN"},
 		{name: "an error whose methods panic", handler: func(context.Context, order) error { return (*badError)(nil) }, want: durable.Retry, after: time.Second, text: "nil", log: "WARN"},
-		{name: "an error that wraps a cancellation which nobody has made", handler: func(context.Context, order) error {
+		{name: "an error that wraps a cancellation that did not happen", handler: func(context.Context, order) error {
 			return fmt.Errorf("%w, %w", context.Canceled, tether.ErrShutdown)
 		}, want: durable.Retry, after: time.Second, is: context.Canceled, log: "WARN"},
 		{name: "one attempt too many", handler: never, attempt: 4, want: durable.Dead, text: `job "invoice": the process ended while it ran, in the last of 3 attempts`, log: "ERROR"},
@@ -423,7 +423,7 @@ func TestTheLimitPutsJobsBack(t *testing.T) {
 	})
 }
 
-// A pool can be paused, or shrunk, by anybody who finds it in the registry.
+// A pool can be paused, or shrunk, by any part of the program: it is in the registry.
 func TestAPausedPool(t *testing.T) {
 	paused := func(t *testing.T) (*plant, <-chan durable.Outcome) {
 		p := startPlant(t, succeed, options)

@@ -2,6 +2,7 @@ package tetherhttp
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -41,6 +42,17 @@ type AsyncConfig struct {
 	// StatusAt is the path or URL at which Tasks is mounted, for the Location of a 202.
 	// Empty means "/tasks/".
 	StatusAt string
+	// StatusURL, if non-nil, returns the Location of a task instead of StatusAt, for services
+	// behind a proxy that adds a path prefix which not all requests have:
+	//
+	//	StatusURL: func(r *http.Request, id string) string {
+	//		return tetherhttp.ForwardedPrefix(r) + "/tasks/" + id
+	//	},
+	StatusURL func(r *http.Request, id string) string
+	// PollAfter, if non-nil, returns when a client that is answered 202 should ask for the
+	// status. It is sent as Retry-After. If nil, it is 1 s for a young task; see
+	// [TasksConfig].PollAfter.
+	PollAfter func(tether.Info) time.Duration
 	// MaxBody is the most bytes that the body of a request may have; it is read into memory.
 	// A larger one is answered 413. Zero means 1 MiB. If it is negative, only requests
 	// without a body are accepted.
@@ -142,7 +154,8 @@ type async struct {
 	submit    func(in *http.Request, body []byte, opts []tether.Option) (*handle, error)
 	inline    time.Duration
 	maxWait   time.Duration
-	statusAt  string // ends with a slash
+	statusURL func(r *http.Request, id string) string
+	pollAfter func(tether.Info) time.Duration
 	always202 bool
 	keep      bool
 	maxBody   int64
@@ -160,10 +173,14 @@ func newAsync(constructor, name string, cfg []AsyncConfig) *async {
 	a := &async{
 		inline: orDefault(c.Inline, 500*time.Millisecond), maxWait: orDefault(c.MaxWait, 30*time.Second),
 		always202: c.Always202, keep: c.KeepOnDisconnect, maxBody: max(c.MaxBody, 0), check: c.Check,
-		statusAt: strings.TrimSuffix(c.StatusAt, "/") + "/", task: slices.Clone(c.TaskOptions),
+		statusURL: c.StatusURL, pollAfter: c.PollAfter, task: slices.Clone(c.TaskOptions),
 	}
-	if c.StatusAt == "" {
-		a.statusAt = "/tasks/"
+	if a.statusURL == nil {
+		prefix := strings.TrimSuffix(cmp.Or(c.StatusAt, "/tasks"), "/") + "/"
+		a.statusURL = func(_ *http.Request, id string) string { return prefix + id }
+	}
+	if a.pollAfter == nil {
+		a.pollAfter = pollAfter
 	}
 	if c.MaxBody == 0 {
 		a.maxBody = 1 << 20
@@ -298,10 +315,13 @@ func (a *async) answer(client *client, w http.ResponseWriter, r *http.Request, f
 func (a *async) accept(w http.ResponseWriter, r *http.Request, t *handle, info tether.Info, granted string, async bool) {
 	applied(w, granted, async)
 	h := w.Header()
-	h.Set("Location", a.statusAt+info.ID)
-	h.Set("Retry-After", "1")
+	at := a.statusURL(r, info.ID)
+	now := represent(r, t, info, at)
+	h.Set("Location", at)
+	h.Set("Retry-After", seconds(a.pollAfter(info)))
 	h.Set("Cache-Control", "no-store")
-	writeBody(w, "application/json", http.StatusAccepted, represent(r, t, info, a.statusAt).body)
+	now.linkResult(h, at)
+	writeBody(w, "application/json", http.StatusAccepted, now.body)
 }
 
 // wait waits for a task as long as the configuration and the client's preferences say. It

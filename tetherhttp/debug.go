@@ -182,7 +182,7 @@ func (h *debug) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	default:
 		// Relative URLs need the slash. The handler does not know where it is mounted, since
 		// r.Pattern may belong to another router, so that it cannot tell an unknown path.
-		seeOther(w, "./"+path.Base(requestPath(r))+"/", r.URL.RawQuery)
+		redirect(w, http.StatusSeeOther, "./"+path.Base(requestPath(r))+"/", r.URL.RawQuery)
 	}
 }
 
@@ -195,14 +195,15 @@ func requestPath(r *http.Request) string {
 	return r.URL.EscapedPath()
 }
 
-// seeOther redirects to a path that begins with "./" and is relative to the URL that the client
-// requested. [http.Redirect] would make it relative to r.URL, which may have been stripped.
-func seeOther(w http.ResponseWriter, to, query string) {
+// redirect redirects to a path that begins with "./" or "../" and is relative to the URL that the
+// client requested. [http.Redirect] would make it relative to r.URL, which may have been
+// stripped.
+func redirect(w http.ResponseWriter, status int, to, query string) {
 	if query != "" {
 		to += "?" + query
 	}
 	w.Header().Set("Location", to)
-	w.WriteHeader(http.StatusSeeOther)
+	w.WriteHeader(status)
 }
 
 // asset is a file that the page loads.
@@ -239,7 +240,7 @@ func (h *debug) serveCancel(w http.ResponseWriter, r *http.Request) {
 	}
 	back := parseQuery(r.URL.Query())
 	back.Canceled = id
-	seeOther(w, "./", back.encode())
+	redirect(w, http.StatusSeeOther, "./", back.encode())
 }
 
 func (h *debug) servePage(w http.ResponseWriter, r *http.Request) {

@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"path"
 	"strings"
 )
 
@@ -56,4 +57,27 @@ func onLoopback(r *http.Request) bool {
 	}
 	local, err := netip.ParseAddrPort(addr.String())
 	return err == nil && local.Addr().Unmap().IsLoopback()
+}
+
+// ForwardedPrefix returns the path prefix that a proxy has stripped from the URL of a request,
+// as it says in X-Forwarded-Prefix: empty, or a path such as "/api" without a slash at the end.
+// A value that is not such a path is ignored. Use it only behind a proxy that sets or removes
+// the header, because a client can send it too.
+func ForwardedPrefix(r *http.Request) string {
+	values := r.Header.Values("X-Forwarded-Prefix")
+	if len(values) != 1 {
+		return ""
+	}
+	prefix := strings.TrimRight(values[0], "/")
+	if !strings.HasPrefix(prefix, "/") || strings.HasPrefix(prefix, "//") || prefix != path.Clean(prefix) {
+		return ""
+	}
+	for i := range len(prefix) {
+		switch c := prefix[i]; {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', strings.IndexByte("/-._~", c) >= 0:
+		default:
+			return "" // it would have to be escaped, or could be taken for something else
+		}
+	}
+	return prefix
 }

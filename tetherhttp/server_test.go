@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -62,7 +63,12 @@ func TestServerPending(t *testing.T) {
 			}
 		}))
 		seen := make(lineCount)
-		srv.ConnState = func(_ net.Conn, s http.ConnState) { seen[s.String()]++ }
+		var mu sync.Mutex
+		srv.ConnState = func(_ net.Conn, s http.ConnState) {
+			mu.Lock()
+			defer mu.Unlock()
+			seen[s.String()]++
+		}
 		server := tetherhttp.Server("public", srv)
 		tetherhttp.Attach(srv, reg)
 		n.serve(t, srv, false)

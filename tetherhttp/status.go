@@ -36,8 +36,8 @@ type progress struct {
 // valuer is a task of which the value is asked for: a *tether.Task or a *handle.
 type valuer interface{ Value() any }
 
-// statusOf returns the status of a task. base is put in front of result_url.
-func statusOf(t valuer, info tether.Info, base string) *status {
+// statusOf returns the status of a task. at is the URL of the status, or a URL relative to it.
+func statusOf(t valuer, info tether.Info, at string) *status {
 	s := &status{
 		ID: info.ID, Name: info.Name, State: info.State.String(), Done: info.State.Final(),
 		Submitted: info.Submitted.UTC(), Started: info.Started.UTC(), Finished: info.Finished.UTC(),
@@ -49,7 +49,7 @@ func statusOf(t valuer, info tether.Info, base string) *status {
 	if !s.Done {
 		return s
 	}
-	s.ResultURL = base + info.ID + "/result"
+	s.ResultURL = at + "/result"
 	if info.State != tether.Succeeded {
 		p, known := answerTo(info.Err).(*Problem)
 		if !known { // the error writes the answer itself, at result_url
@@ -85,10 +85,11 @@ type representation struct {
 	body []byte
 	tag  string // changes whenever the body does
 	done bool
+	info tether.Info
 }
 
-func represent(r *http.Request, t valuer, info tether.Info, base string) *representation {
-	s := statusOf(t, info, base)
+func represent(r *http.Request, t valuer, info tether.Info, at string) *representation {
+	s := statusOf(t, info, at)
 	body, err := encode(s)
 	if err != nil {
 		logf(r, "tetherhttp: the result of a task %q cannot be encoded: %v", info.Name, err)
@@ -96,7 +97,7 @@ func represent(r *http.Request, t valuer, info tether.Info, base string) *repres
 		body, _ = encode(s) // cannot fail without a result
 	}
 	sum := hashOf(string(body))
-	return &representation{body, `"` + hex.EncodeToString(sum[:12]) + `"`, s.Done}
+	return &representation{body, `"` + hex.EncodeToString(sum[:12]) + `"`, s.Done, info}
 }
 
 // among reports whether an If-None-Match lists the representation.
@@ -116,4 +117,25 @@ func (p *representation) event() string {
 		name = "done"
 	}
 	return fmt.Sprintf("event: %s\nid: %s\ndata: %s\n\n", name, p.tag, bytes.TrimSuffix(p.body, []byte("\n")))
+}
+
+// pollAfter returns when a client should ask for a task again: a tenth of its age, so that a
+// long task is not asked for all the time, but at least 1 s and at most 1 min.
+func pollAfter(info tether.Info) time.Duration {
+	since := info.Submitted
+	if since.IsZero() {
+		since = info.Started
+	}
+	if since.IsZero() {
+		return time.Second
+	}
+	age := time.Since(since)
+	return min(max((age/10).Truncate(time.Second), time.Second), time.Minute)
+}
+
+// linkResult sets the Link header of a response with a status, if the task has ended.
+func (p *representation) linkResult(h http.Header, at string) {
+	if p.done {
+		h.Add("Link", "<"+at+`/result>; rel="result"`)
+	}
 }

@@ -23,6 +23,10 @@ type TasksConfig struct {
 	// MaxWait is the longest wait that a client can ask for with Prefer: wait=N. Zero means
 	// 30 s. If it is negative, requests do not wait.
 	MaxWait time.Duration
+	// PollAfter, if non-nil, returns when a client should ask again for a task that has not
+	// ended. It is sent as Retry-After. If nil, it is a tenth of the task's age, at least 1 s
+	// and at most 1 min.
+	PollAfter func(tether.Info) time.Duration
 }
 
 // Tasks returns a handler that serves the status of the tasks of reg, for the Location that
@@ -62,10 +66,14 @@ func Tasks(reg *tether.Registry, cfg ...TasksConfig) http.Handler {
 		panic("tetherhttp: Tasks needs a registry")
 	}
 	c := optional("Tasks", cfg)
-	return &tasks{
+	h := &tasks{
 		reg: reg, maxWait: orDefault(c.MaxWait, 30*time.Second), authorize: c.Authorize, cancel: c.AllowCancel,
-		servers: make(map[*http.Server]context.Context),
+		pollAfter: c.PollAfter, servers: make(map[*http.Server]context.Context),
 	}
+	if h.pollAfter == nil {
+		h.pollAfter = pollAfter
+	}
+	return h
 }
 
 // tasks is the handler that Tasks returns.
@@ -74,6 +82,7 @@ type tasks struct {
 	maxWait   time.Duration
 	authorize func(*http.Request, *tether.Task) bool
 	cancel    bool
+	pollAfter func(tether.Info) time.Duration
 
 	mu      sync.Mutex
 	servers map[*http.Server]context.Context // done when the server shuts down; guarded by mu
@@ -81,6 +90,10 @@ type tasks struct {
 
 func (h *tasks) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "no-store")
+	if last, ok := trailingSlash(r.URL.Path); ok {
+		redirect(w, http.StatusPermanentRedirect, "../"+last, r.URL.RawQuery)
+		return
+	}
 	id, result := taskID(r.URL.Path)
 	t, err := h.reg.Find(id)
 	switch {
@@ -110,6 +123,29 @@ func (h *tasks) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// trailingSlash reports whether a path is that of a task or its result with a slash behind it,
+// and returns the last part without the slash. Relative URLs do not work below it.
+func trailingSlash(path string) (last string, ok bool) {
+	path, ok = strings.CutSuffix(path, "/")
+	id, result := taskID(path)
+	if result {
+		return "result", ok && isID(id)
+	}
+	return id, ok && isID(id)
+}
+
+// isID reports whether s looks like the ID of a task.
+func isID(s string) bool {
+	for i := range len(s) {
+		switch c := s[i]; {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '-', c == '_':
+		default:
+			return false
+		}
+	}
+	return len(s) == lenID
+}
+
 // taskID returns the id in a path: its last part, or the one before "result".
 func taskID(path string) (id string, result bool) {
 	path, result = strings.CutSuffix(path, "/result")
@@ -120,7 +156,7 @@ func (h *tasks) serveStatus(w http.ResponseWriter, r *http.Request, t *tether.Ta
 	w.Header().Add("Vary", "Accept, Prefer")
 	wait, granted := parsePrefer(r.Header).waitUpTo(h.maxWait)
 	have := r.Header.Values("If-None-Match")
-	now := represent(r, t, current(t), "")
+	now := represent(r, t, current(t), t.ID())
 	if wait > 0 && !now.done && (len(have) == 0 || now.among(have)) {
 		resume := suspendWriteTimeout(w, r)
 		serving, cancel := h.whileServing(r)
@@ -133,8 +169,9 @@ func (h *tasks) serveStatus(w http.ResponseWriter, r *http.Request, t *tether.Ta
 	}
 	applied(w, granted, false)
 	if !now.done {
-		w.Header().Set("Retry-After", "1")
+		w.Header().Set("Retry-After", seconds(h.pollAfter(now.info)))
 	}
+	now.linkResult(w.Header(), t.ID())
 	w.Header().Set("ETag", now.tag)
 	if now.among(have) {
 		w.WriteHeader(http.StatusNotModified)
@@ -149,17 +186,17 @@ func (h *tasks) await(ctx context.Context, r *http.Request, t *tether.Task, wait
 	defer cancel()
 	var info tether.Info
 	for info = range watchPaced(ctx, t) {
-		if len(have) > 0 && !represent(r, t, info, "").among(have) {
+		if len(have) > 0 && !represent(r, t, info, t.ID()).among(have) {
 			break
 		}
 	}
-	return represent(r, t, info, "")
+	return represent(r, t, info, t.ID())
 }
 
 func (h *tasks) serveResult(w http.ResponseWriter, r *http.Request, t *tether.Task) {
 	info := current(t)
 	if !info.State.Final() {
-		newProblem(ProblemTaskUnfinished, "the task has not ended yet").after(time.Second).ServeHTTP(w, r)
+		newProblem(ProblemTaskUnfinished, "the task has not ended yet").after(h.pollAfter(info)).ServeHTTP(w, r)
 		return
 	}
 	answer := outcome(t, info)
@@ -171,7 +208,7 @@ func (h *tasks) serveResult(w http.ResponseWriter, r *http.Request, t *tether.Ta
 
 func (h *tasks) serveDelete(w http.ResponseWriter, r *http.Request, t *tether.Task) {
 	if t.Cancel(ErrCanceled) {
-		writeBody(w, "application/json", http.StatusAccepted, represent(r, t, current(t), "").body)
+		writeBody(w, "application/json", http.StatusAccepted, represent(r, t, current(t), t.ID()).body)
 		return
 	}
 	client := clientOf(w, r)

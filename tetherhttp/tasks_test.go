@@ -177,6 +177,7 @@ func TestTasksStatus(t *testing.T) {
 			}
 			if test.want["done"] == true {
 				test.want["result_url"] = task.ID() + "/result"
+				header["Link"] = []string{"<" + task.ID() + `/result>; rel="result"`}
 			} else {
 				header["Retry-After"] = []string{"1"}
 			}
@@ -1005,7 +1006,7 @@ func TestTasksRequests(t *testing.T) {
 		h := tetherhttp.Tasks(reg, tetherhttp.TasksConfig{AllowCancel: true})
 		for _, path := range []string{
 			"/tasks/", "/tasks", "/", "/tasks/x", "/tasks//result", "/result", "/tasks/result", at(other),
-			at(task) + "/", at(task) + "/result/", at(task) + "/result/result", at(task) + "x", at(task)[:len(at(task))-1],
+			at(task) + "//", at(task) + "/x/", "/tasks/x/", at(task) + "/result/result", at(task) + "/result/result/", at(task) + "x", at(task)[:len(at(task))-1],
 			"/tasks/" + strings.Repeat("A", 22), "/tasks/" + strings.Repeat("A", 100_000),
 		} {
 			for _, method := range []string{"GET", "HEAD", "POST", "DELETE"} {

@@ -146,7 +146,7 @@ func (l *lab) awaitFailed(id string) {
 	l.until("a job to fail for good", func() bool { return l.hasLogged("level=ERROR", id) })
 }
 
-// hasLogged tells whether a record has all these words.
+// hasLogged reports whether a record has all these words.
 func (l *lab) hasLogged(words ...string) bool {
 	for record := range strings.Lines(l.logged.String()) {
 		found := true
@@ -188,8 +188,8 @@ func testFailures(l *lab) {
 	add("permanent", durable.JobConfig{}, func(context.Context, work) error { return fmt.Errorf("wrapped: %w", durable.Permanent(errTest)) })
 	add("panic", durable.JobConfig{}, func(context.Context, work) error { panic(errTest) })
 	add("nil pointer", durable.JobConfig{}, func(_ context.Context, w work) error {
-		var nobody *work
-		return fmt.Errorf("%d", nobody.N)
+		var missing *work
+		return fmt.Errorf("%d", missing.N)
 	})
 	add("goexit", durable.JobConfig{}, func(context.Context, work) error { runtime.Goexit(); return nil })
 	add("timeout", durable.JobConfig{Timeout: 50 * time.Millisecond}, untilCancelled)

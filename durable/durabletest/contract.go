@@ -110,7 +110,7 @@ func (l *lab) context() context.Context {
 	return ctx
 }
 
-// closed tells whether a channel is.
+// closed reports whether a channel is closed.
 func closed(c <-chan struct{}) bool {
 	select {
 	case <-c:
@@ -264,14 +264,14 @@ func (l *lab) await(what string, ok func([]line) bool) []line {
 	return l.journal.all()
 }
 
-// until waits for what nobody signals.
+// until waits for a condition that nothing signals.
 func (l *lab) until(what string, ok func() bool) {
 	l.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for guard := time.Now().Add(l.patience); !ok(); <-tick.C {
 		if time.Now().After(guard) {
-			require.FailNow(l, "waited in vain for "+what, "%s", summary(l.journal.all()))
+			require.FailNow(l, "waited without effect for "+what, "%s", summary(l.journal.all()))
 		}
 	}
 }
@@ -364,7 +364,7 @@ func inFlight(lines []line, process int) map[string]bool {
 	return ids
 }
 
-// summary says what is in a journal, for who has waited in vain.
+// summary describes a journal, for the failure of a test that waited without effect.
 func summary(lines []line) string {
 	var b strings.Builder
 	began, endings := make(map[string]int), make(map[string]int)

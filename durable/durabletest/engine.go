@@ -127,13 +127,13 @@ func testOutcomes(l *lab) {
 func testConsumerStop(l *lab) {
 	const places, jobs = 2, 10
 	mayEnd := make(chan struct{})
-	var handled, running, cancelled atomic.Int64
+	var handled, running, canceled atomic.Int64
 	handle := func(ctx context.Context, d durable.Delivery) durable.Outcome {
 		attempt := d.Attempt
 		running.Add(1)
 		<-mayEnd
 		if ctx.Err() != nil {
-			cancelled.Add(1)
+			canceled.Add(1)
 		}
 		assert.Equal(l, 1, attempt)
 		handled.Add(1)
@@ -154,7 +154,7 @@ func testConsumerStop(l *lab) {
 	assert.NoError(l, consumer.Err())
 	assert.NoError(l, consumer.Stop(ended()), "Stop of a consumer that has stopped")
 	assert.EqualValues(l, places, handled.Load(), "handled: no more than was at work when Stop began")
-	assert.Zero(l, cancelled.Load(), "contexts that Stop has cancelled")
+	assert.Zero(l, canceled.Load(), "contexts that Stop has canceled")
 	l.consume(places, handle)
 	l.until("the rest", func() bool { return handled.Load() == jobs })
 }

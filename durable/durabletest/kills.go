@@ -46,7 +46,7 @@ func testKills(l *lab) {
 			all[id] = true
 		}
 		l.await("jobs to be done before the kill", func(lines []line) bool { return len(doneTimes(lines)) >= until })
-		for _, w := range workers { // at once: those who survive would make Hasten wrong
+		for _, w := range workers { // at once: Hasten needs all of them to be dead
 			w.kill()
 			kills++
 		}

@@ -262,7 +262,7 @@ func testTerminate(l *lab) {
 			interrupted++
 		}
 	}
-	assert.NotZero(l, interrupted, "handlers that were cancelled")
+	assert.NotZero(l, interrupted, "handlers that were canceled")
 
 	second := l.spawn(role{Play: "worker", Concurrency: 10})
 	l.awaitDone(ids)

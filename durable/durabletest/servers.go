@@ -171,7 +171,7 @@ func (s *server) begin() error {
 	if s.dir != "" {
 		return s.try()
 	}
-	// A free port may be taken by somebody else before the server has it.
+	// A free port may be taken by another program before the server has it.
 	for attempt := 1; ; attempt++ {
 		port, err := freePort()
 		if err != nil {
@@ -274,8 +274,8 @@ func (s *server) run(ask syscall.Signal, as *syscall.Credential, env []string, n
 	return p.keeper.Start()
 }
 
-// exited tells whether the process has ended. It is asked rather than waited for, so that
-// no goroutine is there for a test to find that looks for leaks.
+// exited reports whether the process has ended. It polls, so that no goroutine waits that a
+// test for leaks would find.
 func (p *program) exited() bool {
 	if !p.gone {
 		pid, err := syscall.Wait4(p.cmd.Process.Pid, nil, syscall.WNOHANG, nil)
@@ -309,8 +309,8 @@ func (p *program) end() (orderly bool) {
 	return orderly
 }
 
-// freePort returns a port of the loopback interface that nobody listens on. It is below
-// those that systems give to connections, so that none takes it while the server is stopped.
+// freePort returns a port of the loopback interface that no program listens on. It is below
+// the ports that systems give to connections, so that none takes it while the server is stopped.
 func freePort() (int, error) {
 	var err error
 	for range 100 {
@@ -347,7 +347,7 @@ func findProgram(name string, folders ...string) (string, error) {
 	return path, nil
 }
 
-// answers tells whether what listens on a port answers a greeting with this.
+// answers reports whether the program on a port answers a greeting like this.
 func answers(port int, greeting, with string) bool {
 	conn, err := net.DialTimeout("tcp", loopback(port), time.Second)
 	if err != nil {

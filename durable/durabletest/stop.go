@@ -26,7 +26,7 @@ func untilCancelled(ctx context.Context, _ work) error {
 	return context.Cause(ctx)
 }
 
-// testStopCancels stops a worker of 4 places and 12 jobs, whose time is up at once.
+// testStopCancels stops a worker of 4 places and 12 jobs, with a context that has ended.
 func testStopCancels(l *lab) {
 	l.testCancels(l.interrupt)
 }

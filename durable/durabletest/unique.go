@@ -20,7 +20,7 @@ var uniqueClauses = []clause{
 	{"many enqueues of one key at once make one job", testUniqueAtOnce},
 }
 
-// uniqueSupport tells whether the engine has unique keys; if not, it has to say so.
+// uniqueSupport reports whether the engine has unique keys; if not, it must refuse them.
 func (l *lab) uniqueSupport() bool {
 	l.Helper()
 	if !l.support.Unique {

@@ -402,7 +402,7 @@ func TestOpen(t *testing.T) {
 	})
 }
 
-// A worker whose handlers keep the whole pool busy is not taken for dead: its job goes on,
+// A worker whose handlers keep the whole pool busy is not presumed dead: its job goes on,
 // however old, though another worker looks for those of dead ones, and finds one.
 func TestABusyWorkerIsAlive(t *testing.T) {
 	t.Parallel()
@@ -448,7 +448,7 @@ func TestABusyWorkerIsAlive(t *testing.T) {
 	require.NoError(t, err)
 	exec(`UPDATE river_job SET state = 'running', attempt = 1, attempted_by = '{tether-dead}' WHERE state = 'scheduled'`)
 	exec(`UPDATE river_job SET attempted_at = now() - interval '1 hour', scheduled_at = now()`)
-	exec(`UPDATE tether_worker SET since = now() - interval '1 hour'`) // so that nobody has to wait
+	exec(`UPDATE tether_worker SET since = now() - interval '1 hour'`) // so that the test need not wait
 	assert.Equal(t, "of a dead one", receive(t, ran))
 	var now string
 	require.NoError(t, others.QueryRow(t.Context(), `SELECT state || ' ' || attempt FROM river_job WHERE kind = 'busy'`).Scan(&now))
@@ -533,23 +533,23 @@ func TestPresence(t *testing.T) {
 		_, err = tx.Exec(t.Context(), `SELECT FROM `+in+`river_job WHERE id = 8 FOR UPDATE`)
 		require.NoError(t, err)
 		assert.EqualValues(t, 4, rescued(me, 1))
-		assert.Equal(t, []int64{2, 5, 9}, available(), "those that it has lost, of who is dead, and of nobody")
+		assert.Equal(t, []int64{2, 5, 9}, available(), "those that it has lost, of a dead worker, and of none")
 		require.NoError(t, tx.Rollback(t.Context()))
 		assert.EqualValues(t, 1, rescued(me, 1))
-		assert.Equal(t, []int64{2, 5, 8, 9}, available(), "and, once nobody has locked it, of who is forgotten")
+		assert.Equal(t, []int64{2, 5, 8, 9}, available(), "and, once it is not locked, of a forgotten one")
 		var reason, state string
 		require.NoError(t, pool.QueryRow(t.Context(), `SELECT errors[1]->>'error' FROM `+in+`river_job WHERE id = 5`).Scan(&reason))
 		assert.Equal(t, "the process ended while it ran", reason)
 		require.NoError(t, pool.QueryRow(t.Context(), `SELECT state FROM `+in+`river_job WHERE id = 10 AND finalized_at IS NOT NULL`).Scan(&state))
-		assert.Equal(t, "cancelled", state, "as somebody has asked River")
+		assert.Equal(t, "cancelled", state, "as River was asked")
 
 		other.End()
-		assert.EqualValues(t, 1, rescued(me, 1), "who has ended has no jobs")
+		assert.EqualValues(t, 1, rescued(me, 1), "a worker that has ended has no jobs")
 		me.End()
 	}
 }
 
-// Those who share jobs share the table of the workers, wherever their search_path leads first.
+// Workers that share jobs share their table, wherever their search_path leads first.
 func TestWorkersTableIsBesideTheJobs(t *testing.T) {
 	t.Parallel()
 	pool := newPool(t)

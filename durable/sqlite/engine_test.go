@@ -259,7 +259,7 @@ func TestAfterACrash(t *testing.T) {
 		}
 		assert.Empty(t, said)
 	})
-	t.Run("it runs at once when nobody is at work, as the next attempt", func(t *testing.T) {
+	t.Run("it runs at once when no worker is at work, as the next attempt", func(t *testing.T) {
 		_, err := e.DB().Exec(`INSERT OR REPLACE INTO river_leader (elected_at, expires_at, leader_id, name) VALUES (datetime('now'), datetime('now', '+1 hour'), 'tether-crashed', 'default')`)
 		require.NoError(t, err)
 		h, said, release := parked(t)
@@ -302,7 +302,7 @@ func TestALiveWorkerKeepsItsJobs(t *testing.T) {
 	put(t, e, dead)
 	exec(`UPDATE river_job SET state = 'running', attempt = 1, attempted_by = '["tether-dead"]' WHERE state = 'scheduled'`)
 	exec(`UPDATE river_job SET attempted_at = datetime('now', 'subsec', '-1 hour'), scheduled_at = datetime('now', 'subsec')`)
-	exec(`UPDATE tether_worker SET since = since - 1`) // so that nobody has to wait
+	exec(`UPDATE tether_worker SET since = since - 1`) // so that the test need not wait
 	assert.Equal(t, "dead 2", receive(t, said))
 	assert.Equal(t, row{"running", "", 1}, rows(t, e)["alive"])
 	assert.Contains(t, rows(t, e)["dead"].errors, "the process ended while it ran")
@@ -386,10 +386,10 @@ func TestPresence(t *testing.T) {
 	require.Greater(t, seen(), before)
 
 	assert.EqualValues(t, 5, rescued(1))
-	assert.Equal(t, []int{2, 5, 8, 9}, in("available"), "those that it has lost, of who is dead, or forgotten, and of nobody")
-	assert.Equal(t, []int{10}, in("cancelled"), "as somebody has asked River")
+	assert.Equal(t, []int{2, 5, 8, 9}, in("available"), "those that it has lost, of a dead worker, of a forgotten one, and of none")
+	assert.Equal(t, []int{10}, in("cancelled"), "as River was asked")
 	other.End()
-	assert.EqualValues(t, 1, rescued(1), "who has ended has no jobs")
+	assert.EqualValues(t, 1, rescued(1), "a worker that has ended has no jobs")
 	assert.Equal(t, []int{2, 4, 5, 8, 9}, in("available"))
 }
 
@@ -538,7 +538,7 @@ func TestOneLockForAllNames(t *testing.T) {
 	assert.NoFileExists(t, link+".lock")
 }
 
-// SQLite, while it waits for a lock, does not mind that a context ends.
+// SQLite, while it waits for a lock, ignores the end of a context.
 func TestEnqueueHeedsItsContext(t *testing.T) {
 	t.Parallel()
 	e := open(t, file(t))
@@ -553,7 +553,7 @@ func TestEnqueueHeedsItsContext(t *testing.T) {
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 	}
 	require.NoError(t, tx.Rollback())
-	assert.Empty(t, rows(t, e), "nobody waits for it")
+	assert.Empty(t, rows(t, e), "no caller waits for it")
 }
 
 // What has become of a job is in River's table, for River's tools.

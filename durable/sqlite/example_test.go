@@ -19,7 +19,7 @@ type InvoiceArgs struct{ Order int }
 
 var invoiced = make(chan int)
 
-// Invoice is known by this name to those who enqueue it and to those who run it.
+// Invoice has this name in the processes that enqueue it and in those that run it.
 var Invoice = durable.Define("invoice", func(ctx context.Context, args InvoiceArgs) error {
 	invoiced <- args.Order
 	return nil

@@ -52,7 +52,7 @@ func TestAFrozenWorkerStoresNothing(t *testing.T) {
 	exec(`UPDATE tether_worker SET seen = seen - 1`)
 	h, said, release := parked(t)
 	consume(t, e, h)
-	exec(`UPDATE tether_worker SET since = since - 1`) // so that nobody has to wait
+	exec(`UPDATE tether_worker SET since = since - 1`) // so that the test need not wait
 	exec(`UPDATE river_job SET attempted_at = datetime('now', 'subsec', '-1 hour')`)
 	require.Equal(t, "job 2", receive(t, said))
 

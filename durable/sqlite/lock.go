@@ -141,7 +141,7 @@ func owned(ctx context.Context, tx riverdriver.ExecutorTx, client string, ids []
 	var found string
 	err = tx.QueryRow(ctx, `
 		SELECT json_group_array(j.id)
-		FROM json_each(?1) AS w JOIN river_job AS j ON j.id = json_extract(w.value, '$[0]')
+		FROM json_each(?1) AS w CROSS JOIN river_job AS j ON j.id = json_extract(w.value, '$[0]')
 		WHERE j.state = 'running' AND json_extract(j.attempted_by, '$[#-1]') IS ?2
 			AND json_extract(w.value, '$[1]') IN (0, j.attempt)`, string(encoded), client).Scan(&found)
 	if err != nil {

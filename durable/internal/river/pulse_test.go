@@ -105,7 +105,7 @@ func TestPulseKnowsWhatIsItsOwn(t *testing.T) {
 	})
 }
 
-// Otherwise it would be running for ever, and its worker none the wiser.
+// Otherwise the row would stay in the state running forever.
 func TestPulseGivesUpWhatIsNeverStored(t *testing.T) {
 	beating(t, func(t *testing.T, p *pulse, d *database, _ *bytes.Buffer) {
 		_, end := p.begin(1)
@@ -132,7 +132,7 @@ func TestPulseBeatsAndRescues(t *testing.T) {
 		d.away = true
 		d.until(81 * time.Second)
 		assert.Greater(t, d.beats, 12+14, "it tries again soon")
-		assert.Equal(t, 13, d.rescues, "by whom nobody has seen")
+		assert.Equal(t, 13, d.rescues, "by a consumer that was not seen")
 		assert.Equal(t, 1, strings.Count(log.String(), errAway.Error()), "logged once for each outage")
 		d.away = false
 		d.until(90 * time.Second)
@@ -140,7 +140,7 @@ func TestPulseBeatsAndRescues(t *testing.T) {
 		d.swallows = true
 		before := d.beats
 		d.until(115 * time.Second)
-		assert.Greater(t, d.beats, before+2, "none hangs for ever")
+		assert.Greater(t, d.beats, before+2, "none hangs forever")
 		d.swallows = false
 		d.until(125 * time.Second)
 		d.forbidden = true

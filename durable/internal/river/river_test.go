@@ -213,7 +213,7 @@ func TestOutcomesWaitForTheDatabase(t *testing.T) {
 		assert.Len(t, rows, 1)
 
 		_, err = store(t.Context(), t.Context(), time.Hour)
-		require.ErrorIs(t, err, errAway, "what can never be stored is not to keep up the others for ever")
+		require.ErrorIs(t, err, errAway, "an outcome that can never be stored does not block others forever")
 
 		life, end := context.WithCancel(t.Context())
 		time.AfterFunc(20*time.Second, end)
