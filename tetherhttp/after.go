@@ -12,8 +12,9 @@ import (
 // dropped. Compare with errors.Is.
 var (
 	// ErrNoScope is returned if the context does not belong to a request that has passed
-	// [Releaser.Handler].
-	ErrNoScope = errors.New("tetherhttp: no request to run a task after: its context has not passed Releaser.Handler")
+	// [Releaser.Handler], which [Attach] installs. Tests that call a handler without a server
+	// can use the package tetherhttptest.
+	ErrNoScope = errors.New("tetherhttp: no request to run a task after: its context has not passed Releaser.Handler (in a test without a server, use tetherhttptest.Handler)")
 	// ErrFinished is returned if the request's handler has returned, or its response has
 	// been sent.
 	ErrFinished = errors.New("tetherhttp: the request has ended: too late for a task after it")

@@ -92,6 +92,10 @@ type AsyncConfig struct {
 // signal.NotifyContext does when the process is told to stop, does not end the wait: the
 // request is finished.
 //
+// A client that closes its sending side after the request, which HTTP/1 allows, counts as gone:
+// net/http cannot tell the two apart. Its task is canceled unless it has an Idempotency-Key or
+// KeepOnDisconnect is set.
+//
 // If the task is not admitted, the answer is never 202: it is 413 for the body, the
 // answer of Check, 400, 409 or 422 for its Idempotency-Key, or 503 with Retry-After if the
 // process is stopping or a pool rejects the task. A full pool of [tether.OverflowBlock] makes the

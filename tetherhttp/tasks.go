@@ -57,6 +57,11 @@ type TasksConfig struct {
 // next request is answered 204, which makes it stop. Waits and streams end when the stop
 // begins, see [tether.Registry.Stopping], or the server shuts down.
 //
+// EventSource gives up for good when it is answered an error or refused a connection, as it may
+// be while the service restarts: a page should then poll the status, whose Retry-After says how
+// often. For scripts of other origins, a CORS middleware must expose the headers Location,
+// Retry-After, Link, ETag and Preference-Applied.
+//
 // The ID is a capability: a client that knows it may see the task, unless
 // [TasksConfig].Authorize refuses. The registry logs it with failures.
 //
