@@ -68,6 +68,11 @@
 //
 // A worker begins no job after the first signal that its registry's Run receives.
 //
+// # Traces
+//
+// [JobConfig].Headers and [WorkerConfig].Context carry the trace of a request to the handlers of
+// its jobs. For OpenTelemetry they are JobHeaders and JobContext of the package tether/otel.
+//
 // # Handlers must be idempotent
 //
 // So a handler may be run again after it has done its work. There are three ways to write

@@ -24,7 +24,7 @@ type JobConfig struct {
 	// MaxAttempts is the most attempts that count, the first included. Zero means 25.
 	//
 	// With 1 a job that has failed is not run again, and a crash of the process in which it
-	// runs loses it. Otherwise a crash counts only if no other job of the worker ran beside
+	// runs loses it; each attempt then costs the engine one more write. Otherwise a crash counts only if no other job of the worker ran beside
 	// it: after two crashes that did not count, the job runs alone. So a job that ends the
 	// process is dead after its attempts, and its neighbors are not. An engine that cannot
 	// tell counts every crash, see [Support].Pardons. An attempt that a drain cancels does not

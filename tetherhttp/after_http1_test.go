@@ -366,7 +366,7 @@ func (s situation) run(t *testing.T, secure bool, with how) (e exchange) {
 
 // TestHTTP1 makes each kind of request, in clear text and with TLS: to the handler
 // alone; with Attach, where the task must find all of the response with the client, and
-// nobody else must see a difference; the same with OnlyIf; and with a middleware that
+// no other observer must see a difference; the same with OnlyIf; and with a middleware that
 // starts tasks when the handler returns. The last one is wrong, and must be found out.
 func TestHTTP1(t *testing.T) {
 	for _, s := range situations() {

@@ -293,7 +293,7 @@ func TestHTTP2ClientGone(t *testing.T) {
 	})
 }
 
-// A client that does not read what it is sent does not hold tasks up for ever.
+// A client that does not read its response does not delay tasks forever.
 func TestHTTP2MaxWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const window = 4 << 20 // of net/http's client, for each stream

@@ -225,8 +225,8 @@ func TestAfterWithinAnotherProtocol(t *testing.T) {
 	require.NoError(t, outer.Wait(context.Background()))
 }
 
-// A handler that has taken its connection over may add still, and hand it to somebody
-// else: the tasks start when it has returned.
+// A handler that has taken over its connection may still add tasks, and pass the connection
+// on: the tasks start when the handler has returned.
 func TestAfterHijack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var returned time.Time
@@ -384,7 +384,7 @@ func TestAfterOn(t *testing.T) {
 				})
 				pool = s.reg.NewPool("narrow", tether.PoolConfig{Workers: 1, Overflow: overflow})
 				assert.Contains(t, s.get(t, "/"), "503 Service Unavailable")
-				s.drained(t, 1) // the first one runs: nobody has discarded it
+				s.drained(t, 1) // the first one runs: it was not discarded
 			})
 		})
 	}
@@ -785,7 +785,7 @@ func TestAfterClientGoneEarly(t *testing.T) {
 	})
 }
 
-// A client that does not read does not hold tasks up for ever.
+// A client that does not read does not delay tasks forever.
 func TestMaxWait(t *testing.T) {
 	for name, c := range map[string]struct {
 		opts []tetherhttp.ReleaserConfig
@@ -1410,7 +1410,7 @@ func TestConnectionsAreForgotten(t *testing.T) {
 		}()
 		time.Sleep(time.Hour)
 		assert.Len(t, conns, 7)
-		assert.Zero(t, uncollected(conns), "connections that somebody still knows")
+		assert.Zero(t, uncollected(conns), "connections that are still referenced")
 		runtime.KeepAlive(b)
 		runtime.KeepAlive(srv)
 	})
@@ -1443,7 +1443,7 @@ func TestRequestsAreForgotten(t *testing.T) {
 		}
 		time.Sleep(time.Hour) // the runtime forgets a stopped timer when it sets another
 		assert.EqualValues(t, 5, reg.Stats().Succeeded)
-		assert.Zero(t, uncollected(values), "requests that somebody still knows")
+		assert.Zero(t, uncollected(values), "requests that are still referenced")
 		c.send("GET") // it is still open
 	})
 }
@@ -1768,7 +1768,7 @@ func (n *memNet) rawClient(t *testing.T, secure bool) *rawClient {
 	require.NoError(t, err)
 	if secure {
 		c := tls.Client(conn, clientTLS())
-		require.NoError(t, c.Handshake()) // now, while nobody waits for a lock: time stands still in a bubble meanwhile
+		require.NoError(t, c.Handshake()) // now, while no goroutine waits for a lock: time stands still in a bubble meanwhile
 		conn = c
 	}
 	c := &rawClient{conn: conn}

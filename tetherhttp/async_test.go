@@ -269,7 +269,7 @@ func TestAsync(t *testing.T) {
 			"X-Content-Type-Options": {"nosniff"},
 		}, w.Header())
 		assert.Equal(t, sevenPages, w.Body.String())
-		assert.Empty(t, slices.Collect(reg.Finished()), "nobody knows its id")
+		assert.Empty(t, slices.Collect(reg.Finished()), "no client knows its ID")
 	})
 	bubble(t, "work that is not done in time is answered with a promise, and goes on", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
@@ -296,7 +296,7 @@ func TestAsync(t *testing.T) {
 		require.NoError(t, task.Wait(t.Context()))
 		assert.Equal(t, time.Minute, time.Since(began))
 		assert.Equal(t, report{7}, task.Value())
-		assert.Equal(t, []*tether.Task{task}, slices.Collect(reg.Finished()), "somebody was told of it")
+		assert.Equal(t, []*tether.Task{task}, slices.Collect(reg.Finished()), "a client was told of it")
 	})
 	bubble(t, "work that says nothing of its progress is answered when it is done", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
@@ -540,7 +540,7 @@ func TestAsyncPrefer(t *testing.T) {
 			assert.Equal(t, []string{"Prefer"}, w.Header().Values("Vary"))
 		})
 	}
-	bubble(t, "the cap is 30 s if nobody says otherwise", func(t *testing.T) {
+	bubble(t, "the cap is 30 s by default", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		began := time.Now()
 		ask(t, tetherhttp.Async(reg, "report", takes(time.Minute)), request("POST", "/", "", "Prefer", "wait=40"))
@@ -621,7 +621,7 @@ func TestAsyncClientGone(t *testing.T) {
 		close(release)
 		require.NoError(t, task.Wait(t.Context()))
 	})
-	bubble(t, "somebody who is there all the same is told so", func(t *testing.T) {
+	bubble(t, "a client that is there all the same is told so", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
@@ -635,7 +635,7 @@ func TestAsyncClientGone(t *testing.T) {
 		require.Len(t, finished, 1)
 		assert.ErrorIs(t, finished[0].Err(), tetherhttp.ErrClientGone)
 	})
-	bubble(t, "a result that was there in time is answered to whoever reads it", func(t *testing.T) {
+	bubble(t, "a result that was there in time is answered", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		ctx, cancel := context.WithCancel(t.Context())
 		h := tetherhttp.Async(reg, "report", func(context.Context, *http.Request) (report, error) {
@@ -914,7 +914,7 @@ func TestAsyncUpload(t *testing.T) {
 }
 
 func TestAsyncRequest(t *testing.T) {
-	bubble(t, "a form that somebody has parsed before is a mistake of the program", func(t *testing.T) {
+	bubble(t, "a form that a middleware has parsed is a mistake of the program", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		body, contentType := upload(t, 10)
 		r := request("POST", "/reports", body, "Content-Type", contentType)
@@ -1052,7 +1052,7 @@ func TestAsyncCheck(t *testing.T) {
 	})
 }
 
-// Requests that share a task: nobody can know who else has it.
+// Requests that share a task: one request cannot know which others have it.
 func TestAsyncUnique(t *testing.T) {
 	type visitor struct {
 		cancel context.CancelFunc
@@ -1081,16 +1081,16 @@ func TestAsyncUnique(t *testing.T) {
 			assert.Equal(t, sevenPages, w.Body.String())
 		}
 		assert.EqualValues(t, 1, reg.Stats().Submitted)
-		assert.Len(t, slices.Collect(reg.Finished()), 1, "somebody may look for it still")
+		assert.Len(t, slices.Collect(reg.Finished()), 1, "a client may still look for it")
 	})
-	bubble(t, "it goes on whoever goes", func(t *testing.T) {
+	bubble(t, "it continues if one of the clients goes", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		release := make(chan struct{})
 		h := shared(reg, release)
 		a, b := visit(t, h), visit(t, h)
 		task := live(t, reg)
 		b.cancel()
-		assert.Same(t, task, accepted(t, reg, <-b.answer), "somebody may be there to read it")
+		assert.Same(t, task, accepted(t, reg, <-b.answer), "the client may still be there")
 		a.cancel()
 		assert.Same(t, task, accepted(t, reg, <-a.answer))
 		synctest.Wait()
@@ -1109,7 +1109,7 @@ func TestAsyncUnique(t *testing.T) {
 		assert.Equal(t, http.StatusOK, (<-a.answer).Code)
 		assert.Equal(t, []*tether.Task{task}, slices.Collect(reg.Finished()))
 	})
-	bubble(t, "a task that somebody else has made is not a client's to cancel", func(t *testing.T) {
+	bubble(t, "a task that the program has made is not a client's to cancel", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		release := make(chan struct{})
 		task, err := reg.Go(t.Context(), "elsewhere", func(context.Context) error { <-release; return nil }, tether.Unique("one"))
@@ -1125,7 +1125,7 @@ func TestAsyncUnique(t *testing.T) {
 	})
 }
 
-// What is not admitted is not started, and nobody is promised anything.
+// What is not admitted is not started, and never answered 202.
 func TestAsyncRefused(t *testing.T) {
 	refused := func(t *testing.T, w *asked) tetherhttp.Problem {
 		t.Helper()
@@ -1304,7 +1304,7 @@ func TestAsyncOutcomes(t *testing.T) {
 			check(t, ask(t, h, server.of(request("POST", "/reports", ""))))
 			assert.Len(t, book.about("task=report"), test.logged, "T8: a failure that was answered is logged once all the same")
 			assert.Len(t, server.about(`POST "/reports"`), test.server)
-			kept := test.logged // failures stay for those who look for them
+			kept := test.logged // failures are retained
 			assert.Len(t, slices.Collect(reg.Finished()), kept)
 		})
 		bubble(t, name+", at the status resource", func(t *testing.T) {
@@ -1364,7 +1364,7 @@ func TestAsyncOutcomes(t *testing.T) {
 	})
 }
 
-// unmarshalable is a value whose encoding fails.
+// unmarshalable is a value that cannot be encoded.
 type unmarshalable struct{}
 
 func (unmarshalable) MarshalJSON() ([]byte, error) { return nil, errors.New(secret) }

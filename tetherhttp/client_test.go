@@ -16,8 +16,8 @@ import (
 	"github.com/seed-2e639f12/tether/tetherhttp"
 )
 
-// A server whose base context ends with the signal, as many services have it, is a server
-// whose requests are finished all the same: their clients have not gone.
+// If a server's base context ends with the signal, as in many services, its requests are
+// finished all the same: their clients have not gone.
 func TestBaseContextEnds(t *testing.T) {
 	// based returns a server in memory, and ends its base context.
 	based := func(t *testing.T, n *memNet, version int, h http.Handler, attach *tether.Registry) (*http.Client, context.CancelFunc) {

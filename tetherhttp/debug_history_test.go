@@ -42,7 +42,7 @@ func counted(p debugJSON) map[string]debugBar {
 
 // The clock of a bubble starts at midnight.
 func TestDebugHistory(t *testing.T) {
-	// blind is a registry whose finished tasks cannot tell what was before.
+	// blind is a registry that does not retain all tasks that have ended.
 	blind := func(t *testing.T) *tether.Registry {
 		reg := newRegistry(t, tether.Config{Retain: -1})
 		named(t, reg, "forgotten", succeed)
@@ -78,7 +78,7 @@ func TestDebugHistory(t *testing.T) {
 		}, counted(p))
 		assert.Len(t, p.History.Intervals, 3)
 	})
-	bubble(t, "goes on while nobody looks, and back ten minutes", func(t *testing.T) {
+	bubble(t, "continues without requests, and reaches back ten minutes", func(t *testing.T) {
 		reg := blind(t)
 		h := tetherhttp.Debug(reg)
 		debugged(t, h, "")
@@ -105,7 +105,7 @@ func TestDebugHistory(t *testing.T) {
 		for range 3 {
 			time.Sleep(9 * time.Minute)
 			p := debugged(t, h, "")
-			assert.Len(t, p.History.Intervals, 60, "somebody looks often enough")
+			assert.Len(t, p.History.Intervals, 60, "it is requested often enough")
 		}
 		time.Sleep(10*time.Minute + 20*time.Second)
 		p := debugged(t, h, "")
@@ -215,7 +215,7 @@ func TestDebugSnapshot(t *testing.T) {
 		assert.Equal(t, first.Time.Add(time.Second), next.Time)
 		assert.Equal(t, 1, next.Live.Total)
 	})
-	bubble(t, "is shared by those who come at once", func(t *testing.T) {
+	bubble(t, "is shared by simultaneous requests", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		cancelAll(t, reg)
 		for range 100 {
@@ -367,7 +367,7 @@ func TestDebugMounted(t *testing.T) {
 			assert.Equal(t, http.StatusSeeOther, w.Code)
 			assert.Equal(t, location, w.Header().Get("Location"), target)
 		}
-		// Another router, in a ServeMux whose pattern tells nothing.
+		// Another router, in a ServeMux with a pattern that tells nothing.
 		inner := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if strings.HasPrefix(r.URL.Path, "/debug/tether") {
 				h.ServeHTTP(w, r)
@@ -457,7 +457,7 @@ func TestDebugNetwork(t *testing.T) {
 			time.Sleep(45 * time.Second)
 		}
 	})
-	overTheNetwork(t, "the server's shutdown waits for nobody who looks", func(t *testing.T, n *memNet, version int) {
+	overTheNetwork(t, "the server's shutdown does not wait for viewers", func(t *testing.T, n *memNet, version int) {
 		srv := n.server(tetherhttp.Debug(newRegistry(t, tether.Config{})))
 		n.serve(t, srv, version == 2)
 		c := clientOf(t, n, version)

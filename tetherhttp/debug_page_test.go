@@ -45,8 +45,8 @@ func TestDebugLook(t *testing.T) {
 		}
 		assert.NotSame(t, s, h.look(t.Context()))
 	})
-	synctestRun("nobody waits for one longer than his request lasts", func(t *testing.T, h *debug) {
-		h.looking <- struct{}{} // somebody is looking
+	synctestRun("a request waits for one no longer than it lasts", func(t *testing.T, h *debug) {
+		h.looking <- struct{}{} // a snapshot is being taken
 		get := func(query string) int {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 			defer cancel()

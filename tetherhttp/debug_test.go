@@ -232,7 +232,7 @@ func TestDebug(t *testing.T) {
 		named(t, pool, "pushed out", succeed)
 		named(t, pool, "pushes", succeed)
 		time.Sleep(2 * time.Second)
-		stopped := named(t, reg, "stopped by somebody", untilCanceled)
+		stopped := named(t, reg, "stopped on request", untilCanceled)
 		synctest.Wait()
 		stopped.Cancel(errTest)
 		h := tetherhttp.Debug(reg)
@@ -416,7 +416,7 @@ func TestDebug(t *testing.T) {
 		assert.Contains(t, p.Finished.Tasks[0].Error, "1,000,000 bytes")
 		assert.Equal(t, "(the error's own method panicked: in Error)", p.Finished.Tasks[1].Error)
 	})
-	bubble(t, "errors that break whoever uses them", func(t *testing.T) {
+	bubble(t, "errors with methods that panic", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		for i, err := range []error{(*fs.PathError)(nil), (*tether.PanicError)(nil), brokenError{}, worseError{}, fmt.Errorf("wraps %w", brokenError{})} {
 			named(t, reg, fmt.Sprint("fails ", i), func(context.Context) error { return err })
@@ -461,7 +461,7 @@ type panickingError struct{}
 
 func (panickingError) Error() string { panic("in Error") }
 
-// brokenError is one whose every method panics.
+// brokenError is an error with methods that all panic.
 type brokenError struct{}
 
 func (brokenError) Error() string { panic("broken") }

@@ -24,7 +24,7 @@ type storeError struct{ err error }
 func (e *storeError) Error() string { return e.err.Error() }
 func (e *storeError) Unwrap() error { return e.err }
 
-// wildError is an error whose methods all panic.
+// wildError is an error with methods that all panic.
 type wildError struct{ value any }
 
 func (e wildError) Error() string   { panic(e.value) }
@@ -41,7 +41,7 @@ type writerFunc func(http.ResponseWriter)
 func (writerFunc) Error() string                                      { return "writer" }
 func (f writerFunc) ServeHTTP(w http.ResponseWriter, r *http.Request) { f(w) }
 
-// hostileErrors are errors whose methods cannot all be called.
+// hostileErrors are errors with methods that panic, or that cannot be called.
 func hostileErrors() map[string]error {
 	return map[string]error{
 		"a typed nil":                        (*storeError)(nil),
@@ -97,7 +97,7 @@ func TestHostileErrors(t *testing.T) {
 	}
 }
 
-// wildResult is a result whose encoding panics.
+// wildResult is a result with an encoding that panics.
 type wildResult struct{}
 
 func (wildResult) MarshalJSON() ([]byte, error) { panic("boom") }

@@ -55,7 +55,7 @@ func ExampleAsync() {
 	}
 	finish := make(chan struct{})
 	makeReport := func(ctx context.Context, r *http.Request) (Report, error) {
-		if r.PathValue("year") == "all" { // it takes longer than anybody wants to wait
+		if r.PathValue("year") == "all" { // it takes longer than a client should wait
 			select {
 			case <-finish:
 			case <-ctx.Done():
@@ -117,7 +117,7 @@ func send(r *http.Request, err error) response {
 	return response{res.StatusCode, res.Header, string(body)}
 }
 
-// A handler as it is, whose answer is kept until somebody fetches it.
+// An existing handler. Its response is kept until the client fetches it.
 func ExampleAsyncHandler() {
 	reg := tether.New(tether.Config{Logger: slog.New(slog.DiscardHandler)})
 	loaded := make(chan struct{})
@@ -283,7 +283,7 @@ func ExampleListenAndServe() {
 	// <nil>
 }
 
-// Counts for those who want neither Prometheus nor OpenTelemetry: the standard
+// Counts without Prometheus or OpenTelemetry: the standard
 // library's expvar, which shows them at /debug/vars.
 func Example_expvar() {
 	reg := tether.New(tether.Config{})

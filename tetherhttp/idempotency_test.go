@@ -505,7 +505,7 @@ func TestIdempotent(t *testing.T) {
 		assert.False(t, replayed(t, w))
 		assert.True(t, replayed(t, ask(t, h, keyed("k"))))
 	})
-	bubble(t, "those who join one that is refused try for themselves", func(t *testing.T) {
+	bubble(t, "requests that join a refused one try for themselves", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		p := reg.NewPool("p", tether.PoolConfig{Workers: 1, Overflow: tether.OverflowBlock}) // it blocks
 		blocker := start(t, p, untilCanceled)
@@ -632,7 +632,7 @@ func TestIdempotentMemory(t *testing.T) {
 			assert.False(t, replayed(t, ask(t, h, long(i))))
 		}
 	})
-	bubble(t, "the result is let go with the key, though nobody asks", func(t *testing.T) {
+	bubble(t, "the result is dropped with the key, without a request", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{Retain: -1})
 		type result struct{ Text *string } // a pointer, so that it does not share its place in memory with others
 		results := make(chan weak.Pointer[result], 3)
@@ -661,7 +661,7 @@ func TestIdempotentMemory(t *testing.T) {
 		assert.Nil(t, c.Value())
 		runtime.KeepAlive(h)
 	})
-	bubble(t, "10,000 if nobody says otherwise", func(t *testing.T) {
+	bubble(t, "10,000 by default", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{Retain: -1})
 		var runs atomic.Int32
 		h := tetherhttp.Async(reg, "order", counting(&runs, 0), tetherhttp.AsyncConfig{Idempotency: &tetherhttp.IdempotencyConfig{}})
@@ -681,7 +681,7 @@ func TestIdempotentMemory(t *testing.T) {
 	})
 }
 
-// nowhere is a ResponseWriter whose answers nobody sees.
+// nowhere is a ResponseWriter that discards its response.
 type nowhere struct{}
 
 func (nowhere) Header() http.Header         { return http.Header{} }

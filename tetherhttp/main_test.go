@@ -15,7 +15,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// errTest is an error that is nobody else's.
+// errTest is an error that no other code returns.
 var errTest = errors.New("test error")
 
 // newRegistry returns a registry that logs nothing unless cfg says so. At the end

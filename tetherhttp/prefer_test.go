@@ -74,7 +74,7 @@ func TestPrefer(t *testing.T) {
 		{[]string{"respond async"}, none},
 		{[]string{"respond-asynchronous, awaits=10"}, none},
 		{[]string{`foo="unterminated, wait=10`, "respond-async"}, async},
-		// More than anybody waits.
+		// More than a day.
 		{[]string{"wait=86400"}, wait(86400)},
 		{[]string{"wait=86401"}, wait(86400)},
 		{[]string{"wait=9223372037"}, wait(86400)},

@@ -262,7 +262,7 @@ func TestToldTask(t *testing.T) {
 }
 
 // Requests share a task by [tether.Unique]; the one that has made it does not decide
-// what becomes of it, since it cannot know who else has been told of it.
+// what becomes of it, since it cannot know which other requests were told of it.
 func TestToldTaskIsShared(t *testing.T) {
 	unique := func(inline time.Duration) tetherhttp.AsyncConfig {
 		return tetherhttp.AsyncConfig{Inline: inline, TaskOptions: []tether.Option{tether.Unique("one")}}
@@ -355,7 +355,7 @@ func TestToldTaskIsShared(t *testing.T) {
 		}
 		b := tetherhttp.AfterSubmit(tetherhttp.Async(reg, "t", sevenWhen(release), unique(-1)), func(*tether.Task) { ctx.armed.Store(true) })
 		w := answerOf(b, request("POST", "/", "").WithContext(ctx))
-		require.False(t, ctx.armed.Load(), "nobody has asked whether the client is there")
+		require.False(t, ctx.armed.Load(), "the handler has not asked whether the client is there")
 		if w.Code == http.StatusAccepted {
 			assert.Equal(t, http.StatusOK, answerOf(tetherhttp.Tasks(reg), request("GET", w.Header().Get("Location"), "")).Code)
 		} else {
@@ -444,7 +444,7 @@ func TestObserverIsBusy(t *testing.T) {
 		"when the wait is over": {tetherhttp.AsyncConfig{Inline: time.Second}, ""},
 		"when wait=1 is over":   {tetherhttp.AsyncConfig{Inline: -1}, "wait=1"},
 	} {
-		bubble(t, "a 202 says whose it is: "+name, func(t *testing.T) {
+		bubble(t, "a 202 has the task's status: "+name, func(t *testing.T) {
 			o := busyObserver{in: make(chan struct{}), out: make(chan struct{})}
 			reg := newRegistry(t, tether.Config{Observer: o})
 			letGo := sync.OnceFunc(func() { close(o.out) })
@@ -525,7 +525,7 @@ func TestBrokenOffHandler(t *testing.T) {
 			})
 		}
 	})
-	overHTTP(t, "a proxy whose upstream breaks off breaks the connection off", func(t *testing.T, http2 bool) {
+	overHTTP(t, "a proxy aborts the response if its upstream does", func(t *testing.T, http2 bool) {
 		// ReverseProxy panics where it finds that a server would recover that.
 		var logged clearLog
 		reg := newRegistry(t, tether.Config{OnPanic: tether.PanicCrash})
@@ -611,7 +611,7 @@ func TestKeptAnswer(t *testing.T) {
 		assert.Equal(t, []string{"Origin", "Prefer", "Accept"}, w.Header().Values("Vary"))
 		assert.Equal(t, []string{"DENY"}, w.Header().Values("X-Frame-Options"), "others it replaces, as without AsyncHandler")
 	})
-	bubble(t, "at the result's URL nobody may store what the handler calls public", func(t *testing.T) {
+	bubble(t, "the result's URL is not cacheable, though the handler's response is", func(t *testing.T) {
 		// A shared cache would answer those whom Authorize refuses.
 		reg := newRegistry(t, tether.Config{})
 		bare := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -672,7 +672,7 @@ func TestNilAnswer(t *testing.T) {
 	})
 }
 
-// anyConn is a connection of somebody's listener that is no pointer, and cannot be
+// anyConn is a connection of a user's listener that is not a pointer, and cannot be
 // compared.
 type anyConn struct {
 	net.Conn
@@ -680,7 +680,7 @@ type anyConn struct {
 }
 
 func TestAfterAtTheEdges(t *testing.T) {
-	t.Run("T5 in order: cancelled in the last function, which returns nil, is a success", func(t *testing.T) {
+	t.Run("T5 in order: canceled in the last function, which returns nil, is a success", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		// run submits functions of which the last is started, and cancels the task then.
 		run := func(before, behind int) (task *tether.Task, ran int) {
@@ -712,7 +712,7 @@ func TestAfterAtTheEdges(t *testing.T) {
 		assert.Equal(t, tether.Canceled, task.State())
 		assert.Equal(t, 1, ran)
 	})
-	bubble(t, "a listener whose connections cannot be compared is served", func(t *testing.T) {
+	bubble(t, "a listener with connections that cannot be compared is served", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		ran := make(chan tetherhttp.Delivery, 1)
 		srv := &http.Server{Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
@@ -820,7 +820,7 @@ func TestReusedKey(t *testing.T) {
 		assert.Zero(t, reg.Stats().Submitted)
 	})
 	for name, hangs := range map[string]bool{
-		"results go with their keys, also if nobody sends another":                false,
+		"results go with their keys, also without another request":                false,
 		"results go with their keys, though a task of an older key has not ended": true,
 	} {
 		bubble(t, name, func(t *testing.T) {
@@ -892,7 +892,7 @@ func TestReusedKey(t *testing.T) {
 }
 
 func TestWaitAtTheEdges(t *testing.T) {
-	bubble(t, "who asks for a longer wait does not get a shorter one than who does not ask", func(t *testing.T) {
+	bubble(t, "a client that asks for a longer wait does not get a shorter one than others", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		for prefer, want := range map[string]time.Duration{
 			"":        time.Second,
@@ -977,9 +977,9 @@ func TestWaitAtTheEdges(t *testing.T) {
 			both.Wait()
 		}
 	})
-	bubble(t, "a body that says much of its progress costs those who wait for its end next to nothing", func(t *testing.T) {
+	bubble(t, "a body that says much of its progress costs requests that wait for its end next to nothing", func(t *testing.T) {
 		// Memory stands for work: what is shown of a task is allocated. One allocation for
-		// each report and all who wait together is far more than is needed.
+		// each report and all waiters together is far more than is needed.
 		const reports, waiting = 20_000, 10
 		reg := newRegistry(t, tether.Config{})
 		cost := func(wait func(location string)) uint64 {
@@ -1059,7 +1059,7 @@ func TestStreamAtTheEdges(t *testing.T) {
 		assert.Equal(t, "status", name)
 		name, id = eventOf(t, stream(reg, task, id))
 		assert.Equal(t, "status", name, "also if nothing is new")
-		assert.Zero(t, time.Since(began), "who waits for the next one waits for nothing")
+		assert.Zero(t, time.Since(began), "a request that waits for the next one would wait without effect")
 		close(release)
 		synctest.Wait()
 		name, id = eventOf(t, stream(reg, task, id))
@@ -1238,7 +1238,7 @@ func TestCheck(t *testing.T) {
 		assert.EqualValues(t, 1, reg.Stats().Submitted)
 	})
 	bubble(t, "it looks at repetitions too", func(t *testing.T) {
-		// Whoever asks may not be allowed any more.
+		// The client may not be allowed any more.
 		reg := newRegistry(t, tether.Config{})
 		var refuse error
 		h := tetherhttp.Async(reg, "t", echo, tetherhttp.AsyncConfig{Idempotency: &tetherhttp.IdempotencyConfig{}, Check: func(*http.Request) error { return refuse }})
@@ -1318,7 +1318,7 @@ func TestProblemOfWhatHappens(t *testing.T) {
 		"it takes too long": {func(t *testing.T, reg *tether.Registry) error {
 			return ended(t, reg, func(ctx context.Context) error { <-ctx.Done(); return context.Cause(ctx) }, tether.Timeout(time.Second))
 		}, 504, "", true},
-		"a client has cancelled it": {func(t *testing.T, reg *tether.Registry) error {
+		"a client has canceled it": {func(t *testing.T, reg *tether.Registry) error {
 			task, err := reg.Go(t.Context(), "t", func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() })
 			require.NoError(t, err)
 			answerOf(tetherhttp.Tasks(reg, tetherhttp.TasksConfig{AllowCancel: true}), request("DELETE", "/tasks/"+task.ID(), ""))

@@ -98,7 +98,7 @@ func TestServeChild(t *testing.T) {
 	os.Exit(0)
 }
 
-// A signal comes while a request is being answered, a task runs that somebody was
+// A signal comes while a request is being answered, a task runs that a client was
 // promised, and a stream is open: all that was accepted is done.
 func TestListenAndServe_Signal(t *testing.T) {
 	executable, err := os.Executable()

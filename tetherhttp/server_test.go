@@ -108,7 +108,7 @@ func TestServerPending(t *testing.T) {
 		synctest.Wait()
 		assert.Empty(t, server.Pending())
 	})
-	bubble(t, "of a listener whose connections cannot be compared", func(t *testing.T) {
+	bubble(t, "of a listener with connections that cannot be compared", func(t *testing.T) {
 		srv := &http.Server{Handler: http.NotFoundHandler()}
 		server := tetherhttp.Server("public", srv)
 		do := servePipes(t, srv, false, func(c net.Conn) net.Conn { return anyConn{Conn: c} })

@@ -27,7 +27,7 @@ import (
 	"github.com/seed-2e639f12/tether/tetherhttp"
 )
 
-// untilCanceled is a body that runs until its context is cancelled, and says why.
+// untilCanceled is a body that runs until its context is canceled, and returns the cause.
 func untilCanceled(ctx context.Context) error {
 	<-ctx.Done()
 	return context.Cause(ctx)
@@ -499,7 +499,7 @@ func TestTasksEvents(t *testing.T) {
 		assert.Equal(t, last.Header().Get("ETag"), events[2].id)
 		assert.Equal(t, readStatus(t, last.Body.Bytes()), events[2].status)
 	})
-	bubble(t, "who comes back after the end is told that it was the end", func(t *testing.T) {
+	bubble(t, "a client that reconnects after the end is told that it was the end", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		task := start(t, reg, succeed)
 		synctest.Wait()
@@ -518,7 +518,7 @@ func TestTasksEvents(t *testing.T) {
 			assert.Equal(t, events[0].status, s.events(t)[0].status)
 		}
 	})
-	bubble(t, "who comes back before the end is told where it is", func(t *testing.T) {
+	bubble(t, "a client that reconnects before the end is sent the current state", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		c := make(chan tether.Progress)
 		task := start(t, reg, steps(c))
@@ -715,7 +715,7 @@ func TestTasksEvents(t *testing.T) {
 		h.ServeHTTP(struct{ http.ResponseWriter }{w}, follow(task))
 		assert.Contains(t, w.Body.String(), "event: done\n")
 	})
-	bubble(t, "only for those who ask for it, and not for JSON", func(t *testing.T) {
+	bubble(t, "only for requests that prefer it to JSON", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		task := start(t, reg, succeed)
 		synctest.Wait()
@@ -1035,7 +1035,7 @@ func TestTasksRequests(t *testing.T) {
 		synctest.Wait()
 		assert.Equal(t, http.StatusGone, ask(t, h(reg), request("GET", at(task), "")).Code)
 	})
-	bubble(t, "who may not see it is told what everybody is told of no task", func(t *testing.T) {
+	bubble(t, "a client that may not see it gets the answer for an unknown task", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
 		task := start(t, reg, untilCanceled, tether.Label("owner", "me"))
 		synctest.Wait()

@@ -1,7 +1,7 @@
-// Package durabletest has the contract that every engine of package durable keeps, as
-// tests that run on the engine itself: real processes, killed for real.
+// Package durabletest is the contract of the engines of package durable, as tests that run on
+// the engine itself, with real processes that are really killed.
 //
-// An engine of your own passes it like this, in a file of its package's tests:
+// Another engine runs it like this, in a file of its package's tests:
 //
 //	var fixture = durabletest.Fixture{
 //		Server: func(t testing.TB) durabletest.Server { return durabletest.Serverless(t.TempDir()) },
@@ -13,16 +13,16 @@
 //	func TestContract(t *testing.T)    { durabletest.Contract(t, fixture) }
 //	func BenchmarkEngine(b *testing.B) { durabletest.Benchmarks(b, fixture) }
 //
-// TestMain is needed: the contract starts the test binary again, as the worker that it
+// TestMain is required: the contract starts the test binary again, as the worker that it
 // kills, and [Main] is the main function of that process too. It runs on Unix.
 //
-// What an engine says in its [durable.Support] that it cannot do is not tried, but must be
-// refused with [durable.ErrUnsupported]. The contract waits for events and times nothing:
-// its only limits are guards against hanging, of some minutes, so a slow machine is no
-// failure. It takes less than a minute, and as long again as the engine takes to find out
-// that a worker was killed; with -short it does so once only. What there is to know of an
-// engine beyond its promises is in the log, which go test -v shows: when jobs run again
-// after a crash, how many run twice, whether an interruption uses an attempt.
+// What an engine's [durable.Support] excludes is not tried, but must be refused with
+// [durable.ErrUnsupported]. The contract waits for events and has no timing thresholds: its only
+// limits are guards against hanging, of some minutes. It takes about a minute, and as long again
+// as the engine takes to detect that a worker was killed or stands still; -short leaves most of
+// that out. The log, which go test -v shows, has what an engine does beyond its promises: when
+// jobs run again after a crash, how many run twice, whether an interruption uses an attempt. The
+// environment variable TETHER_DURABLETEST_ROUNDS makes it kill workers for more rounds.
 package durabletest
 
 import (

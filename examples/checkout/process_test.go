@@ -36,10 +36,18 @@ func start(t *testing.T, args ...string) *process {
 	t.Cleanup(cancel)
 	p := &process{cmd: exec.CommandContext(ctx, os.Args[0], args...), ended: make(chan struct{})}
 	p.cmd.Env = append(os.Environ(), "CHECKOUT_AS_PROGRAM=1")
-	p.cmd.Stderr = io.Discard
+	var log bytes.Buffer // written until Wait has returned
+	p.cmd.Stderr = &log
 	stdout, err := p.cmd.StdoutPipe()
 	require.NoError(t, err)
 	require.NoError(t, p.cmd.Start())
+	t.Cleanup(func() {
+		_ = p.cmd.Process.Kill() // an error means that it has ended
+		_ = p.wait()
+		if t.Failed() {
+			t.Log("the log of the process:\n", log.String())
+		}
+	})
 	serving := make(chan bool, 1)
 	go func() {
 		defer close(p.ended)

@@ -66,7 +66,7 @@ func run(m *testing.M) int {
 
 const path = "/debug/tether/"
 
-// viewer is somebody who looks at a registry's page.
+// viewer is a browser tab with a registry's page.
 type viewer struct {
 	t   *testing.T
 	ctx context.Context
@@ -229,7 +229,7 @@ func (v *viewer) shows(section string, want ...string) {
 	v.until(fmt.Sprintf("%s.join('|') === %q", names(section), strings.Join(want, "|")))
 }
 
-// hold submits a task that lives until it is cancelled.
+// hold submits a task that lives until it is canceled.
 func (v *viewer) hold(name string, opts ...tether.Option) *tether.Task {
 	v.t.Helper()
 	task, err := v.reg.Go(context.Background(), name, func(context.Context) error { return nil }, append(opts, tether.Hold())...)

@@ -119,7 +119,7 @@ type socket struct {
 }
 
 func connect(b *testing.B, addr net.Addr, http2 bool) *socket {
-	// All of a response must fit into the kernel: nobody reads before the task starts.
+	// All of a response must fit into the kernel: the client reads nothing before the task starts.
 	d := net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
 		return c.Control(func(fd uintptr) {
 			_ = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 1<<20)

@@ -21,8 +21,8 @@ import (
 // With echo v4: its Start, StartTLS and StartServer overwrite the server's Handler, so
 // the two halves of Attach are done apart: the hooks in the server, and the middleware
 // in front of the router. Mount it a second time behind Recover, as the guard that
-// drops the tasks of a handler that panics. Whoever serves echo with a server of their
-// own can leave Pre out: srv := &http.Server{Handler: e}; tetherhttp.Attach(srv, reg).
+// drops the tasks of a handler that panics. If echo is served with a server of your own,
+// Pre is not needed: srv := &http.Server{Handler: e}; tetherhttp.Attach(srv, reg).
 //
 // An error that a handler returns is for echo to answer; to tetherhttp it is a
 // response like any other. The last middleware here discards the tasks for it.

@@ -54,7 +54,7 @@ func Example_reverseProxy() {
 	// answered: 201 Created
 }
 
-// proxyTo returns a proxy whose connections end with the test.
+// proxyTo returns a proxy. Its connections end with the test.
 func (s *site) proxyTo(addr string, modify func(*http.Response) error) *httputil.ReverseProxy {
 	transport := &http.Transport{DisableCompression: true}
 	s.t.Cleanup(transport.CloseIdleConnections)
@@ -125,7 +125,7 @@ func TestBehindReverseProxy(t *testing.T) {
 	})
 }
 
-// recoverer is the one that everybody writes once.
+// recoverer is a recoverer as many programs have it.
 func recoverer(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer func() {

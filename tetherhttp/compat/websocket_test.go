@@ -70,7 +70,7 @@ func Example_gorillaWebsocket() {
 	// Output: stored: 2 lines, hijacked
 }
 
-// conversation is a handler whose websockets end when the stop begins. The server's Shutdown
+// conversation is a handler of websockets that end when the stop begins. The server's Shutdown
 // does not know of them, but their tasks wait for their handlers, and the drain for the tasks.
 func conversation(reg *tether.Registry, task tether.Func) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
