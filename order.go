@@ -141,6 +141,9 @@ func (o *order) next() (t *Task, stalled bool) {
 			o.aborted--
 			continue
 		}
+		if o.capacity == 0 && t.extra.Load() == nil {
+			return o.pop(), false // it has neither a weight nor a key
+		}
 		opts := t.opts()
 		weight := o.weightOf(opts)
 		if weight > o.capacity-o.used {

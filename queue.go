@@ -287,12 +287,13 @@ func (q *queue) statsLocked() Stats {
 // startLocked makes a task Running. The queue's lock must be held.
 func (q *queue) startLocked(t *Task, now int64) {
 	q.running++
-	if t.has(begun) {
-		t.opts().retry.began.Store(now)
-	} else {
+	first := !t.has(begun)
+	if first {
 		t.started = now
+	} else {
+		t.opts().retry.began.Store(now)
 	}
-	t.start()
+	t.start(first)
 	q.reg.stuck.arm(q.reg)
 }
 

@@ -128,13 +128,14 @@ func (s *stateWord) admit(state State, flags uint32) { s.word.Store(uint32(state
 // release moves the task from Held to Queued. The queue's lock must be held.
 func (s *stateWord) release() { s.word.Add(uint32(Queued) - uint32(Held)) }
 
-// start moves the task from Queued to Running. The queue's lock must be held.
-func (s *stateWord) start() {
-	if s.has(begun) {
-		s.word.Add(uint32(Running) - uint32(Queued))
-	} else {
-		s.word.Add(uint32(Running) - uint32(Queued) + begun)
+// start moves the task from Queued to Running, for the first time if first is true. The
+// queue's lock must be held.
+func (s *stateWord) start(first bool) {
+	delta := uint32(Running) - uint32(Queued)
+	if first {
+		delta += begun
 	}
+	s.word.Add(delta)
 }
 
 // requeue moves the task from Running to Queued, parked until it is due. The queue's

@@ -133,8 +133,7 @@ func (req *request) admit(opts *submitOptions) (*Task, error) {
 		return nil, err
 	}
 	// 3. Make the task and send it on its way.
-	t := req.newTask(opts, inline)
-	t.queue, t.slot = q, slot
+	t := req.newTask(opts, q, slot, inline)
 	if req.from != nil {
 		t.inherit(req.from, req.ctx)
 	}
@@ -179,10 +178,12 @@ func (r *Registry) number(from *Task, q *queue) (table.Slot[Task], error) {
 }
 
 // newTask makes the task, with as few allocations as its options allow.
-func (req *request) newTask(opts *submitOptions, inline bool) *Task {
+func (req *request) newTask(opts *submitOptions, q *queue, slot table.Slot[Task], inline bool) *Task {
 	var t *Task
 	lasting := opts.task()
 	switch {
+	case opts == nil && req.typed == nil && req.from == nil && !inline:
+		t = new(Task)
 	case lasting != nil:
 		both := new(struct {
 			taskExtra
@@ -199,13 +200,11 @@ func (req *request) newTask(opts *submitOptions, inline bool) *Task {
 		})
 		t = &both.Task
 		t.extra.Store(&both.taskExtra)
-	case opts != nil || req.from != nil || inline:
-		t = new(Task)
-		t.extra.Store(new(taskExtra))
 	default:
 		t = new(Task)
+		t.extra.Store(new(taskExtra))
 	}
-	t.kind, t.fn, t.values = req.kind, req.fn, req.ctx
+	t.queue, t.kind, t.slot, t.fn, t.values = q, req.kind, slot, req.fn, req.ctx
 	if x := t.extra.Load(); x != nil {
 		x.inline, x.typed = inline, req.typed
 		if opts != nil {
@@ -253,15 +252,20 @@ func (req *request) publish(t *Task, submitted *submitOptions, inline bool) {
 		}
 		return
 	}
+	req.announce(t, inline)
+}
+
+// announce notifies the observer of a parked task, and sends the task on.
+func (req *request) announce(t *Task, inline bool) {
 	defer func() { // also if the observer ends this goroutine
 		if inline {
-			q.runInline(req.ctx, t)
+			t.queue.runInline(req.ctx, t)
 		} else {
-			q.schedule(t)
+			t.queue.schedule(t)
 		}
 	}()
-	if r.observers != nil {
-		r.observers.TaskSubmitted(req.ctx, t)
+	if observers := req.reg.observers; observers != nil {
+		observers.TaskSubmitted(req.ctx, t)
 	}
 }
 
