@@ -46,8 +46,7 @@ func (c *taskContext) Value(key any) any {
 		return t
 	}
 	// The context package asks by a key of its own for the nearest cancellation, which
-	// must be this one and not the submitter's. It asks only after Done, or after Err
-	// was not nil, both of which make the cancellation.
+	// must be this one and not the submitter's.
 	if x := t.extra.Load(); x != nil {
 		if cancel := x.cancel.Load(); cancel != nil {
 			if v := cancel.Value(key); v != nil {
@@ -58,10 +57,16 @@ func (c *taskContext) Value(key any) any {
 	if v := t.kind.labels.Value(key); v != nil {
 		return v // so that pprof.Do in a body adds to the task's labels
 	}
-	if values := t.currentValues(); values != nil {
-		return values.Value(key)
+	values := t.currentValues()
+	if values == nil {
+		return nil
 	}
-	return nil
+	if _, ok := key.(*int); ok {
+		// It may be that key, by which Cause asks before anything has made the cancellation,
+		// up to Go 1.25. WithoutCancel hides the submitter's cancellation, and nothing else.
+		values = context.WithoutCancel(values)
+	}
+	return values.Value(key)
 }
 
 // String keeps fmt from reading the struct, which other goroutines change.
@@ -145,14 +150,20 @@ func (t *Task) cause() error {
 }
 
 // cancellation returns why the task's context is canceled, its Timeout included; nil if
-// it is not.
+// it is not. The answer does not depend on whether the body has used its context.
 func (t *Task) cancellation() (cause error) {
 	if x := t.extra.Load(); x != nil {
-		if c := x.cancel.Load(); c != nil {
+		if c := x.cancel.Load(); c != nil && context.Cause(c) != nil {
 			return context.Cause(c)
 		}
 	}
-	return t.cause()
+	if cause = t.cause(); cause != nil {
+		return cause
+	}
+	if deadline, ok := t.deadline(); ok && !time.Now().Before(deadline) {
+		return ErrTimeout
+	}
+	return nil
 }
 
 // # Values

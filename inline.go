@@ -16,14 +16,21 @@ func (q *queue) runInline(ctx context.Context, t *Task) {
 		d.helpers.Add(-1)
 		d.notify()
 	}()
-	for q.startInline(t) && q.attemptInline(t) {
-		q.dropAtStop(t) // the drain may have begun during the attempt
-		timer := time.NewTimer(t.opts().retry.wait)
-		select {
-		case <-timer.C:
-		case <-t.doneChan(): // canceled between two attempts
-		}
-		timer.Stop()
+	for q.waitInline(t); q.startInline(t) && q.attemptInline(t); q.waitInline(t) {
+	}
+}
+
+// waitInline waits until the next attempt is due, or the task has ended.
+func (q *queue) waitInline(t *Task) {
+	if !t.has(begun) {
+		return
+	}
+	q.dropAtStop(t) // the drain may have begun during the last attempt
+	timer := time.NewTimer(t.opts().retry.wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-t.doneChan(): // canceled between two attempts
 	}
 }
 
@@ -36,7 +43,7 @@ func (q *queue) startInline(t *Task) bool {
 		<-t.doneChan() // another goroutine ends it
 		return false
 	}
-	if cause := q.stopCauseLocked(t, 0); cause != nil {
+	if cause := q.stopCauseLocked(t, atOnce); cause != nil {
 		limit := q.abortLocked(t, cause)
 		q.workers.Unlock()
 		q.abort(limit, t, cause)
@@ -49,8 +56,9 @@ func (q *queue) startInline(t *Task) bool {
 	return true
 }
 
-// attemptInline makes one attempt, and reports whether another follows.
+// attemptInline makes one attempt, and reports whether another follows on this goroutine.
 func (q *queue) attemptInline(t *Task) (again bool) {
+	returned := false
 	defer func() { // also if the body ends this goroutine
 		q.workers.Lock()
 		q.inline--
@@ -58,6 +66,9 @@ func (q *queue) attemptInline(t *Task) (again bool) {
 			q.requeueLocked(t, 0)
 			q.workers.Unlock()
 			t.notifyWatchers()
+			if !returned { // the observer or the log handler has ended this goroutine
+				go q.runInline(context.Background(), t)
+			}
 			return
 		}
 		q.countEndLocked(t)
@@ -65,5 +76,6 @@ func (q *queue) attemptInline(t *Task) (again bool) {
 		t.finish()
 	}()
 	t.runAttempt()
+	returned = true
 	return
 }

@@ -2,6 +2,7 @@ package tether
 
 import (
 	"context"
+	"math"
 	"runtime/pprof"
 	"sync/atomic"
 	"time"
@@ -115,9 +116,9 @@ func (q *queue) schedule(t *Task) {
 		return // 2. Release calls schedule
 	}
 	opts := t.opts()
-	if wait := due - q.reg.now(); wait > 0 {
+	if now := q.reg.now(); due > now {
 		// 3. Delayed, or between attempts.
-		opts.timer = time.AfterFunc(time.Duration(wait), func() { q.schedule(t) })
+		opts.timer = time.AfterFunc(time.Duration(due-now), func() { q.schedule(t) })
 		q.workers.Unlock()
 		return
 	}
@@ -129,13 +130,30 @@ func (q *queue) schedule(t *Task) {
 	q.workers.Wake()
 }
 
+// atOnce is when a task is due that waits for no time. It is before any time of the
+// registry, which is negative in a bubble of testing/synctest if the registry was made
+// outside.
+const atOnce = math.MinInt64
+
 // due returns when a task that is held or queued may start.
 func (t *Task) due(word uint32) int64 {
 	opts := t.opts()
-	if word&begun != 0 {
-		return t.ended + int64(opts.retry.wait)
+	switch {
+	case word&begun != 0:
+		return later(t.ended, opts.retry.wait)
+	case opts.delay > 0:
+		return later(t.submitted, opts.delay)
 	}
-	return t.submitted + int64(opts.delay)
+	return atOnce
+}
+
+// later returns the time d after t, or the last time there is if that is earlier. d must
+// not be negative.
+func later(t int64, d time.Duration) int64 {
+	if sum := t + int64(d); sum >= t {
+		return sum
+	}
+	return math.MaxInt64
 }
 
 // stopCauseLocked returns why a task that is due then must not start any more, nil if it

@@ -227,7 +227,9 @@ func TestT11_OneTaskManyAttempts(t *testing.T) {
 		attempts := 0
 		task := start(t, r, "task", func(context.Context) error { attempts++; time.Sleep(time.Hour); return errTest },
 			tether.Retry(every(5, 0)), tether.Timeout(time.Minute))
-		assert.Equal(t, errTest, wait(task))
+		assert.ErrorIs(t, wait(task), errTest)
+		assert.ErrorIs(t, task.Err(), tether.ErrTimeout)
+		assert.Equal(t, tether.Canceled, task.State())
 		assert.Equal(t, 1, attempts)
 	})
 	bubble("the wait holds no worker, but a place", func(t *testing.T, r *tether.Registry, p *tether.Pool) {

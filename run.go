@@ -65,8 +65,14 @@ func (t *Task) endAttempt(end State, err error) {
 		return
 	}
 	x := t.getExtra()
-	t.end, x.err = end, err // what stays if a callback ends the goroutine
+	decided := false
+	defer func() {
+		if !decided { // the retry policy has ended this goroutine
+			t.setOutcome(end, err)
+		}
+	}()
 	again, wait, failure := t.shouldRetry(end, err)
+	decided = true
 	switch {
 	case again:
 		t.end, x.err = Queued, nil
@@ -113,7 +119,7 @@ func (t *Task) setNextAttempt(err error, wait time.Duration) {
 	r, x := t.queue.reg, t.extra.Load()
 	retry := x.options.retry
 	x.mu.Lock()
-	retry.last, retry.wait, retry.due = err, wait, t.ended+int64(wait)
+	retry.last, retry.wait, retry.due = err, wait, later(t.ended, wait)
 	x.mu.Unlock()
 	if r.observers != nil {
 		r.observers.TaskRetrying(t.observedContext(), t, err, wait)
@@ -133,10 +139,17 @@ func (t *Task) setOutcome(end State, err error) {
 		t.getExtra().err = err
 	}
 	if observers := t.queue.reg.observers; observers != nil {
+		defer t.logOutcome(end, err) // also if the observer ends this goroutine
 		ctx := t.observedContext()
 		t.reveal(end)
 		observers.TaskEnded(ctx, t)
+		return
 	}
+	t.logOutcome(end, err)
+}
+
+// logOutcome logs an outcome that needs attention and is not awaited.
+func (t *Task) logOutcome(end State, err error) {
 	if err != nil && !t.isAwaited() && end != Panicked && needsAttention(end, err) { // a panic was logged when it happened
 		t.log(slog.LevelWarn, "task "+end.String(), slog.Any("error", err))
 	}

@@ -25,7 +25,10 @@ const (
 	canceling              // none is, none starts, and the contexts of running tasks are canceled
 )
 
-const maxHandOvers = 16 // that run at once
+const (
+	maxHandOvers = 16                   // that run at once
+	lateReport   = 5 * time.Millisecond // from one report of a drain whose time is up to the next
+)
 
 // drain is the state of a registry's shutdown.
 type drain struct {
@@ -104,7 +107,7 @@ func (r *Registry) drainTasks(ctx context.Context) error {
 		timer := time.NewTimer(until)
 		defer timer.Stop()
 		cancelTime = timer.C
-		d.begin(ctx, r, r.now()+int64(until))
+		d.begin(ctx, r, later(r.now(), until))
 	} else {
 		d.begin(ctx, r, math.MaxInt64)
 	}
@@ -136,8 +139,12 @@ func (r *Registry) drainTasks(ctx context.Context) error {
 }
 
 // settle returns the report of a drain whose time is up, or nil if no task is left after
-// all: if all of them are recorded, the goroutines that ended them are about to exit.
+// all: if all of them are recorded, the goroutines that ended them are about to exit. A
+// task that was admitted and is not in the table yet is not in the report either, so
+// settle makes another one soon.
 func (d *drain) settle(r *Registry) *Report {
+	again := time.NewTicker(lateReport)
+	defer again.Stop()
 	for {
 		wake := d.waiter()
 		report := d.makeReport(r)
@@ -147,7 +154,10 @@ func (d *drain) settle(r *Registry) *Report {
 		if d.drained(r) {
 			return nil
 		}
-		<-wake
+		select {
+		case <-wake:
+		case <-again.C:
+		}
 	}
 }
 
@@ -235,16 +245,8 @@ func (d *drain) dropTasks(r *Registry, interrupt bool) {
 			d.helpers.Add(-1)
 			d.notify()
 		}()
-		var handOvers []*Task
-		var group errgroup.Group
-		group.SetLimit(maxHandOvers)
-		each := func(t *Task) {
-			group.Go(func() error {
-				pprof.SetGoroutineLabels(t.kind.labels)
-				t.queue.dropAtStop(t)
-				return nil
-			})
-		}
+		// 1. Cancel contexts. This calls no code of the user's: nothing can delay it.
+		var waiting, handOvers []*Task
 		for _, q := range r.allQueues() {
 			for t := range q.table.All() {
 				switch {
@@ -256,12 +258,19 @@ func (d *drain) dropTasks(r *Registry, interrupt bool) {
 				case t.hasHandOver():
 					handOvers = append(handOvers, t)
 				default:
-					each(t)
+					waiting = append(waiting, t)
 				}
 			}
 		}
-		for _, t := range handOvers { // after those that take no time
-			each(t)
+		// 2. Drop the others, those with a hand-over last, since that may take its time.
+		var group errgroup.Group
+		group.SetLimit(maxHandOvers)
+		for _, t := range append(waiting, handOvers...) {
+			group.Go(func() error {
+				pprof.SetGoroutineLabels(t.kind.labels)
+				t.queue.dropAtStop(t)
+				return nil
+			})
 		}
 		_ = group.Wait() // what goes wrong is in the outcomes of the tasks
 	}()

@@ -96,7 +96,7 @@ func (req *request) admitWithOptions(list []Option) (t *Task, err error) {
 	t, err = req.admitUnique(&opts)
 	if req.duplicate {
 		for _, fn := range opts.onDuplicate {
-			_ = req.reg.contain("OnDuplicate", func() error { fn(t); return nil })
+			_ = t.callback("OnDuplicate", func() error { fn(t); return nil })
 		}
 	}
 	return t, err

@@ -28,6 +28,13 @@ func (o *retryObserver) TaskRetrying(_ context.Context, t *tether.Task, err erro
 	o.seen = append(o.seen, fmt.Sprint(t.Name(), " ", t.Attempt(), " ", err, " ", wait))
 }
 
+// saw returns what was recorded so far.
+func (o *retryObserver) saw() []string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.seen
+}
+
 func TestT14_FailedAttemptsAreVisible(t *testing.T) {
 	policy := tether.RetryPolicy{
 		Attempts: 4,
@@ -54,7 +61,7 @@ func TestT14_FailedAttemptsAreVisible(t *testing.T) {
 			assert.NoError(t, info.Err, "it is not the outcome")
 			assert.Equal(t, time.Now().Add(time.Minute), info.NextAttempt)
 			assert.Equal(t, []int{2, 4}, []int{info.Attempt, info.MaxAttempts})
-			assert.Equal(t, []string{"flaky 1 attempt 1: test error 1m0s"}, o.seen)
+			assert.Equal(t, []string{"flaky 1 attempt 1: test error 1m0s"}, o.saw())
 			records := book.about("task retrying")
 			require.Len(t, records, 1)
 			assert.Equal(t, "INFO", records[0]["level"])
@@ -65,7 +72,7 @@ func TestT14_FailedAttemptsAreVisible(t *testing.T) {
 
 			time.Sleep(90 * time.Second)
 			assert.EqualError(t, task.Info().LastErr, "attempt 2: test error")
-			assert.Len(t, o.seen, 2)
+			assert.Len(t, o.saw(), 2)
 			assert.Len(t, book.about("task retrying"), 2)
 
 			time.Sleep(2 * time.Minute)
@@ -74,7 +81,7 @@ func TestT14_FailedAttemptsAreVisible(t *testing.T) {
 			assert.Error(t, info.LastErr, "while the attempt after it runs")
 			assert.Zero(t, info.NextAttempt)
 			require.NoError(t, wait(task))
-			assert.Len(t, o.seen, 2)
+			assert.Len(t, o.saw(), 2)
 		})
 	})
 	t.Run("no attempt that is the last one", func(t *testing.T) {
@@ -86,10 +93,10 @@ func TestT14_FailedAttemptsAreVisible(t *testing.T) {
 			never := policy
 			never.ShouldRetry = func(error) bool { return false }
 			assert.Error(t, wait(start(t, r, "never", fail, tether.Retry(never))))
-			assert.Empty(t, o.seen)
+			assert.Empty(t, o.saw())
 			assert.Empty(t, book.about("task retrying"))
 			assert.Error(t, wait(start(t, r, "always", fail, tether.Retry(policy))))
-			assert.Len(t, o.seen, 3)
+			assert.Len(t, o.saw(), 3)
 		})
 	})
 	t.Run("one record a second of each name, which counts the others", func(t *testing.T) {

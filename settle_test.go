@@ -1,0 +1,35 @@
+package tether
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"testing"
+	"testing/synctest"
+)
+
+// A task that was admitted in time, and is not in the table yet when the time of a
+// Shutdown is up, may be in the hands of an observer soon after that, which never returns.
+func TestD9_ATaskThatComesAfterTheReport(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := New(Config{Logger: slog.New(slog.DiscardHandler)})
+		q := r.shards[0]
+		slot, ok := q.table.Next() // as a submitter does that stands still here
+		if !ok {
+			t.Fatal("the table is closed")
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		result := make(chan error, 1)
+		go func() { result <- r.Shutdown(ctx) }()
+		synctest.Wait()
+		late := &Task{queue: q, slot: slot, kind: &kind{name: "late"}}
+		late.admit(Queued, parked|notifying)
+		slot.Fill(late) // and nothing more: the observer hangs
+		err := <-result
+		var left *DrainError
+		if !errors.As(err, &left) || len(left.Report.Abandoned) != 1 || left.Report.Abandoned[0].Name != "late" {
+			t.Errorf("Shutdown returned %v", err)
+		}
+	})
+}
