@@ -22,9 +22,9 @@ import (
 // submitter's values too.
 //
 // A panic of the body, or its runtime.Goexit, is the outcome of the task. A panic in a
-// goroutine that the body starts ends the process, as everywhere in Go: start it with
-// [Registry.Go] and the body's context, which contains it. So does what the runtime
-// calls a fatal error, such as concurrent map writes: nothing contains it.
+// goroutine that the body starts ends the process, as everywhere in Go; [Registry.Go] with
+// the body's context starts one that is contained. A fatal error of the runtime, such as
+// concurrent map writes, ends the process too: nothing contains it.
 //
 // The goroutine that runs a body has run other bodies before: a body must not leave it
 // locked to its thread (runtime.LockOSThread). Its profiler labels "tether.task" and

@@ -174,7 +174,7 @@ func (p *debugPage) list(reg *tether.Registry, s *snapshot) {
 		}
 	}
 	for i := 0; i < len(s.finished) && len(p.Failures) < maxFailures; i++ {
-		if alarming(&s.finished[i]) {
+		if s.finished[i].Failing() {
 			p.Failures = append(p.Failures, show(&s.finished[i]))
 		}
 	}

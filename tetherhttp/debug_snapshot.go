@@ -71,15 +71,3 @@ func newSnapshot(reg *tether.Registry, now time.Time) *snapshot {
 	s.ended = time.Now()
 	return s
 }
-
-// alarming reports whether an outcome is one that the registry logs. Cancellations, and tasks
-// in the drain's report, are not logged.
-func alarming(info *tether.Info) bool {
-	switch info.State {
-	case tether.Failed, tether.Panicked:
-		return true
-	case tether.Canceled, tether.Dropped:
-		return errorIs(info.Err, tether.ErrTimeout) || errorIs(info.Err, tether.ErrFull)
-	}
-	return false
-}
