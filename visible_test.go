@@ -134,14 +134,27 @@ func (l requestLog) Handle(ctx context.Context, r slog.Record) error {
 func TestT15_RecordsSayWhichTask(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		book := requestLog{new(logbook)}
-		r := tether.New(tether.Config{Logger: slog.New(book), StuckAfter: time.Minute})
+		o := endObserver{func(t *tether.Task) {
+			if t.Name() == "observed" {
+				panic("test panic")
+			}
+		}}
+		r := tether.New(tether.Config{Logger: slog.New(book), StuckAfter: time.Minute, Observer: o})
 		ctx := context.WithValue(context.Background(), requestID{}, "request 7")
-		submit := func(name string, fn tether.Func, opts ...tether.Option) *tether.Task {
+		submitTo := func(to tether.Submitter, name string, fn tether.Func, opts ...tether.Option) *tether.Task {
 			opts = append(opts, tether.Label("feed", "42"), tether.Unique("key of "+name))
-			task, err := r.Go(ctx, name, fn, opts...)
+			task, err := to.Go(ctx, name, fn, opts...)
 			require.NoError(t, err)
 			return task
 		}
+		submit := func(name string, fn tether.Func, opts ...tether.Option) *tether.Task {
+			return submitTo(r, name, fn, opts...)
+		}
+		full, free := fullPool(t, r, tether.OverflowDropOldest)
+		submitTo(full, "overflows", succeed)
+		submitTo(full, "replaces it", succeed)
+		free()
+		submit("observed", succeed)
 		submit("fails", fail)
 		submit("panics", func(context.Context) error { panic("boom") })
 		submit("times out", untilCanceled, tether.Timeout(time.Second))
@@ -153,6 +166,7 @@ func TestT15_RecordsSayWhichTask(t *testing.T) {
 
 		for name, msg := range map[string]string{
 			"fails": "task failed", "panics": "panic", "times out": "task canceled", "retries": "task retrying", "stuck": "task stuck",
+			"observed": "panic", "overflows": "task dropped",
 		} {
 			found := false
 			for _, record := range book.about(msg) {
