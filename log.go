@@ -139,14 +139,21 @@ func (r *Registry) flushStopLog(most time.Duration) {
 }
 
 // contain calls a function of the user's that belongs to no task, such as a closer,
-// and returns what it returns. A panic is logged, and returned as a *PanicError.
+// and returns what it returns. A panic is logged, and returned as a *PanicError. If fn ends
+// the goroutine, that is logged, too.
 func (r *Registry) contain(what string, fn func() error) (err error) {
+	returned := false
 	defer func() {
-		if v := recover(); v != nil {
+		switch v := recover(); {
+		case v != nil:
 			e := &PanicError{Value: v, Stack: debug.Stack(), In: what}
 			r.stopLog(slog.LevelError, "panic", e.attrs()...)
 			err = e
+		case !returned: // the stack still has the call of runtime.Goexit
+			r.stopLog(slog.LevelError, "goexit", slog.String("in", what), slog.String("stack", string(debug.Stack())))
 		}
 	}()
-	return fn()
+	err = fn()
+	returned = true
+	return err
 }
