@@ -116,6 +116,7 @@ type cell struct {
 	fired   atomic.Int64  // calls that misbehaved
 	nested  atomic.Int64  // calls back into the registry
 	steps   diary         // the steps of the stop, as they began
+	loops   atomic.Int64  // tasks "loop" whose contexts are not canceled
 
 	mu        sync.Mutex
 	stopBegan time.Time              // the signal, or the end of the first server; guarded by mu
@@ -360,6 +361,9 @@ func (c *cell) step(ctx context.Context, name string) {
 	assert.NoError(c.t, ctx.Err(), name)
 	assert.True(c.t, ok && time.Until(deadline) > 0, "%s has no time: %v", name, time.Until(deadline))
 	assert.False(c.t, c.r.Ready(), name)
+	if name == "database" {
+		assert.Zero(c.t, c.loops.Load(), "the drain has ended, and contexts are not canceled")
+	}
 }
 
 // load submits the background load, and the tasks that the trigger needs.
@@ -375,6 +379,9 @@ func (c *cell) load() {
 		}
 	}
 	taken := tether.HandOver(func(context.Context, tether.Info) error { return nil })
+	faulty := tether.HandOver(func(ctx context.Context, _ tether.Info) error {
+		return c.unlessLie(c.misbehave(ctx, "HandOver"))
+	})
 	for i := range time.Duration(3) {
 		start(c.t, c.r, "normal", sleepUntil(i+1))
 	}
@@ -395,11 +402,21 @@ func (c *cell) load() {
 		start(c.t, c.drop, "queued to be dropped", succeed, taken)
 	}
 	start(c.t, c.old, "busy", sleepUntil(3))
-	start(c.t, c.old, "culprit", succeed, tether.HandOver(func(ctx context.Context, _ tether.Info) error {
-		return c.unlessLie(c.misbehave(ctx, "HandOver"))
-	}))
+	start(c.t, c.old, "culprit", succeed, faulty)
+	if c.coin() { // more than the hand-overs that run at once
+		for range 20 {
+			start(c.t, c.r, "held", succeed, tether.Hold())
+			start(c.t, c.free, "held", succeed, tether.Hold(), faulty)
+		}
+	}
 	if c.coin() {
-		start(c.t, c.r, "loop", untilCanceled)
+		for _, to := range []tether.Submitter{c.r, c.free} {
+			c.loops.Add(1)
+			start(c.t, to, "loop", func(ctx context.Context) error {
+				defer c.loops.Add(-1)
+				return untilCanceled(ctx)
+			})
+		}
 	}
 	if c.child && c.site.trigger != nil {
 		start(c.t, c.r, "parent", func(ctx context.Context) error {
