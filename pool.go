@@ -42,7 +42,8 @@ const (
 	// AtStopFinish runs them, as long as the drain has time.
 	AtStopFinish AtStop = iota
 	// AtStopDrop drops them at once, or hands them over: see [HandOver]. So are tasks
-	// that a running task submits to the pool during the drain.
+	// that a running task submits to the pool during the drain. A held task is dropped
+	// when it is released, and no later than when contexts are canceled.
 	AtStopDrop
 )
 

@@ -52,7 +52,8 @@ type Config struct {
 	// is looked up for each record.
 	//
 	// A panic of the Logger's handler is contained. A handler that blocks delays the task
-	// that a record is about, but neither Shutdown nor Run beyond their deadlines.
+	// that a record is about, but neither Shutdown nor Run: they do not wait for it for more
+	// than a quarter of a second once all else has ended.
 	Logger *slog.Logger
 
 	// Observer, if non-nil, is notified of every task.

@@ -138,7 +138,8 @@ func (s *serving) step(what string, deadline time.Time, fn func(context.Context)
 		return err
 	case <-ctx.Done():
 	}
-	late := time.NewTimer(min(lateReturn, max(share/10, 10*time.Millisecond)))
+	// A step with little time has little time to be late, too: there may be many of them.
+	late := time.NewTimer(min(lateReturn, max(share/10, min(share/2, 10*time.Millisecond))))
 	defer late.Stop()
 	select {
 	case err := <-result:

@@ -361,3 +361,28 @@ func TestD9_ShutdownDoesNotWaitForTheLogHandler(t *testing.T) {
 		release()
 	})
 }
+
+// Closers that do not return use up the shares of those behind them, however many they are.
+func TestD9_ManyClosersThatDoNotReturn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := tether.New(tether.Config{Logger: slog.New(slog.DiscardHandler)})
+		hang := make(chan struct{})
+		hanging := make([]func(context.Context) error, 1000)
+		var inTime atomic.Int32
+		for i := range hanging {
+			hanging[i] = func(ctx context.Context) error {
+				if ctx.Err() == nil {
+					inTime.Add(1)
+				}
+				<-hang
+				return nil
+			}
+		}
+		began := time.Now()
+		err := r.Run(stopNow(), tether.RunConfig{Closers: closers(hanging...), StopTimeout: 5 * time.Second, Signals: noSignals})
+		assert.Error(t, err)
+		assert.LessOrEqual(t, time.Since(began), 6*time.Second)
+		assert.EqualValues(t, 1000, inTime.Load(), "closers that had time")
+		close(hang)
+	})
+}

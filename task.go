@@ -334,9 +334,9 @@ func (t *Task) Release() bool { return t.queue.release(t) }
 
 // Keep protects the task from eviction by tasks that were not kept, once it has ended:
 // the registry retains the last [Config].Retain kept tasks (1024 if Retain is negative),
-// each for RetainFor. It also keeps the value of a [Submit] reachable by [Task.Value].
-// Call it when a client has been given the ID. It reports false if the task is not
-// retained any more.
+// each for RetainFor. Before the task has ended, it also keeps the value of a [Submit]
+// reachable by [Task.Value]; after that, only [Result.Keep] does. Call it when a client has
+// been given the ID. It reports false if the task is not retained any more.
 func (t *Task) Keep() bool { return t.queue.reg.history.pin(t) }
 
 // Forget makes the registry forget a finished task before its time: from then on,

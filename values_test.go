@@ -96,6 +96,11 @@ func TestT4_ValuesInRandomFamilies(t *testing.T) {
 			finish(random.IntN(len(live)))
 			check()
 		}
+		for _, r := range regs { // a task lets go of others when it is done
+			if err := r.Shutdown(context.Background()); err != nil {
+				t.Error(err)
+			}
+		}
 		for _, m := range ended {
 			x := m.task.getExtra()
 			x.mu.Lock()
@@ -103,11 +108,6 @@ func TestT4_ValuesInRandomFamilies(t *testing.T) {
 				t.Errorf("seed %d: a finished task keeps %v, and is held by %d", seed, m.task.values, x.children)
 			}
 			x.mu.Unlock()
-		}
-		for _, r := range regs {
-			if err := r.Shutdown(context.Background()); err != nil {
-				t.Error(err)
-			}
 		}
 	}
 }
