@@ -14,7 +14,7 @@ import (
 	"github.com/seed-2e639f12/tether"
 )
 
-func TestD8_AtStopDrop(t *testing.T) {
+func TestD8_AtStopDropWhileTheDrainGoesOn(t *testing.T) {
 	// test begins a drain of 25 s beside a pool with AtStopDrop, whose worker is busy for a
 	// second. handed counts the hand-overs.
 	test := func(name string, cfg tether.PoolConfig, f func(t *testing.T, r *tether.Registry, p *tether.Pool, handOver tether.Option, handed *atomic.Int32)) {
