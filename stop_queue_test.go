@@ -386,3 +386,25 @@ func TestD9_ManyClosersThatDoNotReturn(t *testing.T) {
 		close(hang)
 	})
 }
+
+// slowEnds is an observer whose TaskEnded takes a second.
+type slowEnds struct{ tether.NopObserver }
+
+func (slowEnds) TaskEnded(context.Context, *tether.Task) { time.Sleep(time.Second) }
+
+// The program cancels the last task itself, and the observer takes its time: nothing but
+// the end of that call tells Shutdown.
+func TestD1_TheLastTaskIsCanceledByTheProgram(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := tether.New(tether.Config{Observer: slowEnds{}, Logger: slog.New(slog.DiscardHandler)})
+		held := start(t, r, "held", succeed, tether.Hold())
+		go func() {
+			<-r.Stopping()
+			held.Cancel(errTest)
+		}()
+		began := time.Now()
+		require.NoError(t, within(r, time.Hour))
+		assert.Equal(t, time.Second, time.Since(began))
+		assert.Equal(t, []string{"held"}, names(r.Report().NeverStarted))
+	})
+}
