@@ -52,3 +52,29 @@ func TestKeep_BetweenRetentionAndTheEnd(t *testing.T) {
 		t.Error("Forget does not return true once")
 	}
 }
+
+// A submission finds a Unique key whose task is done, but has not given the key back yet.
+func TestT10_TheKeyOfATaskThatIsDoneIsFree(t *testing.T) {
+	r := New(Config{Logger: slog.New(slog.DiscardHandler)})
+	submit := func(opts ...Option) *Task {
+		task, err := r.Go(context.Background(), "task", func(context.Context) error { return nil }, append(opts, Unique("key"))...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return task
+	}
+	first := submit(Hold())
+	if submit() != first {
+		t.Fatal("the key is held")
+	}
+	first.end = Succeeded
+	first.finishState() // what finish does before it frees the key
+	second := submit(OnDuplicate(func(*Task) { t.Error("OnDuplicate was called with a task that is done") }), Hold())
+	if second == first {
+		t.Fatal("a submission joined a task that is done")
+	}
+	r.unique.free("key", first.opts().holder) // late: the key is the second one's
+	if submit() != second {
+		t.Error("the key was taken away from the second task")
+	}
+}

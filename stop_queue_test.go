@@ -386,3 +386,64 @@ func TestD9_ManyClosersThatDoNotReturn(t *testing.T) {
 		close(hang)
 	})
 }
+
+// slowEnds is an observer whose TaskEnded takes a second.
+type slowEnds struct{ tether.NopObserver }
+
+func (slowEnds) TaskEnded(context.Context, *tether.Task) { time.Sleep(time.Second) }
+
+// The program cancels the last task itself, and the observer takes its time: nothing but
+// the end of that call tells Shutdown.
+func TestD1_TheLastTaskIsCanceledByTheProgram(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := tether.New(tether.Config{Observer: slowEnds{}, Logger: slog.New(slog.DiscardHandler)})
+		held := start(t, r, "held", succeed, tether.Hold())
+		go func() {
+			<-r.Stopping()
+			held.Cancel(errTest)
+		}()
+		began := time.Now()
+		require.NoError(t, within(r, time.Hour))
+		assert.Equal(t, time.Second, time.Since(began))
+		assert.Equal(t, []string{"held"}, names(r.Report().NeverStarted))
+	})
+}
+
+// Hand-overs have the time of the Shutdown that has the most.
+func TestD5_TheLaterDeadlineIsThatOfHandOvers(t *testing.T) {
+	for _, times := range [][2]time.Duration{{20 * time.Second, time.Minute}, {time.Minute, 20 * time.Second}} {
+		synctest.Test(t, func(t *testing.T) {
+			r := tether.New(tether.Config{Logger: slog.New(slog.DiscardHandler)})
+			took := make(chan time.Duration, 1)
+			begun := time.Now()
+			start(t, r, "held", succeed, tether.Hold(), tether.HandOver(func(ctx context.Context, _ tether.Info) error {
+				<-ctx.Done()
+				took <- time.Since(begun)
+				return nil
+			}))
+			first := make(chan error)
+			go func() { first <- within(r, times[0]) }()
+			synctest.Wait()
+			_ = within(r, times[1]) // the one with less time fails
+			<-first
+			assert.Equal(t, time.Minute, <-took)
+			assert.NoError(t, r.Shutdown(context.Background()))
+		})
+	}
+}
+
+// Hand-overs may be slow: meanwhile no worker starts what is to be handed over.
+func TestD8_AtStopDropStartsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := tether.New(tether.Config{Logger: slog.New(slog.DiscardHandler)})
+		p := r.NewPool("pool", tether.PoolConfig{Workers: 1, Queue: 100, AtStop: tether.AtStopDrop})
+		start(t, p, "runs", func(context.Context) error { time.Sleep(time.Second); return nil })
+		for range 100 { // more than are handed over at once
+			start(t, p, "queued", succeed, tether.HandOver(func(context.Context, tether.Info) error { time.Sleep(2 * time.Second); return nil }))
+		}
+		synctest.Wait()
+		require.NoError(t, within(r, time.Hour))
+		assert.Len(t, r.Report().HandedOver, 100)
+		assert.Equal(t, 1, r.Report().Finished)
+	})
+}
