@@ -122,6 +122,7 @@ func TestHandler(t *testing.T) {
 		defer cancel()
 		h := tetherhttptest.Handler(newRegistry(t), after(t, 200, body(&events)))
 		h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequestWithContext(ctx, "GET", "/", nil))
+		synctest.Wait() // the task sleeps: it does not write events now
 		assert.Equal(t, []string{"started"}, events)
 		time.Sleep(2 * time.Hour)
 	})
