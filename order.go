@@ -9,8 +9,11 @@ import "slices"
 // All of it is guarded by the queue's lock. Another rule, such as priorities or fair
 // shares, is a change of this file.
 type order struct {
+	// Written once, and read by submitters: kept off the cache lines that are written.
+	_        [64]byte
 	capacity int64 // of weight; 0 means no bound
 	perKey   int   // tasks of one Serial key that may run at once
+	_        [64]byte
 
 	head, tail   *node                 // the tasks that are next, linked by next
 	keys         map[string]*serialKey // of live tasks

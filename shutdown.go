@@ -39,9 +39,11 @@ type drain struct {
 
 	phase    atomic.Uint32                   // written under mu; each queue has a copy under its lock
 	cancelAt atomic.Int64                    // when contexts will be canceled, in registry time; MaxInt64 if no Shutdown has a deadline; written under mu
-	helpers  atomic.Int64                    // goroutines other than workers that run or end tasks, or are idle
-	idlers   atomic.Int64                    // idle goroutines that may call notify
 	handOver atomic.Pointer[context.Context] // when it is done, so are the contexts of hand-overs; written under mu
+
+	_       [64]byte     // each submission reads phase; the next two are written more often
+	helpers atomic.Int64 // goroutines other than workers that run or end tasks, or are idle
+	idlers  atomic.Int64 // idle goroutines that may call notify
 
 	mu       sync.Mutex
 	complete bool    // a Shutdown has found nothing live: nothing is admitted any more; guarded by mu
