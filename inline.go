@@ -25,7 +25,7 @@ func (q *queue) waitInline(t *Task) {
 	if !t.has(begun) {
 		return
 	}
-	q.dropAtStop(t) // the drain may have begun during the last attempt
+	q.dropStopped(t) // the drain may have begun during the last attempt
 	timer := time.NewTimer(t.opts().retry.wait)
 	defer timer.Stop()
 	select {

@@ -201,21 +201,13 @@ func (q *queue) cancel(t *Task, cause error) bool {
 	// First the cause, then the state: a task that is on its way into the order, or
 	// between two attempts, either finds the cause or is found here.
 	t.interrupt(cause)
-	q.workers.Lock()
-	if !t.abortable() {
-		q.workers.Unlock()
-		return true
-	}
-	cause = t.cause()
-	limit := q.abortLocked(t, cause)
-	q.workers.Unlock()
-	q.abort(limit, t, cause)
+	q.dropStopped(t)
 	return true
 }
 
-// dropAtStop drops t if the drain does not let it start any more, for the reasons that
-// stopCauseLocked has.
-func (q *queue) dropAtStop(t *Task) {
+// dropStopped drops t if it waits and must not start any more, for the reasons that
+// stopCauseLocked has: it was canceled, or the drain does not let it start.
+func (q *queue) dropStopped(t *Task) {
 	q.workers.Lock()
 	if !t.abortable() {
 		q.workers.Unlock()

@@ -270,7 +270,7 @@ func (d *drain) dropTasks(r *Registry, interrupt bool) {
 		for _, t := range append(waiting, handOvers...) {
 			group.Go(func() error {
 				pprof.SetGoroutineLabels(t.kind.labels)
-				t.queue.dropAtStop(t)
+				t.queue.dropStopped(t)
 				return nil
 			})
 		}

@@ -248,7 +248,7 @@ func (req *request) publish(t *Task, submitted *submitOptions, inline bool) {
 	if direct {
 		q.workers.Push((*node)(t))
 		if r.drain.phase.Load() != open {
-			q.dropAtStop(t) // the drain may have looked for tasks before this one was there
+			q.dropStopped(t) // the drain may have looked for tasks before this one was there
 		}
 		return
 	}
