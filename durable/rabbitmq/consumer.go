@@ -501,10 +501,17 @@ func (s *subscription) acknowledge(d amqp.Delivery) {
 	s.answer(d, func() error { return d.Ack(false) })
 }
 
-// requeue returns a delivery to its queue.
+// requeue returns a delivery to its queue. The end of the connection does so too: an answer
+// just before it would have the broker deliver the message once more on this connection, and
+// count that.
 func (s *subscription) requeue(d amqp.Delivery) {
 	s.counts.kept.Store(true)
-	s.answer(d, func() error { return d.Nack(false, true) })
+	s.answer(d, func() error {
+		if s.alive.Err() != nil {
+			return nil
+		}
+		return d.Nack(false, true)
+	})
 }
 
 func (s *subscription) answer(d amqp.Delivery, send func() error) {

@@ -141,6 +141,9 @@ func spawn(t testing.TB, role, path string, env ...string) *child {
 	}()
 	t.Cleanup(func() {
 		stdin.Close()
+		if t.Failed() {
+			_ = c.cmd.Process.Kill() // it may stand still
+		}
 		c.end()
 	})
 	return c

@@ -44,12 +44,21 @@ func TestAFrozenWorkerStoresNothing(t *testing.T) {
 	put(t, e, message("job"))
 	frozen := spawn(t, "fail on signal", path)
 	require.Equal(t, "job 1", receive(t, frozen.said))
-	require.NoError(t, frozen.cmd.Process.Signal(syscall.SIGSTOP))
 	exec := func(query string) {
 		_, err := e.DB().Exec(query)
 		require.NoError(t, err)
 	}
-	exec(`UPDATE tether_worker SET seen = seen - 1`)
+	for {
+		require.NoError(t, frozen.cmd.Process.Signal(syscall.SIGSTOP))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		_, err := e.DB().ExecContext(ctx, `UPDATE tether_worker SET seen = seen - 1`)
+		cancel()
+		if err == nil {
+			break
+		}
+		// It was stopped while it wrote, and holds the lock of the file.
+		require.NoError(t, frozen.cmd.Process.Signal(syscall.SIGCONT))
+	}
 	h, said, release := parked(t)
 	consume(t, e, h)
 	exec(`UPDATE tether_worker SET since = since - 1`) // so that the test need not wait
