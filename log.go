@@ -21,7 +21,9 @@ type logs struct {
 	empty   chan struct{} // closed when all records have been handled; nil if none is waiting; guarded by mu
 }
 
-func (r *Registry) logger() *slog.Logger {
+// Logger returns the Logger of the [Config], or what slog.Default returns now if that is
+// nil. It is for packages whose records belong with those of the registry.
+func (r *Registry) Logger() *slog.Logger {
 	if r.cfg.Logger != nil {
 		return r.cfg.Logger
 	}
@@ -42,7 +44,7 @@ func (r *Registry) handle(ctx context.Context, record slog.Record) {
 			fmt.Fprintf(os.Stderr, "tether: the log handler panicked, and its record %q is lost (further panics are not reported): %v\n%s", record.Message, v, debug.Stack())
 		}
 	}()
-	if h := r.logger().Handler(); h.Enabled(ctx, record.Level) {
+	if h := r.Logger().Handler(); h.Enabled(ctx, record.Level) {
 		_ = h.Handle(ctx, record) // there is no place to report it
 	}
 }

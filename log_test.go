@@ -74,3 +74,11 @@ func captureStderr(t *testing.T) (read func() string) {
 		return string(text)
 	}
 }
+
+func TestLogger(t *testing.T) {
+	logger, _ := newLogger()
+	r := newRegistry(t, tether.Config{Logger: logger})
+	assert.Same(t, logger, r.Logger())
+	assert.Same(t, slog.Default(), tether.New(tether.Config{}).Logger())
+	assert.Same(t, r, r.NewPool("pool", tether.PoolConfig{}).Registry())
+}

@@ -35,6 +35,15 @@ const (
 	optionHandOver
 )
 
+// Err returns the [ErrInvalid] with which a submission with the option would be refused, nil
+// if the option is valid. It is for options that are kept for later.
+func (o Option) Err() error {
+	if o.reason == "" {
+		return nil
+	}
+	return fmt.Errorf("%w: %s", ErrInvalid, o.reason)
+}
+
 func invalid(format string, args ...any) Option {
 	return Option{reason: fmt.Sprintf(format, args...)}
 }
@@ -202,8 +211,8 @@ type options struct {
 
 // add applies one Option.
 func (o *submitOptions) add(option Option) {
-	if option.reason != "" && o.err == nil {
-		o.err = fmt.Errorf("%w: %s", ErrInvalid, option.reason)
+	if o.err == nil {
+		o.err = option.Err()
 	}
 	switch option.kind {
 	case optionNone:

@@ -131,6 +131,9 @@ func workerCount(n int) int {
 // Name returns the pool's name.
 func (p *Pool) Name() string { return p.name }
 
+// Registry returns the registry that the pool was made by.
+func (p *Pool) Registry() *Registry { return p.reg }
+
 // Go submits a task to the pool. See [Registry.Go] for its arguments and errors. If the
 // pool is full, its [Overflow] says what happens. [Config].Limit refuses at once in any
 // pool.

@@ -105,6 +105,9 @@ func TestT1_EverySubmissionGetsAHandleOrATypedError(t *testing.T) {
 				for _, on := range []tether.Submitter{r, p} {
 					task, err := submit(c.ctx, on, c.name, c.fn, c.opt)
 					assert.Nil(t, task)
+					if of := c.opt.Err(); of != nil { // otherwise another argument is invalid
+						assert.Equal(t, of, err)
+					}
 					require.ErrorIs(t, err, tether.ErrInvalid)
 					assert.ErrorContains(t, err, c.text)
 				}
