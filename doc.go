@@ -63,6 +63,7 @@
 //
 //	Config.Timeout, Limit, StuckAfter      not measurable
 //	Retain (set it to -1 to save this)     0.05 µs
+//	Config.MemoryHeadroom                  0.1 µs
 //	a pool, its queue, its Overflow        not measurable
 //	PoolConfig.Capacity; with a Weight     0.02 µs; 0.17 µs, 2
 //	an Observer that does nothing          0.2 µs

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime/debug"
 	"syscall"
 	"time"
 
@@ -428,4 +429,20 @@ func ExampleRegistry_Find() {
 	// first (succeeded) <nil>
 	// true
 	// true
+}
+
+// A service that sheds load before its memory runs out. The memory limit is GOMEMLIMIT,
+// which leaves room below that of the container; here the example sets it.
+func ExampleMemoryError() {
+	defer debug.SetMemoryLimit(debug.SetMemoryLimit(8 << 30))
+
+	reg := tether.New(tether.Config{MemoryHeadroom: 8 << 30}) // as if 8 GiB were in use
+	_, err := reg.Go(context.Background(), "thumbnail", func(context.Context) error { return nil })
+
+	var short *tether.MemoryError
+	fmt.Println(errors.As(err, &short), errors.Is(err, tether.ErrFull))
+	fmt.Println(short.Limit>>30, "GiB limit, try again in", short.RetryAfter)
+	// Output:
+	// true true
+	// 8 GiB limit, try again in 1s
 }

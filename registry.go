@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/seed-2e639f12/tether/internal/bubble"
+	"github.com/seed-2e639f12/tether/internal/headroom"
 	"github.com/seed-2e639f12/tether/internal/namecache"
 	"github.com/seed-2e639f12/tether/internal/opaqueid"
 	"github.com/seed-2e639f12/tether/internal/workers"
@@ -23,6 +24,16 @@ type Config struct {
 	// Limit is the maximum number of live tasks, all pools together. A submission beyond
 	// it is refused with a [*FullError]. Zero means no limit.
 	Limit int
+
+	// MemoryHeadroom is how many bytes must be left below the process's memory limit
+	// (GOMEMLIMIT, or debug.SetMemoryLimit) for a task to be admitted. A submission that
+	// finds less is refused at once, in any pool, with a [*MemoryError]. It bounds what
+	// waits to run, not what the admitted tasks allocate: Workers does that. The metrics of
+	// package runtime/metrics are read at most every 2 ms, by a submission. If they cannot
+	// tell garbage from memory that is needed, a garbage collection is started; submissions
+	// are refused until it has ended. Without a memory limit there is no refusal. Zero means
+	// that memory is not looked at.
+	MemoryHeadroom int64
 
 	// Timeout is the default for tasks submitted without the [Timeout] option. Zero means
 	// no timeout.
@@ -93,11 +104,12 @@ type Registry struct {
 	seed      maphash.Seed
 	history   history
 	unique    uniqueKeys
-	live      atomic.Int64  // live tasks; counted only if there is a Limit
-	refusals  atomic.Uint64 // by the registry, not by a pool
-	closed    chan struct{} // closed: the Done of a task that had ended before Done was called
-	noOptions options       // never written
-	observers *observers    // the Observer; nil if there is none
+	live      atomic.Int64    // live tasks; counted only if there is a Limit
+	refusals  atomic.Uint64   // by the registry, not by a pool
+	closed    chan struct{}   // closed: the Done of a task that had ended before Done was called
+	noOptions options         // never written
+	observers *observers      // the Observer; nil if there is none
+	memory    *headroom.Guard // nil if there is no MemoryHeadroom
 	stuck     stuckDetector
 	logs      logs
 	drain     drain
@@ -129,7 +141,7 @@ const (
 // New returns a registry. It starts no goroutine. It panics if cfg is invalid, which is
 // a programming error: if a number other than Retain is negative.
 func New(cfg Config) *Registry {
-	if cfg.Limit < 0 || cfg.Timeout < 0 || cfg.CancelBefore < 0 || cfg.RetainFor < 0 || cfg.StuckAfter < 0 || cfg.OnPanic > PanicCrash {
+	if cfg.Limit < 0 || cfg.MemoryHeadroom < 0 || cfg.Timeout < 0 || cfg.CancelBefore < 0 || cfg.RetainFor < 0 || cfg.StuckAfter < 0 || cfg.OnPanic > PanicCrash {
 		panic(fmt.Sprintf("tether: New: negative or unknown setting in %+v", cfg))
 	}
 	if cfg.CancelBefore == 0 {
@@ -149,6 +161,7 @@ func New(cfg Config) *Registry {
 		all.reg = r
 		r.observers = all
 	}
+	r.initMemory()
 	r.drain.init()
 	r.history.init(r)
 	r.kinds.Init(func(name string) *kind {
@@ -192,8 +205,8 @@ func (r *Registry) time(ns int64) time.Time { return r.born.Add(time.Duration(ns
 //
 // Go returns a typed error if the task is not admitted: [ErrInvalid] if an argument is
 // invalid, [ErrClosed] once Shutdown has begun (unless ctx is that of a running task), a
-// [*FullError] beyond the Limit. ctx only supplies values to the body; it may already be
-// done.
+// [*FullError] beyond the Limit, a [*MemoryError] below the MemoryHeadroom. ctx only
+// supplies values to the body; it may already be done.
 //
 // A task that submits its successor forever should do so with its own ctx: a context that
 // is derived from it would grow with each generation, as contexts do.

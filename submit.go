@@ -110,6 +110,11 @@ func (req *request) admit(opts *submitOptions) (*Task, error) {
 	if r.drain.phase.Load() != open && !r.drain.admits(req.from, r) {
 		return nil, ErrClosed
 	}
+	if r.memory != nil {
+		if short := r.memory.Short(r.now()); short != nil {
+			return nil, (*MemoryError)(short)
+		}
+	}
 	// 1. Reserve a place.
 	lasting := opts.task()
 	var q *queue

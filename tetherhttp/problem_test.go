@@ -69,6 +69,7 @@ func TestProblemOf(t *testing.T) {
 		"a problem that is nil":  {(*tetherhttp.Problem)(nil), 500, 0, false},
 		"a full pool":            {&tether.FullError{RetryAfter: time.Minute}, 503, time.Minute, true},
 		"a full pool, very soon": {&tether.FullError{RetryAfter: 1}, 503, time.Second, true},
+		"no memory":              {&tether.MemoryError{RetryAfter: time.Second}, 503, time.Second, true},
 		"something full":         {tether.ErrFull, 503, time.Second, true},
 		"the intake is closed":   {tether.ErrClosed, 503, 5 * time.Second, true},
 		"the drain":              {tether.ErrShutdown, 503, 5 * time.Second, true},
