@@ -87,6 +87,9 @@
 // queue; package durable has one definition of a job for several of them. [HandOver] moves
 // a task there if the process stops before it has started.
 //
+// The repository's docs/README.md is the guide: getting started, adopting the package in an
+// existing service, choosing, stopping, clients, testing.
+//
 // The promises behind this documentation are numbered in the repository's PROMISES.md, each
 // with the tests that guard it.
 package tether

@@ -1,4 +1,4 @@
-// Package readme tests the README.
+// Package readme tests the README and the guide in docs.
 package readme
 
 import (
@@ -12,82 +12,13 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// blocks returns the code blocks of a language in the README, below a heading.
-func blocks(t *testing.T, language, heading string) (found []string) {
-	t.Helper()
-	text, err := os.ReadFile("../../README.md")
-	require.NoError(t, err)
-	_, section, ok := strings.Cut(string(text), heading+"\n")
-	require.True(t, ok, heading)
-	section, _, _ = strings.Cut(section, "\n## ")
-	for _, block := range regexp.MustCompile("(?s)```"+language+"\n(.*?)```").FindAllStringSubmatch(section, -1) {
-		found = append(found, block[1])
-	}
-	require.NotEmpty(t, found, "%s in %s", language, heading)
-	return found
-}
-
-// snippets are what the Go code below each heading takes for granted.
-var snippets = map[string]struct{ imports, before, after string }{
-	"# Tether": {},
-	"## With net/http": {
-		imports: `"context"; "database/sql"; "net/http"; "github.com/seed-2e639f12/tether"; "github.com/seed-2e639f12/tether/tetherhttp"`,
-		before: `func _(ctx context.Context, reg *tether.Registry, mux *http.ServeMux, db *sql.DB, audit tether.Func,
-			makeReport func(context.Context, *http.Request) (any, error)) error {`,
-		after: "return err }",
-	},
-	"## What must survive the process": {
-		imports: `"context"; "time"; "github.com/seed-2e639f12/tether"; "github.com/seed-2e639f12/tether/durable"; "github.com/seed-2e639f12/tether/durable/sqlite"`,
-		before: `type InvoiceArgs struct{}
-			func _(ctx context.Context, reg *tether.Registry, makeInvoice func(context.Context, InvoiceArgs) error) error {`,
-		after: "return err }",
-	},
-	"## Seeing it": {
-		imports: `"net/http"; "time"; "github.com/prometheus/client_golang/prometheus"; "github.com/seed-2e639f12/tether";
-			tetherprom "github.com/seed-2e639f12/tether/prom"; "github.com/seed-2e639f12/tether/tetherhttp"`,
-		before: "func _(admin *http.ServeMux) {",
-		after:  "}",
-	},
-}
-
-// The Go code compiles.
-func TestSnippets(t *testing.T) {
-	for heading, around := range snippets {
-		t.Run(heading, func(t *testing.T) {
-			for _, code := range blocks(t, "go", heading) {
-				if around.before != "" {
-					code = "package snippet\nimport (" + around.imports + ")\n" + around.before + "\n" + code + "\n" + around.after
-				}
-				file := filepath.Join(t.TempDir(), "snippet.go")
-				require.NoError(t, os.WriteFile(file, []byte(code), 0o600))
-				run(t, ".", nil, "go", "vet", file)
-			}
-		})
-	}
-}
-
-// The one-line change of a task to a job compiles too.
-func TestDiff(t *testing.T) {
-	around := snippets["## What must survive the process"]
-	for _, diff := range blocks(t, "diff", "## What must survive the process") {
-		for line := range strings.Lines(diff) {
-			code := "package snippet\nimport (" + `"context"; "github.com/seed-2e639f12/tether"; "github.com/seed-2e639f12/tether/durable"` + ")\n" +
-				"type InvoiceArgs struct{}\n" + `func _(ctx context.Context, invoices *tether.Pool, invoice *durable.Job[InvoiceArgs], engine durable.Engine,
-				args InvoiceArgs, makeInvoice func(context.Context, InvoiceArgs) error) error {` + "\nvar _ = durable.Unique\n" + line[1:] + "\n" + around.after
-			file := filepath.Join(t.TempDir(), "snippet.go")
-			require.NoError(t, os.WriteFile(file, []byte(code), 0o600))
-			run(t, ".", nil, "go", "vet", file)
-		}
-	}
-}
-
 // The lines for go.mod work in an empty module that has a clone beside it.
 func TestUse(t *testing.T) {
 	if testing.Short() {
 		t.Skip("asks the module proxy")
 	}
 	dir := t.TempDir()
-	clone, err := filepath.Abs("../..")
+	clone, err := filepath.Abs(root)
 	require.NoError(t, err)
 	require.NoError(t, os.Symlink(clone, filepath.Join(dir, "tether")))
 	app := filepath.Join(dir, "app")
@@ -95,7 +26,12 @@ func TestUse(t *testing.T) {
 	env := []string{"GOWORK=off", "GOFLAGS="}
 	run(t, app, env, "go", "mod", "init", "example.com/app")
 	imports := []string{"github.com/seed-2e639f12/tether/tetherhttp", "github.com/seed-2e639f12/tether/durable/sqlite"}
-	lines := blocks(t, "sh", "## Use")
+	var lines []string
+	for _, b := range blocksOf(t, "README.md") {
+		if b.info == "sh" && strings.HasPrefix(b.code, "go mod edit") {
+			lines = append(lines, b.code)
+		}
+	}
 	require.Len(t, lines, len(imports))
 	for i, shell := range lines {
 		code := "package app\nimport (\n"
@@ -108,14 +44,41 @@ func TestUse(t *testing.T) {
 	}
 }
 
-// The links to files of the repository lead somewhere.
+// The links of the pages lead to files of the repository, and to headings that they have.
 func TestLinks(t *testing.T) {
-	text, err := os.ReadFile("../../README.md")
-	require.NoError(t, err)
-	for _, link := range regexp.MustCompile(`\]\(([^)#]+)\)`).FindAllStringSubmatch(string(text), -1) {
-		_, err := os.Stat(filepath.Join("../..", link[1]))
+	for _, page := range pages(t) {
+		text, err := os.ReadFile(filepath.Join(root, page))
 		require.NoError(t, err)
+		text = regexp.MustCompile("(?s)```.*?```|`[^`\n]*`").ReplaceAll(text, nil)
+		for _, m := range regexp.MustCompile(`\]\(([^)]+)\)|(?:src|srcset)="([^"]+)"`).FindAllStringSubmatch(string(text), -1) {
+			link := m[1] + m[2]
+			if strings.HasPrefix(link, "https://") {
+				continue
+			}
+			file, heading, _ := strings.Cut(link, "#")
+			target := filepath.Join(root, page)
+			if file != "" {
+				target = filepath.Join(root, filepath.Dir(page), file)
+			}
+			_, err := os.Stat(target)
+			require.NoError(t, err, "%s links to %s", page, link)
+			if heading != "" {
+				require.Contains(t, headings(t, target), heading, "%s links to %s", page, link)
+			}
+		}
 	}
+}
+
+// headings returns the anchors of a Markdown file's headings.
+func headings(t *testing.T, file string) (anchors []string) {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	require.NoError(t, err)
+	for _, m := range regexp.MustCompile(`(?m)^#+ (.*)$`).FindAllStringSubmatch(string(text), -1) {
+		anchor := regexp.MustCompile(`[^\p{L}\p{N} _-]`).ReplaceAllString(strings.ToLower(m[1]), "")
+		anchors = append(anchors, strings.ReplaceAll(anchor, " ", "-"))
+	}
+	return anchors
 }
 
 func run(t *testing.T, dir string, env []string, name string, args ...string) {
