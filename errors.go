@@ -41,6 +41,7 @@ func (timeoutError) Unwrap() error { return context.DeadlineExceeded }
 // Refusals may share one value, which must not be changed.
 type FullError struct {
 	Pool            string        // empty if it was the registry's Limit
+	Share           string        // the share that is at the pool's ShareLimit; empty if the pool itself is full
 	Running, Queued int           // live tasks at that time; for the Limit, Running is all of them
 	Limit           int           // how many there may be
 	RetryAfter      time.Duration // an estimate of when there will be room
@@ -50,6 +51,9 @@ func (e *FullError) Error() string {
 	where := "the registry"
 	if e.Pool != "" {
 		where = fmt.Sprintf("pool %q", e.Pool)
+	}
+	if e.Share != "" {
+		where = fmt.Sprintf("share %q of %s", e.Share, where)
 	}
 	return fmt.Sprintf("tether: %s is full: %d running, %d queued, limit %d", where, e.Running, e.Queued, e.Limit)
 }

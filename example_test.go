@@ -177,6 +177,30 @@ func ExampleSerial() {
 }
 
 // A held task has its place, and starts when the transaction is committed.
+// One worker, and a tenant that has submitted more than the others: the tenants take turns.
+func ExampleShare() {
+	reg := tether.New(tether.Config{})
+	ctx := context.Background()
+	exports := reg.NewPool("exports", tether.PoolConfig{Workers: 1, Queue: 100, ShareLimit: 5})
+
+	exports.Pause() // so that the workers do not begin before everything is submitted
+	for _, tenant := range []string{"acme", "acme", "acme", "acme", "globex", "initech"} {
+		exports.Go(ctx, "export", func(context.Context) error {
+			fmt.Println("export for", tenant)
+			return nil
+		}, tether.Share(tenant))
+	}
+	exports.Resume()
+	reg.Shutdown(ctx)
+	// Output:
+	// export for acme
+	// export for globex
+	// export for initech
+	// export for acme
+	// export for acme
+	// export for acme
+}
+
 func ExampleHold() {
 	reg := tether.New(tether.Config{})
 	ctx := context.Background()

@@ -25,6 +25,7 @@ type Info struct {
 
 	Progress   Progress
 	Unique     string // the key, if the task was submitted with one
+	Share      string // the key, if the task was submitted with one
 	Labels     map[string]string
 	Err        error  // set once State is final
 	Stuck      []byte // the stack of its goroutine, if the task was reported as stuck, see [Config]; read-only
@@ -75,7 +76,7 @@ func (t *Task) Info() Info {
 		info.Parent = x.parent.id(x.parentNum)
 	}
 	if o := x.options; o != nil {
-		info.Unique, info.Labels = o.unique, o.labelMap()
+		info.Unique, info.Share, info.Labels = o.unique, o.share, o.labelMap()
 		if o.retry != nil {
 			info.addRetry(o.retry, word, t.queue.reg)
 		}

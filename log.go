@@ -60,6 +60,9 @@ func (t *Task) logWith(ctx context.Context, level slog.Level, msg string, attrs 
 	if opts.unique != "" {
 		about = append(about, slog.String("unique", opts.unique))
 	}
+	if opts.share != "" {
+		about = append(about, slog.String("share", opts.share))
+	}
 	if len(opts.labels) > 0 {
 		about = append(about, slog.Attr{Key: "labels", Value: slog.GroupValue(opts.labels...)})
 	}

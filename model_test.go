@@ -89,7 +89,8 @@ type place struct {
 	cfg     tether.PoolConfig
 	workers int // most that Resize ever allows
 	keys    [3]serialKey
-	running meter // without those run by their submitters
+	shares  [modelKeys + 1]meter // bodies that run, by Share; the last has those without
+	running meter                // without those run by their submitters
 	weight  meter
 }
 
@@ -105,14 +106,14 @@ const modelKeys = 3
 
 func newModel(t *testing.T, seed uint64) *model {
 	m := &model{t: t, seed: seed, r: newRegistry(t, tether.Config{Retain: 1 << 16})}
-	m.places = append(m.places, &place{Submitter: m.r, cfg: tether.PoolConfig{PerKey: 1, Overflow: tether.OverflowBlock}})
+	m.places = append(m.places, &place{Submitter: m.r, cfg: tether.PoolConfig{Overflow: tether.OverflowBlock}})
 	for i, cfg := range []tether.PoolConfig{
-		{Workers: 2, Queue: 4, Overflow: tether.OverflowReject, PerKey: 1},
-		{Workers: 1, Queue: 3, Overflow: tether.OverflowDropOldest, PerKey: 1},
-		{Workers: 3, Queue: tether.Unbounded, Capacity: 4, PerKey: 2},
-		{Workers: 1, Queue: 0, Overflow: tether.OverflowCallerRuns, PerKey: 1},
-		{Workers: 2, Queue: 2, Overflow: tether.OverflowBlock, PerKey: 1},
-		{Workers: 4, Queue: 20, Overflow: tether.OverflowDropOldest, Capacity: 6, PerKey: 1},
+		{Workers: 2, Queue: 4, Overflow: tether.OverflowReject, ShareLimit: 4},
+		{Workers: 1, Queue: 3, Overflow: tether.OverflowDropOldest},
+		{Workers: 3, Queue: tether.Unbounded, Capacity: 4, ShareWorkers: 2},
+		{Workers: 1, Queue: 0, Overflow: tether.OverflowCallerRuns},
+		{Workers: 2, Queue: 2, Overflow: tether.OverflowBlock, ShareWorkers: 1, ShareLimit: 3},
+		{Workers: 4, Queue: 20, Overflow: tether.OverflowDropOldest, Capacity: 6, ShareLimit: 9},
 	} {
 		p := m.r.NewPool(fmt.Sprint("pool ", i), cfg)
 		m.places = append(m.places, &place{Submitter: p, pool: p, cfg: cfg, workers: max(cfg.Workers, 4)})
@@ -135,6 +136,7 @@ type modelTask struct {
 	key       int // Serial; -1: none
 	order     int // of its Serial key; 0: any
 	unique    int // Unique; -1: none
+	share     int // Share; modelKeys: none
 	weight    int64
 	handsOver bool
 
@@ -237,7 +239,7 @@ func (m *model) pick(random *rand.Rand, do func(*modelTask)) {
 func (m *model) submit(ctx context.Context, at *place, random *rand.Rand) {
 	m.mu.Lock()
 	m.next++
-	task := &modelTask{n: m.next, at: at, attempts: 1, key: -1, unique: -1, weight: 1, freed: make(chan struct{})}
+	task := &modelTask{n: m.next, at: at, attempts: 1, key: -1, unique: -1, share: modelKeys, weight: 1, freed: make(chan struct{})}
 	m.mu.Unlock()
 	task.free = sync.OnceFunc(func() { close(task.freed) })
 	task.behaviour = behaviour(random.IntN(int(behaviours)))
@@ -262,6 +264,10 @@ func (m *model) submit(ctx context.Context, at *place, random *rand.Rand) {
 	if chance(10) {
 		task.timed = true
 		opts = append(opts, tether.Timeout(time.Duration(1+random.IntN(2000))*time.Microsecond))
+	}
+	if chance(40) {
+		task.share = random.IntN(modelKeys)
+		opts = append(opts, tether.Share(fmt.Sprint("share ", task.share)))
 	}
 	if at.cfg.Capacity > 0 && chance(70) {
 		task.weight = random.Int64N(at.cfg.Capacity + 1)
@@ -388,6 +394,7 @@ func (m *model) occupy(task *modelTask) func() {
 	inline := at.cfg.Overflow == tether.OverflowCallerRuns // whose bodies are not told apart here
 	if !inline {
 		at.running.add(1)
+		at.shares[task.share].add(1)
 		if at.cfg.Capacity > 0 {
 			at.weight.add(task.weight)
 		}
@@ -398,7 +405,7 @@ func (m *model) occupy(task *modelTask) func() {
 	if task.key >= 0 {
 		key := &at.keys[task.key]
 		key.active.add(1)
-		if at.cfg.PerKey == 1 && task.order > 0 && task.runs.Load() == 1 {
+		if task.order > 0 && task.runs.Load() == 1 {
 			key.mu.Lock()
 			if task.order < key.started {
 				m.t.Errorf("task %d of key %d starts after task %d of it", task.order, task.key, key.started)
@@ -410,6 +417,7 @@ func (m *model) occupy(task *modelTask) func() {
 	return func() {
 		if !inline {
 			at.running.add(-1)
+			at.shares[task.share].add(-1)
 			if at.cfg.Capacity > 0 {
 				at.weight.add(-task.weight)
 			}
@@ -442,6 +450,11 @@ func (m *model) watch() (stop func()) {
 				if !adds(s.Stats) || s.Running-s.Inline > at.workers || s.Queued < 0 || s.Running < s.Inline ||
 					s.Capacity > 0 && s.Weight > s.Capacity {
 					m.t.Errorf("%+v", s)
+				}
+				for _, share := range at.pool.Shares(100) {
+					if limit := at.cfg.ShareLimit; share.Queued < 0 || share.Running < 0 || limit > 0 && share.Queued+share.Running > limit {
+						m.t.Errorf("%+v", share)
+					}
 				}
 			}
 			runtime.Gosched()
@@ -542,7 +555,7 @@ func (m *model) check() {
 	}
 	for _, at := range m.places {
 		for i := range at.keys {
-			if most := at.keys[i].active.most.Load(); most > int64(at.cfg.PerKey) {
+			if most := at.keys[i].active.most.Load(); most > 1 {
 				m.t.Errorf("%d of a Serial key at once: %+v", most, at.cfg)
 			}
 		}
@@ -551,6 +564,14 @@ func (m *model) check() {
 		}
 		if most := at.running.most.Load(); most > int64(at.workers) {
 			m.t.Errorf("%d bodies at once: %+v", most, at.cfg)
+		}
+		for i := range at.shares {
+			if most := at.shares[i].most.Load(); at.cfg.ShareWorkers > 0 && most > int64(at.cfg.ShareWorkers) {
+				m.t.Errorf("%d bodies of a Share at once: %+v", most, at.cfg)
+			}
+		}
+		if left := at.pool.Shares(100); len(left) > 0 {
+			m.t.Errorf("shares are left: %+v", left)
 		}
 		if most := at.weight.most.Load(); at.cfg.Capacity > 0 && most > at.cfg.Capacity {
 			m.t.Errorf("weight %d at once: %+v", most, at.cfg)

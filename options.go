@@ -7,6 +7,8 @@ import (
 	"math/rand/v2"
 	"sync/atomic"
 	"time"
+
+	"github.com/seed-2e639f12/tether/internal/namecache"
 )
 
 // An Option configures one submission. The zero Option does nothing. Options are
@@ -29,6 +31,7 @@ const (
 	optionUnique
 	optionOnDuplicate
 	optionSerial
+	optionShare
 	optionWeight
 	optionRetry
 	optionLabel
@@ -92,9 +95,8 @@ func OnDuplicate(fn func(existing *Task)) Option {
 	return Option{kind: optionOnDuplicate, value: fn}
 }
 
-// Serial runs the tasks of this key in the order of their submission and one at a time,
-// or [PoolConfig].PerKey at a time. The registry and each pool have keys of their own. A
-// task keeps its turn between its attempts.
+// Serial runs the tasks of this key in the order of their submission and one at a time. The
+// registry and each pool have keys of their own. A task keeps its turn between its attempts.
 func Serial(key string) Option {
 	if key == "" {
 		return invalid("empty Serial key")
@@ -102,7 +104,25 @@ func Serial(key string) Option {
 	return Option{kind: optionSerial, key: key}
 }
 
-// Weight is the task's share of [PoolConfig].Capacity. The default is 1. A task that
+// Share makes the task one of the share with this key: of a tenant, or of the endpoint that
+// it calls. The shares of a pool that have tasks waiting take turns, so that the flood of
+// one does not delay the others: a worker that becomes free goes to the share with the
+// fewest tasks running, and of several to the one whose last turn is the longest ago. It
+// counts tasks, not their weight, which bounds what runs at once already. If no other share
+// has a task waiting, one share may use all workers; [PoolConfig].ShareWorkers bounds that.
+//
+// The tasks without a Share form one. Within a share tasks start first in, first out. Each
+// pool has shares of its own, which exist as long as they have live tasks. For tasks on no
+// pool, which never wait for a worker, Share has no effect. A key has the form of a task's
+// name.
+func Share(key string) Option {
+	if err := namecache.Check(key); err != nil {
+		return invalid("Share: %v", err)
+	}
+	return Option{kind: optionShare, key: key}
+}
+
+// Weight is the task's part of [PoolConfig].Capacity. The default is 1. A task that
 // weighs more than the capacity is refused. Without a Capacity, weights have no effect.
 func Weight(n int64) Option {
 	if n < 0 {
@@ -193,19 +213,21 @@ type submitOptions struct {
 }
 
 // options are the Options that a task needs. They do not change once the task is
-// published, except for the last three.
+// published, except for timer, in, active and handedOver.
 type options struct {
 	delay          time.Duration
 	unique, serial string
+	share          string
 	holder         *uniqueHolder // of the Unique key
 	weight         int64
 	labels         []slog.Attr
 	handOver       func(ctx context.Context, info Info) error // dropped at the end
 	retry          *retrying
-	weighted       bool
 
 	timer      *time.Timer // of the delay or the backoff; guarded by the queue's lock
-	active     bool        // the task is one of the active ones of its Serial key; guarded by the queue's lock
+	in         *share      // the share that the task is in, once that was asked for; guarded by the queue's lock
+	weighted   bool        // weight was set
+	active     bool        // the task has the turn of its Serial key; guarded by the queue's lock
 	handedOver bool        // HandOver returned nil; written before the end is recorded
 }
 
@@ -232,6 +254,8 @@ func (o *submitOptions) add(option Option) {
 		o.unique = option.key
 	case optionSerial:
 		o.serial = option.key
+	case optionShare:
+		o.share = option.key
 	case optionWeight:
 		o.weight, o.weighted = option.n, true
 	case optionRetry:

@@ -1,21 +1,30 @@
 package tether
 
-import "slices"
+import (
+	"math"
+	"slices"
+)
 
-// order is the order in which the tasks of a queue start: first in, first out, with two
-// exceptions. A task steps aside while its Serial key is at its bound. A task that is too heavy for what is left of the capacity stops the order until
-// there is room, so that light tasks do not overtake it forever.
+// order is the order in which the tasks of a queue start: first in, first out, with three
+// exceptions. Shares take turns. A task steps aside while another one of its Serial key
+// has its turn. A task that is too heavy for what is left of the capacity stops the order
+// until there is room, so that light tasks do not overtake it forever.
 //
-// All of it is guarded by the queue's lock. Another rule, such as priorities or fair
-// shares, is a change of this file.
+// All of it is guarded by the queue's lock. Another rule is a change of this file.
 type order struct {
 	// Written once, and read by submitters: kept off the cache lines that are written.
-	_        [64]byte
-	capacity int64 // of weight; 0 means no bound
-	perKey   int   // tasks of one Serial key that may run at once
-	_        [64]byte
+	_            [64]byte
+	capacity     int64 // of weight; 0 means no bound
+	shareLimit   int32 // live tasks of one share
+	shareWorkers int32 // running tasks of one share
+	bounded      bool  // shares have one of these bounds
+	noShares     bool  // Share has no effect: no task waits for a worker here
+	_            [64]byte
 
-	head, tail   *node                 // the tasks that are next, linked by next
+	// plain is the share of the tasks without one. As long as turns is nil it has all
+	// tasks, and waiting is not counted.
+	plain        share
+	turns        *turns                // nil until there is a task with a Share, or a bound of shares
 	keys         map[string]*serialKey // of live tasks
 	weight, used int64                 // of live tasks, and of those that run
 	aborted      int                   // aborted tasks that are listed still; an estimate, since it only decides when to sweep
@@ -24,8 +33,57 @@ type order struct {
 // serialKey is the state of one Serial key.
 type serialKey struct {
 	live    int     // tasks that reserved a place and have not ended
-	active  int     // tasks that run, or wait for their next attempt
+	active  bool    // a task has the turn: it has started, or it is in the list of its share
 	waiting []*Task // tasks that stepped aside, oldest first
+}
+
+// init sets the bounds of a pool.
+func (o *order) init(cfg PoolConfig) {
+	o.capacity = cfg.Capacity
+	o.shareLimit, o.shareWorkers = orMax(cfg.ShareLimit), orMax(cfg.ShareWorkers)
+	if o.bounded = cfg.ShareLimit > 0 || cfg.ShareWorkers > 0; o.bounded {
+		o.takeTurns()
+	}
+}
+
+// orMax returns a bound, of which zero sets none.
+func orMax(n int) int32 {
+	if n == 0 {
+		return math.MaxInt32
+	}
+	return int32(min(n, math.MaxInt32))
+}
+
+// counts reports whether a task with these options must be counted by reserve.
+func (o *order) counts(opts *options) bool {
+	return o.capacity > 0 || o.bounded || opts != nil && (opts.serial != "" || opts.share != "")
+}
+
+// before reports whether s is next before b. A free worker goes to the share with the
+// fewest tasks running; of several, to the one whose last turn is the longest ago. It is a
+// round robin if bodies take equally long. Turns that counted starts alone would give a
+// share with long bodies all workers after a few rounds.
+func (s *share) before(b *share) bool {
+	return s.running < b.running || s.running == b.running && s.turn < b.turn
+}
+
+// takeTurns makes shares take turns from here on.
+func (o *order) takeTurns() {
+	if o.turns != nil {
+		return
+	}
+	o.turns = &turns{shares: make(map[string]*share)}
+	o.turns.ready.Init((*share).before, func(s *share) *int32 { return &s.place })
+	for _, k := range o.keys {
+		for _, t := range k.waiting {
+			if !t.has(aborting) {
+				o.wait(&o.plain, 1)
+			}
+		}
+	}
+	first, last := o.plain.head, o.plain.tail
+	o.plain.list = list{}
+	o.push(first, last)
 }
 
 // weightOf returns what a task with these options weighs.
@@ -39,22 +97,28 @@ func (o *order) weightOf(opts *options) int64 {
 	return opts.weight
 }
 
-// couldStart reports whether nothing but a free worker is missing for a task with these
-// options, as far as its weight and key are concerned.
+// full reports whether the share of a task that is about to be submitted is at its limit.
+func (o *order) full(opts *options) bool {
+	s := o.find(opts)
+	return s != nil && s.live >= o.shareLimit
+}
+
+// couldStart reports whether nothing but a free worker is missing for a task that is about
+// to be submitted, as far as its weight, share and key are concerned.
 func (o *order) couldStart(opts *options) bool {
 	if o.capacity > 0 && o.weightOf(opts) > o.capacity-o.weight {
 		return false
 	}
-	if opts == nil || opts.serial == "" {
-		return true
+	if s := o.find(opts); s != nil && s.live >= o.shareWorkers {
+		return false
 	}
-	k := o.keys[opts.serial]
-	return k == nil || k.live < o.perKey
+	return opts == nil || opts.serial == "" || o.keys[opts.serial] == nil
 }
 
 // reserve counts a task that is about to be submitted.
 func (o *order) reserve(opts *options) {
 	o.weight += o.weightOf(opts)
+	o.enter(opts)
 	if opts == nil || opts.serial == "" {
 		return
 	}
@@ -73,144 +137,188 @@ func (o *order) reserve(opts *options) {
 // its key start, they are listed again.
 func (o *order) unreserve(opts *options) {
 	o.weight -= o.weightOf(opts)
+	o.leave(opts)
 	if opts == nil || opts.serial == "" {
 		return
 	}
 	k := o.keys[opts.serial]
 	k.live--
 	if opts.active {
-		opts.active = false
-		k.active--
+		opts.active, k.active = false, false
 	}
-	for len(k.waiting) > 0 && k.active < o.perKey {
+	for len(k.waiting) > 0 && !k.active {
 		t := k.waiting[0]
 		k.waiting[0], k.waiting = nil, k.waiting[1:]
 		if t.has(aborting) {
 			o.aborted--
 			continue
 		}
-		t.opts().active = true
-		k.active++
-		o.insert(t)
+		k.active, t.opts().active = true, true
+		s := o.share(t.opts())
+		s.insert(t)
+		o.settle(s)
 	}
 	if k.live == 0 {
 		delete(o.keys, opts.serial)
 	}
 }
 
+// settle puts a share where it belongs after a change of it.
+func (o *order) settle(s *share) {
+	if o.turns != nil {
+		o.turns.ready.Set(s, s.head != nil && s.running < o.shareWorkers)
+	}
+}
+
 // push appends a chain of tasks, linked by next.
 func (o *order) push(first, last *node) {
-	if o.tail == nil {
-		o.head = first
-	} else {
-		o.tail.next = first
+	if o.turns == nil {
+		o.plain.append(first, last)
+		return
 	}
-	o.tail = last
-}
-
-// insert puts a task that stepped aside in front of the first one that was submitted
-// after it: it has waited longer than most.
-func (o *order) insert(t *Task) {
-	at := &o.head
-	for *at != nil && (*at).slot.Number() <= t.slot.Number() {
-		at = &(*at).next
-	}
-	t.next, *at = *at, (*node)(t)
-	if t.next == nil {
-		o.tail = (*node)(t)
-	}
-}
-
-// pop removes the first task from the list; nil if there is none.
-func (o *order) pop() *Task {
-	n := o.head
-	if n == nil {
-		return nil
-	}
-	o.head, n.next = n.next, nil // or a finished task would keep all later ones alive
-	if o.head == nil {
-		o.tail = nil
-	}
-	return (*Task)(n)
-}
-
-// next removes the next task from the list and counts it as running. It returns nil and
-// false if there is none, nil and true if the first one has to wait for room.
-func (o *order) next() (t *Task, stalled bool) {
-	for o.head != nil {
-		t := (*Task)(o.head)
+	for n := first; n != nil; {
+		t := (*Task)(n)
+		n, t.next = t.next, nil
 		if t.has(aborting) {
-			o.pop()
 			o.aborted--
 			continue
 		}
-		if o.capacity == 0 && t.extra.Load() == nil {
-			return o.pop(), false // it has neither a weight nor a key
+		// The tasks of a Serial key may have several shares: which is first is settled
+		// now, not when one of them is next in its share.
+		s := o.share(t.opts())
+		o.wait(s, 1)
+		if o.takeKey(t) {
+			s.append((*node)(t), (*node)(t))
+			o.settle(s)
 		}
-		opts := t.opts()
-		weight := o.weightOf(opts)
-		if weight > o.capacity-o.used {
-			return nil, true
+	}
+}
+
+// takeKey gives a task the turn of its Serial key, or makes it step aside and reports
+// false.
+func (o *order) takeKey(t *Task) bool {
+	opts := t.opts()
+	if opts.serial == "" || opts.active {
+		return true
+	}
+	k := o.keys[opts.serial]
+	if k.active {
+		k.waiting = append(k.waiting, t)
+		return false
+	}
+	k.active, opts.active = true, true
+	return true
+}
+
+// empty reports whether no task is listed that may start.
+func (o *order) empty() bool {
+	if o.turns != nil {
+		return o.turns.ready.Len() == 0
+	}
+	return o.plain.head == nil
+}
+
+// first returns the share that is next; nil if there is none.
+func (o *order) first() *share {
+	switch {
+	case o.empty():
+		return nil
+	case o.turns != nil:
+		return o.turns.ready.Top()
+	}
+	return &o.plain
+}
+
+// next removes the next task from its list and counts it as running. It returns nil and
+// false if there is none, nil and true if the first one has to wait for room.
+func (o *order) next() (t *Task, stalled bool) {
+	for s := o.first(); s != nil; s = o.first() {
+		t := (*Task)(s.head)
+		if t.has(aborting) {
+			s.pop()
+			o.aborted--
+			o.settle(s)
+			continue
 		}
-		o.pop()
-		if opts.serial != "" && !opts.active {
-			k := o.keys[opts.serial]
-			if k.active >= o.perKey {
-				k.waiting = append(k.waiting, t)
+		if o.capacity > 0 || t.extra.Load() != nil { // otherwise it has neither a weight nor a key
+			weight := o.weightOf(t.opts())
+			if weight > o.capacity-o.used {
+				return nil, true
+			}
+			if !o.takeKey(t) {
+				s.pop() // there are no turns
 				continue
 			}
-			k.active++
-			opts.active = true
+			o.used += weight
 		}
-		o.used += weight
+		s.pop()
+		s.running++
+		if o.turns != nil {
+			o.turns.last++
+			s.turn = o.turns.last
+			o.wait(s, -1)
+			o.settle(s)
+		}
 		return t, false
 	}
 	return nil, false
 }
 
 // ran counts a task that next has returned as no longer running.
-func (o *order) ran(opts *options) { o.used -= o.weightOf(opts) }
+func (o *order) ran(opts *options) {
+	o.used -= o.weightOf(opts)
+	s := o.share(opts)
+	s.running--
+	o.settle(s)
+}
 
-// oldest removes the task that was listed first and can be aborted, those that stepped
-// aside included; nil if there is none.
-func (o *order) oldest() *Task {
-	front := o.pop()
+// abort counts a task of the order as aborted.
+func (o *order) abort(opts *options) {
+	o.aborted++
+	o.wait(o.share(opts), -1)
+}
+
+// oldest removes the task of a share that was listed first and can be aborted, those that
+// stepped aside included; nil if there is none.
+func (o *order) oldest(s *share) *Task {
+	front := s.pop()
 	for front != nil && !front.abortable() {
 		o.aborted--
-		front = o.pop()
+		front = s.pop()
 	}
-	var first *serialKey
+	defer o.settle(s)
+	var aside *Task
 	for _, k := range o.keys {
 		k.waiting = slices.DeleteFunc(k.waiting, func(t *Task) bool { return !t.abortable() })
-		if len(k.waiting) > 0 && (first == nil || k.waiting[0].slot.Number() < first.waiting[0].slot.Number()) {
-			first = k
+		i := slices.IndexFunc(k.waiting, func(t *Task) bool { return o.share(t.opts()) == s })
+		if i >= 0 && (aside == nil || k.waiting[i].slot.Number() < aside.slot.Number()) {
+			aside = k.waiting[i]
 		}
 	}
-	if first == nil || front != nil && front.slot.Number() < first.waiting[0].slot.Number() {
+	if aside == nil || front != nil && front.slot.Number() < aside.slot.Number() {
 		return front
 	}
 	if front != nil {
-		front.next, o.head = o.head, (*node)(front)
+		front.next, s.head = s.head, (*node)(front)
 		if front.next == nil {
-			o.tail = (*node)(front)
+			s.tail = (*node)(front)
 		}
 	}
-	t := first.waiting[0]
-	first.waiting = slices.Delete(first.waiting, 0, 1)
-	return t
+	k := o.keys[aside.opts().serial]
+	k.waiting = slices.DeleteFunc(k.waiting, func(t *Task) bool { return t == aside })
+	return aside
 }
 
-// sweep removes aborted tasks, of which the list could otherwise hold any number while
-// nothing is taken from it.
+// sweep removes aborted tasks, of which the lists could otherwise hold any number while
+// nothing is taken from them.
 func (o *order) sweep() {
 	o.aborted = 0
-	var kept order
-	for t := o.pop(); t != nil; t = o.pop() {
-		if !t.has(aborting) {
-			kept.push((*node)(t), (*node)(t))
+	o.sweepShare(&o.plain)
+	if o.turns != nil {
+		for _, s := range o.turns.shares {
+			o.sweepShare(s)
 		}
 	}
-	o.head, o.tail = kept.head, kept.tail
 	for _, k := range o.keys {
 		k.waiting = slices.DeleteFunc(k.waiting, func(t *Task) bool { return t.has(aborting) })
 	}

@@ -71,9 +71,13 @@ type PoolConfig struct {
 	// Tasks start in order: light ones do not overtake a heavy one.
 	Capacity int64
 
-	// PerKey is the maximum number of tasks of one Serial key that run at once. Zero
-	// means 1.
-	PerKey int
+	// ShareWorkers is the maximum number of tasks of one [Share] that run at once, and
+	// ShareLimit the maximum number that are live: queued, held or running. Zero means no
+	// bound beside those of the pool. The tasks without a Share are one share here. A
+	// submission beyond the ShareLimit is refused at once with a [*FullError] that names
+	// the share, whatever the Overflow is; only OverflowDropOldest makes room for it, in
+	// the same share.
+	ShareWorkers, ShareLimit int
 }
 
 // Pool runs its registry's tasks on a bounded number of workers, with a bounded queue. It
@@ -98,11 +102,8 @@ func (r *Registry) NewPool(name string, cfg PoolConfig) *Pool {
 	if err := namecache.Check(name); err != nil {
 		panic(fmt.Sprintf("tether: NewPool: %v", err))
 	}
-	if cfg.Workers < 0 || cfg.Queue < 0 || cfg.Capacity < 0 || cfg.PerKey < 0 || cfg.Overflow > OverflowCallerRuns || cfg.AtStop > AtStopDrop {
+	if cfg.Workers < 0 || cfg.Queue < 0 || cfg.Capacity < 0 || cfg.ShareWorkers < 0 || cfg.ShareLimit < 0 || cfg.Overflow > OverflowCallerRuns || cfg.AtStop > AtStopDrop {
 		panic(fmt.Sprintf("tether: NewPool(%q): negative or unknown setting in %+v", name, cfg))
-	}
-	if cfg.PerKey == 0 {
-		cfg.PerKey = 1
 	}
 	p := &Pool{reg: r, name: name, cfg: cfg}
 	n := workerCount(cfg.Workers)
@@ -111,7 +112,7 @@ func (r *Registry) NewPool(name string, cfg PoolConfig) *Pool {
 		return &kind{name: task, labels: pprof.WithLabels(context.Background(), pprof.Labels(labelTask, task, labelPool, name))}
 	})
 	q := &p.queue
-	q.order = order{capacity: cfg.Capacity, perKey: cfg.PerKey}
+	q.order.init(cfg)
 	q.atStop = cfg.AtStop
 	q.init(r, p, n)
 	if q.bounded = cfg.Queue < Unbounded; q.bounded {
@@ -184,6 +185,7 @@ type PoolStats struct {
 	Inline         int    // how many of the Running are run by their submitters (OverflowCallerRuns)
 	Weight         int64  // of the tasks that run
 	Capacity       int64
+	Shares         int // that have live tasks; the tasks without a Share are not counted
 	Paused         bool
 }
 
@@ -194,9 +196,19 @@ func (p *Pool) Stats() PoolStats {
 	defer q.workers.Unlock()
 	return PoolStats{
 		Stats: q.statsLocked(), Name: p.name, Workers: int(p.workers.Load()), Queue: p.cfg.Queue,
-		Inline: q.inline, Weight: q.order.used, Capacity: p.cfg.Capacity, Paused: p.paused,
+		Inline: q.inline, Weight: q.order.used, Capacity: p.cfg.Capacity, Shares: q.order.shareCount(), Paused: p.paused,
 	}
 }
+
+// ShareStats are the counts of one [Share] of a pool at one instant.
+type ShareStats struct {
+	Share           string // the key; empty for the tasks without one
+	Queued, Running int    // tasks that wait for a worker, and that run
+}
+
+// Shares returns the n shares that have the most tasks waiting for a worker, largest first.
+// It returns none if the pool has not seen a Share.
+func (p *Pool) Shares(n int) []ShareStats { return p.queue.sharesOf(n) }
 
 // reserve reserves a place for a task, or returns why there is none. If inline is true,
 // there is none, and the caller is to run the task. opts may be nil.
@@ -205,20 +217,27 @@ func (p *Pool) reserve(ctx context.Context, opts *submitOptions) (inline bool, e
 	if weight := q.order.weightOf(lasting); q.order.capacity > 0 && weight > q.order.capacity {
 		return false, fmt.Errorf("%w: weight %d is more than the capacity of pool %q: %d", ErrInvalid, weight, p.name, q.order.capacity)
 	}
-	if !q.gate.HasWaiters() && q.tryReserve(lasting) {
-		return false, nil
+	room := queueFull
+	if !q.gate.HasWaiters() {
+		room = q.tryReserve(lasting)
 	}
-	switch p.cfg.Overflow {
-	case OverflowBlock:
-		return false, p.block(ctx, lasting)
-	case OverflowDropOldest:
+	switch {
+	case room == reserved:
+		return false, nil
+	case p.cfg.Overflow == OverflowDropOldest:
 		if p.replaceOldest(ctx, lasting) {
 			return false, nil
 		}
-	case OverflowCallerRuns:
+	case room == shareFull:
+	case p.cfg.Overflow == OverflowBlock:
+		return false, p.block(ctx, lasting)
+	case p.cfg.Overflow == OverflowCallerRuns:
 		if q.gate.Slots() > 0 && (opts == nil || !opts.hold && opts.delay == 0 && opts.serial == "") {
 			return true, nil
 		}
+	}
+	if room == shareFull {
+		return false, p.shareFull(lasting)
 	}
 	return false, p.full()
 }
@@ -229,7 +248,11 @@ func (p *Pool) block(ctx context.Context, opts *options) error {
 	if from, ok := FromContext(ctx); ok && from.queue.reg == p.reg {
 		stop = p.reg.drain.canceling // what a running task submits is admitted for longer
 	}
-	if p.queue.gate.Acquire(ctx, stop, p.queue.reserver(opts)) {
+	room := queueFull // written before Acquire returns true
+	if p.queue.gate.Acquire(ctx, stop, p.queue.reserver(opts, &room)) {
+		if room == shareFull {
+			return p.shareFull(opts)
+		}
 		return nil
 	}
 	select {
@@ -240,23 +263,31 @@ func (p *Pool) block(ctx context.Context, opts *options) error {
 	}
 }
 
-// reserver returns tryReserve for a waiter. It copies what that needs: to capture opts
-// would make the options of every submission escape to the heap.
-func (q *queue) reserver(opts *options) func() bool {
-	if opts == nil {
-		return func() bool { return q.tryReserve(nil) }
+// reserver returns tryReserve for a waiter. The wait ends if the task's share is full, too:
+// those behind it must not wait for that share. It copies what tryReserve needs: to capture
+// opts would make the options of every submission escape to the heap.
+func (q *queue) reserver(opts *options, got *room) func() bool {
+	var needed *options
+	if opts != nil {
+		needed = &options{serial: opts.serial, weight: opts.weight, weighted: opts.weighted, share: opts.share}
 	}
-	needed := options{serial: opts.serial, weight: opts.weight, weighted: opts.weighted}
-	return func() bool { return q.tryReserve(&needed) }
+	return func() bool {
+		*got = q.tryReserve(needed)
+		return *got != queueFull
+	}
 }
 
-// replaceOldest drops the oldest queued task, and gives its place to the new one. It
-// reports false if no task can be dropped.
+// replaceOldest drops the oldest queued task, of a crowded share or of the task's own if that
+// is full, and gives its place to the new one. It reports false if no task can be dropped.
 func (p *Pool) replaceOldest(ctx context.Context, opts *options) bool {
 	q := &p.queue
 	q.workers.Lock()
 	q.workers.TakeOver()
-	oldest := q.order.oldest()
+	from := q.order.crowded()
+	if q.order.full(opts) {
+		from = q.order.find(opts)
+	}
+	oldest := q.order.oldest(from)
 	if oldest == nil {
 		q.workers.Unlock()
 		return false
@@ -278,19 +309,38 @@ func (p *Pool) replaceOldest(ctx context.Context, opts *options) bool {
 	return true
 }
 
-// full returns the error of a refusal. As long as the pool is as full as it was, it is the
-// same error, so that refusing a burst allocates nothing.
+// full returns the error of a refusal.
 func (p *Pool) full() *FullError {
 	queued, running := p.queue.gate.Count()
-	workers := p.workers.Load()
-	after := time.Duration(p.queue.mean.Load()) * time.Duration(queued+1) / time.Duration(workers)
+	workers := int(p.workers.Load())
+	return p.fullError(FullError{Running: running, Queued: queued, Limit: p.cfg.Queue + workers}, workers)
+}
+
+// shareFull returns the error of a refusal because of the limit of a share.
+func (p *Pool) shareFull(opts *options) *FullError {
+	q := &p.queue
+	err := FullError{Limit: p.cfg.ShareLimit}
+	if opts != nil {
+		err.Share = opts.share
+	}
+	q.workers.Lock()
+	if s := q.order.find(opts); s != nil {
+		err.Running, err.Queued = int(s.running), int(s.live-s.running)
+	}
+	q.workers.Unlock()
+	return p.fullError(err, err.Running) // which is how many workers the share has had of late
+}
+
+// fullError completes the error of a refusal, by so many workers that make room. As long as
+// the pool is as full as it was, it is the same error, so that refusing a burst allocates
+// nothing.
+func (p *Pool) fullError(now FullError, workers int) *FullError {
+	now.Pool = p.name
+	after := time.Duration(p.queue.mean.Load()) * time.Duration(now.Queued+1) / time.Duration(max(1, workers))
 	if after <= 0 {
 		after = time.Second // no task has ended yet
 	}
-	now := FullError{
-		Pool: p.name, Running: running, Queued: queued, Limit: p.cfg.Queue + int(workers),
-		RetryAfter: min(after, time.Hour),
-	}
+	now.RetryAfter = min(after, time.Hour)
 	if last := p.lastFull.Load(); last != nil && *last == now {
 		return last
 	}

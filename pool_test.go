@@ -1292,11 +1292,12 @@ func TestPool_RetryingTaskTakesAPlace(t *testing.T) {
 	})
 }
 
+// The tasks of a key may have several shares.
 func TestSerial_OneAtATimeInOrder(t *testing.T) {
-	for _, perKey := range []int{0, 1, 3} {
-		t.Run(fmt.Sprint("per key ", perKey), func(t *testing.T) {
+	for _, shares := range []int{0, 1, 4} {
+		t.Run(fmt.Sprint(shares, " shares"), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newPool(t, tether.PoolConfig{Workers: 16, Queue: tether.Unbounded, PerKey: perKey})
+				p := newPool(t, tether.PoolConfig{Workers: 16, Queue: tether.Unbounded})
 				const keys = 3
 				var active [keys]meter
 				var tasks [keys][]*tether.Task
@@ -1304,26 +1305,25 @@ func TestSerial_OneAtATimeInOrder(t *testing.T) {
 				for range 200 {
 					key := random.IntN(keys)
 					nap := time.Duration(random.IntN(3)) * time.Second
+					opts := []tether.Option{tether.Serial(fmt.Sprint("key ", key))}
+					if n := random.IntN(shares + 1); n > 0 {
+						opts = append(opts, tether.Share(fmt.Sprint("share ", n)))
+					}
 					tasks[key] = append(tasks[key], start(t, p, "task", func(context.Context) error {
 						active[key].add(1)
 						defer active[key].add(-1)
 						time.Sleep(nap)
 						return nil
-					}, tether.Serial(fmt.Sprint("key ", key))))
+					}, opts...))
 				}
 				for key := range keys {
 					for i, task := range tasks[key] {
 						require.NoError(t, wait(task))
-						if i == 0 {
-							continue
-						}
-						before, now := tasks[key][i-1].Info(), task.Info()
-						assert.False(t, now.Started.Before(before.Started), "started before its predecessor")
-						if perKey <= 1 {
-							assert.False(t, now.Started.Before(before.Finished), "started before its predecessor had ended")
+						if i > 0 {
+							assert.False(t, task.Info().Started.Before(tasks[key][i-1].Info().Finished), "started before its predecessor had ended")
 						}
 					}
-					assert.EqualValues(t, max(1, perKey), active[key].most.Load())
+					assert.EqualValues(t, 1, active[key].most.Load())
 				}
 			})
 		})
@@ -1453,7 +1453,7 @@ func TestSerial_RetryKeepsItsTurn(t *testing.T) {
 }
 
 func TestSerial_WithCapacity(t *testing.T) {
-	p := newPool(t, tether.PoolConfig{Workers: 8, Queue: tether.Unbounded, Capacity: 6, PerKey: 2})
+	p := newPool(t, tether.PoolConfig{Workers: 8, Queue: tether.Unbounded, Capacity: 6})
 	stop := watch(t, p, bounded)
 	const keys = 4
 	var weight meter
@@ -1489,7 +1489,7 @@ func TestSerial_WithCapacity(t *testing.T) {
 	stop()
 	assert.LessOrEqual(t, weight.most.Load(), int64(6))
 	for key := range active {
-		assert.LessOrEqual(t, active[key].most.Load(), int64(2))
+		assert.LessOrEqual(t, active[key].most.Load(), int64(1))
 	}
 	assert.Zero(t, p.Stats().Weight)
 }
@@ -1523,7 +1523,7 @@ func TestWeight_Defaults(t *testing.T) {
 func TestNewPool_PanicsOnWhatNoRunCouldMend(t *testing.T) {
 	r := newRegistry(t, tether.Config{})
 	for _, cfg := range []tether.PoolConfig{
-		{Workers: -1}, {Queue: -1}, {Capacity: -1}, {PerKey: -1}, {Overflow: tether.OverflowCallerRuns + 1},
+		{Workers: -1}, {Queue: -1}, {Capacity: -1}, {ShareWorkers: -1}, {ShareLimit: -1}, {Overflow: tether.OverflowCallerRuns + 1},
 	} {
 		assert.Panics(t, func() { r.NewPool("pool", cfg) }, "%+v", cfg)
 	}
@@ -1534,7 +1534,7 @@ func TestNewPool_PanicsOnWhatNoRunCouldMend(t *testing.T) {
 	assert.NotPanics(t, func() {
 		p := r.NewPool("pool", tether.PoolConfig{Overflow: tether.OverflowBlock})
 		assert.Equal(t, runtime.GOMAXPROCS(0), p.Stats().Workers)
-		r.NewPool("pool", tether.PoolConfig{Workers: math.MaxInt, Queue: math.MaxInt, Capacity: 1 << 62, PerKey: math.MaxInt, Overflow: tether.OverflowBlock})
+		r.NewPool("pool", tether.PoolConfig{Workers: math.MaxInt, Queue: math.MaxInt, Capacity: 1 << 62, ShareWorkers: math.MaxInt, ShareLimit: math.MaxInt, Overflow: tether.OverflowBlock})
 	})
 }
 

@@ -67,18 +67,33 @@ func (q *queue) poolName() string {
 
 func (q *queue) id(num uint64) string { return q.reg.key.Seal(q.num, num) }
 
+// room is the answer of tryReserve.
+type room uint8
+
+const (
+	reserved  room = iota
+	queueFull      // the pool has no place
+	shareFull      // the task's share is at its limit
+)
+
 // tryReserve reserves a place for a task if there is one.
-func (q *queue) tryReserve(opts *options) bool {
-	if q.order.capacity == 0 && (opts == nil || opts.serial == "") {
-		return !q.bounded || q.gate.TryAcquire(true)
+func (q *queue) tryReserve(opts *options) room {
+	if !q.order.counts(opts) {
+		if q.bounded && !q.gate.TryAcquire(true) {
+			return queueFull
+		}
+		return reserved
 	}
 	q.workers.Lock()
 	defer q.workers.Unlock()
+	if q.order.full(opts) {
+		return shareFull
+	}
 	if q.bounded && !q.gate.TryAcquire(q.order.couldStart(opts)) {
-		return false
+		return queueFull
 	}
 	q.order.reserve(opts)
-	return true
+	return reserved
 }
 
 // unreserve gives back the place of a task that was not made.
@@ -240,6 +255,9 @@ func (q *queue) abortLocked(t *Task, cause error) (limit context.Context) {
 // takeAwayLocked is abortLocked without the place at the gate.
 func (q *queue) takeAwayLocked(t *Task) {
 	q.reg.drain.helpers.Add(1) // until abort has returned
+	if q.order.turns != nil {
+		q.workers.TakeOver() // the order counts the task only once it knows it
+	}
 	before := t.stateWord.abort()
 	if State(before&stateMask) == Held {
 		q.held--
@@ -251,7 +269,7 @@ func (q *queue) takeAwayLocked(t *Task) {
 	}
 	opts := t.opts()
 	if before&parked == 0 {
-		q.order.aborted++
+		q.order.abort(opts)
 	} else if opts.timer != nil {
 		opts.timer.Stop()
 	}
@@ -337,6 +355,9 @@ func (q *queue) Next(now int64) (n *node, stalled bool) {
 	if q.phase == canceling || q.phase == draining && q.atStop == AtStopDrop {
 		return nil, true // all that is queued is being dropped
 	}
+	if q.order.turns != nil {
+		q.workers.TakeOver() // what was submitted last may be next
+	}
 	t, stalled := q.order.next()
 	if t == nil {
 		return nil, stalled
@@ -349,7 +370,7 @@ func (q *queue) Next(now int64) (n *node, stalled bool) {
 }
 
 // Empty reports whether no task is in the order.
-func (q *queue) Empty() bool { return q.order.head == nil }
+func (q *queue) Empty() bool { return q.order.empty() }
 
 // Run runs one attempt of a task that Next has started.
 func (q *queue) Run(n *node) (now int64) {

@@ -173,7 +173,9 @@ func New(cfg Config) *Registry {
 	}
 	r.queues.Store(new([]*queue))
 	for range n {
-		q := &queue{order: order{perKey: 1}}
+		q := new(queue)
+		q.order.init(PoolConfig{})
+		q.order.noShares = true
 		q.init(r, nil, workers.Unlimited)
 		r.shards = append(r.shards, q)
 		r.addQueue(q)

@@ -92,12 +92,13 @@ type taskExtra struct {
 	baseHolds *Task           // whose values are needed by base
 	children  int32           // tasks that hold this one
 
-	progress    Progress // guarded by mu
-	stuck       *[]byte  // the stack with which it was reported as stuck; nil if it was not; guarded by mu
-	stuckMissed bool     // its goroutine was not found by the last round; used by the rounds alone
+	stuckMissed bool // its goroutine was not found by the last round of the stuckDetector; used by the rounds alone
+	inline      bool // its submitter runs it: it has no place in the pool; written before the task is published
+
+	progress Progress // guarded by mu
+	stuck    *[]byte  // the stack with which it was reported as stuck; nil if it was not; guarded by mu
 
 	// Written before the task is published.
-	inline    bool          // its submitter runs it: it has no place in the pool
 	parent    *queue        // of the task that submitted it; nil if none did
 	parentNum uint64        // of that task
 	options   *options      // nil without options other than Timeout
