@@ -15,6 +15,8 @@ import (
 	"github.com/seed-2e639f12/tether/durable"
 )
 
+var metrics tether.Observer
+
 var ctx context.Context
 
 var name string
