@@ -1,0 +1,60 @@
+package durable_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/seed-2e639f12/tether"
+	"github.com/seed-2e639f12/tether/durable"
+)
+
+// BenchmarkGo measures what a job that runs in the process costs beyond a task of a pool: an
+// empty task, and one with a Timeout, whose body uses its context, as most do.
+func BenchmarkGo(b *testing.B) {
+	const workers = 4
+	job := durable.Define("invoice", succeed, durable.JobConfig{Timeout: time.Minute})
+	waiting := durable.Define("invoice", func(ctx context.Context, _ order) error {
+		ctx.Done()
+		return nil
+	}, durable.JobConfig{Timeout: time.Minute})
+	engine := newMemory()
+	for _, c := range []struct {
+		name   string
+		submit func(*tether.Pool) error
+	}{
+		{"task", func(p *tether.Pool) error {
+			_, err := p.Go(background, "invoice", func(context.Context) error { return nil })
+			return err
+		}},
+		{"task that uses its context", func(p *tether.Pool) error {
+			_, err := p.Go(background, "invoice", func(ctx context.Context) error {
+				ctx.Done()
+				return nil
+			}, tether.Timeout(time.Minute))
+			return err
+		}},
+		{"job", func(p *tether.Pool) error {
+			_, err := job.Go(background, p, engine, order{5})
+			return err
+		}},
+		{"job that uses its context", func(p *tether.Pool) error {
+			_, err := waiting.Go(background, p, engine, order{5})
+			return err
+		}},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			reg := tether.New(tether.Config{})
+			pool := reg.NewPool("jobs", tether.PoolConfig{Workers: workers, Queue: 1000, Overflow: tether.OverflowBlock})
+			b.ReportAllocs()
+			for b.Loop() {
+				if err := c.submit(pool); err != nil {
+					b.Fatal(err)
+				}
+			}
+			if err := reg.Shutdown(background); err != nil {
+				b.Fatal(err)
+			}
+		})
+	}
+}
