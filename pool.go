@@ -269,7 +269,8 @@ func (p *Pool) block(ctx context.Context, opts *options) error {
 func (q *queue) reserver(opts *options, got *room) func() bool {
 	var needed *options
 	if opts != nil {
-		needed = &options{serial: opts.serial, weight: opts.weight, weighted: opts.weighted, share: opts.share}
+		needed = new(options)
+		*needed = *opts
 	}
 	return func() bool {
 		*got = q.tryReserve(needed)
