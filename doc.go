@@ -26,7 +26,7 @@
 // is the same for a body that returns a value.
 //
 // Options configure a single submission: [Timeout], [Delay], [Hold], [Unique], [Serial],
-// [Share], [Weight], [Retry], [Label], [HandOver].
+// [Share], [Urgent], [Weight], [Retry], [Label], [HandOver].
 //
 // # The body's context
 //

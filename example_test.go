@@ -201,6 +201,27 @@ func ExampleShare() {
 	// export for acme
 }
 
+func ExampleUrgent() {
+	reg := tether.New(tether.Config{})
+	ctx := context.Background()
+	mails := reg.NewPool("mails", tether.PoolConfig{Workers: 1, Queue: 100})
+	send := func(what string) tether.Func {
+		return func(context.Context) error {
+			fmt.Println(what)
+			return nil
+		}
+	}
+
+	mails.Pause() // so that the workers do not begin before everything is submitted
+	mails.Go(ctx, "newsletter", send("newsletter"))
+	mails.Go(ctx, "password reset", send("password reset"), tether.Urgent())
+	mails.Resume()
+	reg.Shutdown(ctx)
+	// Output:
+	// password reset
+	// newsletter
+}
+
 func ExampleHold() {
 	reg := tether.New(tether.Config{})
 	ctx := context.Background()

@@ -26,6 +26,7 @@ type Info struct {
 	Progress   Progress
 	Unique     string // the key, if the task was submitted with one
 	Share      string // the key, if the task was submitted with one
+	Urgent     bool
 	Labels     map[string]string
 	Err        error  // set once State is final
 	Stuck      []byte // the stack of its goroutine, if the task was reported as stuck, see [Config]; read-only
@@ -77,6 +78,7 @@ func (t *Task) Info() Info {
 	}
 	if o := x.options; o != nil {
 		info.Unique, info.Share, info.Labels = o.unique, o.share, o.labelMap()
+		info.Urgent = o.urgent
 		if o.retry != nil {
 			info.addRetry(o.retry, word, t.queue.reg)
 		}

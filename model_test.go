@@ -269,6 +269,9 @@ func (m *model) submit(ctx context.Context, at *place, random *rand.Rand) {
 		task.share = random.IntN(modelKeys)
 		opts = append(opts, tether.Share(fmt.Sprint("share ", task.share)))
 	}
+	if chance(20) {
+		opts = append(opts, tether.Urgent())
+	}
 	if at.cfg.Capacity > 0 && chance(70) {
 		task.weight = random.Int64N(at.cfg.Capacity + 1)
 		opts = append(opts, tether.Weight(task.weight))

@@ -32,6 +32,7 @@ const (
 	optionOnDuplicate
 	optionSerial
 	optionShare
+	optionUrgent
 	optionWeight
 	optionRetry
 	optionLabel
@@ -121,6 +122,13 @@ func Share(key string) Option {
 	}
 	return Option{kind: optionShare, key: key}
 }
+
+// Urgent makes the task start before those of its pool that are not urgent, whatever their
+// shares are. If both wait, one of eight tasks that start is not urgent, so that those
+// progress too. Urgent tasks take turns by [Share] among themselves. A [Serial] key keeps
+// its order: an urgent task waits for the earlier ones of its key. Running tasks are not
+// interrupted. For tasks on no pool, which never wait for a worker, Urgent has no effect.
+func Urgent() Option { return Option{kind: optionUrgent} }
 
 // Weight is the task's part of [PoolConfig].Capacity. The default is 1. A task that
 // weighs more than the capacity is refused. Without a Capacity, weights have no effect.
@@ -227,8 +235,9 @@ type options struct {
 	timer      *time.Timer // of the delay or the backoff; guarded by the queue's lock
 	in         *share      // the share that the task is in, once that was asked for; guarded by the queue's lock
 	weighted   bool        // weight was set
-	active     bool        // the task has the turn of its Serial key; guarded by the queue's lock
-	handedOver bool        // HandOver returned nil; written before the end is recorded
+	urgent     bool
+	active     bool // the task has the turn of its Serial key; guarded by the queue's lock
+	handedOver bool // HandOver returned nil; written before the end is recorded
 }
 
 // add applies one Option.
@@ -256,6 +265,8 @@ func (o *submitOptions) add(option Option) {
 		o.serial = option.key
 	case optionShare:
 		o.share = option.key
+	case optionUrgent:
+		o.urgent = true
 	case optionWeight:
 		o.weight, o.weighted = option.n, true
 	case optionRetry:

@@ -5,8 +5,8 @@ import (
 	"slices"
 )
 
-// order is the order in which the tasks of a queue start: first in, first out, with three
-// exceptions. Shares take turns. A task steps aside while another one of its Serial key
+// order is the order in which the tasks of a queue start: first in, first out, with four
+// exceptions. Urgent tasks go first. Shares take turns. A task steps aside while another one of its Serial key
 // has its turn. A task that is too heavy for what is left of the capacity stops the order
 // until there is room, so that light tasks do not overtake it forever.
 //
@@ -56,7 +56,7 @@ func orMax(n int) int32 {
 
 // counts reports whether a task with these options must be counted by reserve.
 func (o *order) counts(opts *options) bool {
-	return o.capacity > 0 || o.bounded || opts != nil && (opts.serial != "" || opts.share != "")
+	return o.capacity > 0 || o.bounded || opts != nil && (opts.serial != "" || opts.share != "" || opts.urgent)
 }
 
 // before reports whether s is next before b. A free worker goes to the share with the
@@ -73,7 +73,9 @@ func (o *order) takeTurns() {
 		return
 	}
 	o.turns = &turns{shares: make(map[string]*share)}
-	o.turns.ready.Init((*share).before, func(s *share) *int32 { return &s.place })
+	for l := range o.turns.ready {
+		o.turns.ready[l].Init((*share).before, func(s *share) *int32 { return &s.place[l] })
+	}
 	for _, k := range o.keys {
 		for _, t := range k.waiting {
 			if !t.has(aborting) {
@@ -81,9 +83,9 @@ func (o *order) takeTurns() {
 			}
 		}
 	}
-	first, last := o.plain.head, o.plain.tail
-	o.plain.list = list{}
-	o.push(first, last)
+	all := o.plain.lists[normal]
+	o.plain.lists[normal] = list{}
+	o.push(all.head, all.tail)
 }
 
 // weightOf returns what a task with these options weighs.
@@ -155,7 +157,7 @@ func (o *order) unreserve(opts *options) {
 		}
 		k.active, t.opts().active = true, true
 		s := o.share(t.opts())
-		s.insert(t)
+		s.lists[o.level(t.opts())].insert(t)
 		o.settle(s)
 	}
 	if k.live == 0 {
@@ -163,17 +165,39 @@ func (o *order) unreserve(opts *options) {
 	}
 }
 
+// level is the priority of a task.
+type level uint8
+
+const (
+	urgent level = iota
+	normal
+	levels
+)
+
+// maxInRow is how many urgent tasks start in a row while a normal one could have started.
+const maxInRow = 7
+
+// level returns the priority of a task with these options.
+func (o *order) level(opts *options) level {
+	if opts.urgent && o.turns != nil {
+		return urgent
+	}
+	return normal
+}
+
 // settle puts a share where it belongs after a change of it.
 func (o *order) settle(s *share) {
 	if o.turns != nil {
-		o.turns.ready.Set(s, s.head != nil && s.running < o.shareWorkers)
+		for l := range s.lists {
+			o.turns.ready[l].Set(s, s.lists[l].head != nil && s.running < o.shareWorkers)
+		}
 	}
 }
 
 // push appends a chain of tasks, linked by next.
 func (o *order) push(first, last *node) {
 	if o.turns == nil {
-		o.plain.append(first, last)
+		o.plain.lists[normal].append(first, last)
 		return
 	}
 	for n := first; n != nil; {
@@ -188,7 +212,7 @@ func (o *order) push(first, last *node) {
 		s := o.share(t.opts())
 		o.wait(s, 1)
 		if o.takeKey(t) {
-			s.append((*node)(t), (*node)(t))
+			s.lists[o.level(t.opts())].append((*node)(t), (*node)(t))
 			o.settle(s)
 		}
 	}
@@ -213,29 +237,34 @@ func (o *order) takeKey(t *Task) bool {
 // empty reports whether no task is listed that may start.
 func (o *order) empty() bool {
 	if o.turns != nil {
-		return o.turns.ready.Len() == 0
+		return o.turns.ready[urgent].Len()+o.turns.ready[normal].Len() == 0
 	}
-	return o.plain.head == nil
+	return o.plain.lists[normal].head == nil
 }
 
-// first returns the share that is next; nil if there is none.
-func (o *order) first() *share {
+// first returns the share that is next, and of which of its lists; nil if there is none.
+func (o *order) first() (*share, level) {
 	switch {
 	case o.empty():
-		return nil
-	case o.turns != nil:
-		return o.turns.ready.Top()
+		return nil, normal
+	case o.turns == nil:
+		return &o.plain, normal
 	}
-	return &o.plain
+	ready := &o.turns.ready
+	if ready[urgent].Len() == 0 || o.turns.inRow == maxInRow && ready[normal].Len() > 0 {
+		return ready[normal].Top(), normal
+	}
+	return ready[urgent].Top(), urgent
 }
 
 // next removes the next task from its list and counts it as running. It returns nil and
 // false if there is none, nil and true if the first one has to wait for room.
 func (o *order) next() (t *Task, stalled bool) {
-	for s := o.first(); s != nil; s = o.first() {
-		t := (*Task)(s.head)
+	for s, l := o.first(); s != nil; s, l = o.first() {
+		list := &s.lists[l]
+		t := (*Task)(list.head)
 		if t.has(aborting) {
-			s.pop()
+			list.pop()
 			o.aborted--
 			o.settle(s)
 			continue
@@ -246,22 +275,32 @@ func (o *order) next() (t *Task, stalled bool) {
 				return nil, true
 			}
 			if !o.takeKey(t) {
-				s.pop() // there are no turns
+				list.pop() // there are no turns
 				continue
 			}
 			o.used += weight
 		}
-		s.pop()
+		list.pop()
 		s.running++
 		if o.turns != nil {
-			o.turns.last++
-			s.turn = o.turns.last
+			o.turns.take(s, l)
 			o.wait(s, -1)
 			o.settle(s)
 		}
 		return t, false
 	}
 	return nil, false
+}
+
+// take counts a turn.
+func (t *turns) take(s *share, l level) {
+	t.last++
+	s.turn = t.last
+	if l == urgent && t.ready[normal].Len() > 0 {
+		t.inRow++
+	} else {
+		t.inRow = 0
+	}
 }
 
 // ran counts a task that next has returned as no longer running.
@@ -279,12 +318,14 @@ func (o *order) abort(opts *options) {
 }
 
 // oldest removes the task of a share that was listed first and can be aborted, those that
-// stepped aside included; nil if there is none.
+// stepped aside included; nil if there is none. Of urgent tasks it removes one only if
+// nothing else is listed.
 func (o *order) oldest(s *share) *Task {
-	front := s.pop()
-	for front != nil && !front.abortable() {
-		o.aborted--
-		front = s.pop()
+	list := &s.lists[normal]
+	front := o.popAbortable(list)
+	if front == nil {
+		list = &s.lists[urgent]
+		front = o.popAbortable(list)
 	}
 	defer o.settle(s)
 	var aside *Task
@@ -299,14 +340,23 @@ func (o *order) oldest(s *share) *Task {
 		return front
 	}
 	if front != nil {
-		front.next, s.head = s.head, (*node)(front)
+		front.next, list.head = list.head, (*node)(front)
 		if front.next == nil {
-			s.tail = (*node)(front)
+			list.tail = (*node)(front)
 		}
 	}
 	k := o.keys[aside.opts().serial]
 	k.waiting = slices.DeleteFunc(k.waiting, func(t *Task) bool { return t == aside })
 	return aside
+}
+
+func (o *order) popAbortable(l *list) *Task {
+	t := l.pop()
+	for t != nil && !t.abortable() {
+		o.aborted--
+		t = l.pop()
+	}
+	return t
 }
 
 // sweep removes aborted tasks, of which the lists could otherwise hold any number while

@@ -13,23 +13,24 @@ type list struct{ head, tail *node }
 // share is the tasks of one Share key in one pool, or those without one. It exists while
 // it has live tasks.
 type share struct {
-	list           // tasks that may start, oldest first
-	key     string // empty for plain
-	turn    uint64 // of its last start, or of its creation
-	live    int32  // tasks that reserved a place and have not ended; of plain only if bounded is set
-	waiting int32  // tasks in the list, or that stepped aside, except aborted ones
-	running int32  // tasks that next has returned
-	place   int32  // in turns.ready
+	lists   [levels]list  // tasks that may start, oldest first
+	key     string        // empty for plain
+	turn    uint64        // of its last start, or of its creation
+	live    int32         // tasks that reserved a place and have not ended; of plain only if bounded is set
+	waiting int32         // tasks in the list, or that stepped aside, except aborted ones
+	running int32         // tasks that next has returned
+	place   [levels]int32 // in turns.ready
 }
 
 // turns are the shares of a pool.
 type turns struct {
-	shares  map[string]*share // with live tasks, except plain
-	most    int               // shares at once since the map was made
-	ready   heap.Heap[*share] // with a task that may start
-	last    uint64            // number of turns
-	waiting int               // the sum of that of the shares
-	longest *share            // one with many tasks waiting; may be nil
+	shares  map[string]*share         // with live tasks, except plain
+	most    int                       // shares at once since the map was made
+	ready   [levels]heap.Heap[*share] // with a task that may start
+	inRow   int                       // urgent tasks that have started since a normal one did, or none could
+	last    uint64                    // number of turns
+	waiting int                       // the sum of that of the shares
+	longest *share                    // one with many tasks waiting; may be nil
 }
 
 // keepShares is the most shares for which the map is kept once they are gone.
@@ -61,6 +62,9 @@ func (o *order) share(opts *options) *share {
 // there is none.
 func (o *order) enter(opts *options) {
 	s := o.find(opts)
+	if opts != nil && opts.urgent && !o.noShares {
+		o.takeTurns()
+	}
 	if s == nil {
 		o.takeTurns()
 		o.turns.last++
@@ -86,8 +90,10 @@ func (o *order) leave(opts *options) {
 	if s.live--; s.live > 0 {
 		return
 	}
-	for s.pop() != nil {
-		o.aborted--
+	for l := range s.lists {
+		for s.lists[l].pop() != nil {
+			o.aborted--
+		}
 	}
 	o.settle(s)
 	delete(o.turns.shares, s.key)
@@ -163,15 +169,17 @@ func (o *order) crowded() *share {
 	return most
 }
 
-// sweepShare removes the aborted tasks of a share's list.
+// sweepShare removes the aborted tasks of a share's lists.
 func (o *order) sweepShare(s *share) {
-	var kept list
-	for t := s.pop(); t != nil; t = s.pop() {
-		if !t.has(aborting) {
-			kept.append((*node)(t), (*node)(t))
+	for l := range s.lists {
+		var kept list
+		for t := s.lists[l].pop(); t != nil; t = s.lists[l].pop() {
+			if !t.has(aborting) {
+				kept.append((*node)(t), (*node)(t))
+			}
 		}
+		s.lists[l] = kept
 	}
-	s.list = kept
 	o.settle(s)
 }
 

@@ -230,6 +230,72 @@ func TestP8_DropOldestDropsFromACrowdedShare(t *testing.T) {
 	})
 }
 
+func TestP9_UrgentTasksGoFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, tether.PoolConfig{Workers: 1, Queue: tether.Unbounded})
+		p.Pause()
+		flood(t, p, "", 2, sleeper(time.Second))
+		flood(t, p, "A", 10, sleeper(time.Second))
+		first := flood(t, p, "A", 1, sleeper(time.Second), tether.Urgent())
+		last := flood(t, p, "B", 3, sleeper(time.Second), tether.Urgent())
+		p.Resume()
+		time.Sleep(10 * time.Second)
+		assert.Zero(t, waited(first[0]))
+		for i, task := range last {
+			assert.Equal(t, time.Duration(i+1)*time.Second, waited(task))
+		}
+	})
+}
+
+func TestP9_NormalTasksProgress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, tether.PoolConfig{Workers: 2, Queue: tether.Unbounded})
+		urgent := flood(t, p, "A", 1000, sleeper(time.Second), tether.Urgent())
+		normal := flood(t, p, "B", 30, sleeper(time.Second))
+		for i, task := range normal {
+			require.NoError(t, wait(task))
+			assert.InDelta(t, float64(i+1)*4, waited(task).Seconds(), 1, "of two workers each starts a task in a second, and one of eight is this one")
+		}
+		for _, task := range urgent {
+			require.NoError(t, wait(task))
+		}
+	})
+}
+
+// Of the tasks of one key the urgent one comes later all the same.
+func TestP9_SerialKeysKeepTheirOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, tether.PoolConfig{Workers: 4, Queue: tether.Unbounded})
+		p.Pause()
+		before := flood(t, p, "A", 3, sleeper(time.Second), tether.Serial("key"))
+		after := start(t, p, "task", succeed, tether.Serial("key"), tether.Urgent())
+		p.Resume()
+		require.NoError(t, wait(after))
+		assert.Equal(t, 3*time.Second, waited(after))
+		assert.True(t, after.Info().Urgent)
+		assert.False(t, before[0].Info().Urgent)
+	})
+}
+
+// DropOldest drops urgent tasks last.
+func TestP9_DropOldest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, tether.PoolConfig{Workers: 1, Queue: 3, Overflow: tether.OverflowDropOldest})
+		release := make(chan struct{})
+		flood(t, p, "", 1, until(release))
+		synctest.Wait()
+		urgent := flood(t, p, "", 2, succeed, tether.Urgent())
+		normal := flood(t, p, "", 1, succeed)
+		urgent = append(urgent, flood(t, p, "", 2, succeed, tether.Urgent())...)
+		assert.ErrorIs(t, wait(normal[0]), tether.ErrFull)
+		assert.ErrorIs(t, wait(urgent[0]), tether.ErrFull)
+		close(release)
+		for _, task := range urgent[1:] {
+			assert.NoError(t, wait(task))
+		}
+	})
+}
+
 func TestP8_SharesVanish(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPool(t, tether.PoolConfig{Workers: 2, Queue: tether.Unbounded})
