@@ -12,12 +12,12 @@ import (
 )
 
 // history is the finished tasks that can still be found: the newest ones, each for a
-// while. Failed and pinned tasks are in rings of their own, so that others cannot evict
-// them. A task is in one ring at most. It leaves the table of its queue when it is
+// while. Failed, panicked and pinned tasks are in rings of their own, so that others cannot
+// evict them. A task is in one ring at most. It leaves the table of its queue when it is
 // forgotten.
 type history struct {
-	reg            *Registry
-	recent, failed *ring.Ring[Task] // nil if Retain is negative
+	reg                      *Registry
+	recent, failed, panicked *ring.Ring[Task] // nil if Retain is negative
 
 	pinnedOnce sync.Once
 	pinned     atomic.Pointer[ring.Ring[Task]] // made for the first pinned task
@@ -26,7 +26,8 @@ type history struct {
 func (h *history) init(r *Registry) {
 	h.reg = r
 	if r.cfg.Retain > 0 {
-		h.recent, h.failed = h.newRing(r.cfg.Retain, h.evict), h.newRing(r.cfg.Retain, h.evict)
+		size := r.cfg.Retain
+		h.recent, h.failed, h.panicked = h.newRing(size, h.evict), h.newRing(size, h.evict), h.newRing(size, h.evict)
 	}
 }
 
@@ -56,15 +57,23 @@ func (h *history) add(t *Task) bool {
 		h.pins().Add(t)
 	case h.recent == nil:
 		return !t.forget() && h.add(t) // unless it was pinned just now
-	case t.end == Failed || t.end == Panicked:
+	case t.end == Failed:
 		h.failed.Add(t)
+	case t.end == Panicked:
+		h.panicked.Add(t)
 	default:
 		h.recent.Add(t)
 	}
 	return true
 }
 
-// evict forgets a task that has left the recent or failed ones, unless it is pinned: Keep
+// take takes a task out of the rings of those that were not pinned, and reports whether it
+// was there.
+func (h *history) take(t *Task) bool {
+	return h.recent != nil && (h.recent.Take(t) || h.failed.Take(t) || h.panicked.Take(t))
+}
+
+// evict forgets a task that has left the ring of those that were not pinned, unless it is pinned: Keep
 // may have come too late for add, and not have found the task itself.
 func (h *history) evict(t *Task) {
 	if t.forget() {
@@ -82,7 +91,7 @@ func (h *history) pin(t *Task) bool {
 	if !t.has(done) {
 		return true // add finds the mark, or evict does
 	}
-	if h.recent != nil && (h.recent.Take(t) || h.failed.Take(t)) {
+	if h.take(t) {
 		h.pins().Add(t)
 	}
 	return h.retains(t)
@@ -92,7 +101,7 @@ func (h *history) pin(t *Task) bool {
 func (h *history) drop(t *Task) bool {
 	pins := h.pinned.Load()
 	switch {
-	case h.recent != nil && (h.recent.Take(t) || h.failed.Take(t)):
+	case h.take(t):
 	case pins != nil && pins.Take(t):
 	default:
 		return false
@@ -112,10 +121,22 @@ func (h *history) retains(t *Task) bool {
 	return (h.recent != nil || t.has(pinned)) && h.reg.now()-t.ended < int64(h.reg.cfg.RetainFor)
 }
 
+// since is Registry.FinishedSince.
+func (h *history) since() time.Time {
+	if h.recent == nil {
+		return h.reg.time(h.reg.now())
+	}
+	reach := min(h.recent.Reach(), h.failed.Reach(), h.panicked.Reach())
+	if pins := h.pinned.Load(); pins != nil {
+		reach = min(reach, pins.Reach())
+	}
+	return h.reg.time(max(0, h.reg.now()-int64(reach)))
+}
+
 // all is Registry.Finished.
 func (h *history) all() iter.Seq[*Task] {
 	return func(yield func(*Task) bool) {
-		apart := slices.Concat(slices.Collect(visible(h.failed)), slices.Collect(visible(h.pinned.Load())))
+		apart := slices.Concat(slices.Collect(visible(h.failed)), slices.Collect(visible(h.panicked)), slices.Collect(visible(h.pinned.Load())))
 		slices.SortFunc(apart, func(a, b *Task) int { return cmp.Compare(b.ended, a.ended) })
 		for t := range visible(h.recent) {
 			for ; len(apart) > 0 && apart[0].ended > t.ended; apart = apart[1:] {

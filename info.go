@@ -21,7 +21,7 @@ type Info struct {
 	Attempt     int       // 1 for the first; 0 before it
 	MaxAttempts int       // of Retry; 1 without it
 	LastErr     error     // of the last failed attempt, while another follows or runs
-	NextAttempt time.Time // when the next attempt is due, while the task waits for it; zero otherwise
+	NextAttempt time.Time // when the first attempt is due if it has a Delay, or the next one, until it starts; zero otherwise
 
 	Progress   Progress
 	Unique     string // the key, if the task was submitted with one
@@ -81,6 +81,9 @@ func (t *Task) Info() Info {
 		info.Urgent = o.urgent
 		if o.retry != nil {
 			info.addRetry(o.retry, word, t.queue.reg)
+		}
+		if o.delay > 0 && info.State <= Queued && word&begun == 0 {
+			info.NextAttempt = t.queue.reg.time(later(t.submitted, o.delay))
 		}
 	}
 	return info

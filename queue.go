@@ -17,8 +17,8 @@ import (
 // shares their lock, which is "the queue's lock".
 //
 // Lock order: gate; Registry.queuesMu; drain.mu; the queue's lock; then table, tally.mu,
-// stuckDetector.mu and drain.wakeMu, of which tally.mu is locked before taskExtra.mu.
-// uniqueMu is locked alone. No lock is held over code of the user's.
+// stuckDetector.mu, drain.wakeMu and stopProgress.mu, of which tally.mu is locked before
+// taskExtra.mu. uniqueMu is locked alone. No lock is held over code of the user's.
 type queue struct {
 	// Written once, and read by all: kept off the cache lines that are written.
 	reg     *Registry

@@ -45,9 +45,9 @@ type Config struct {
 	CancelBefore time.Duration
 
 	// Retain is how many finished tasks [Registry.Find] and [Registry.Finished] know, and
-	// RetainFor for how long. Failed tasks, and tasks marked with [Task.Keep], are retained
-	// separately, up to Retain each, so that successes cannot evict them. Zero means 1024
-	// tasks and 1 hour. If Retain is negative, only tasks marked with Keep are retained, up
+	// RetainFor for how long. Failed tasks, panicked tasks, and tasks marked with
+	// [Task.Keep], are retained separately, up to Retain each, so that others cannot evict
+	// them. Zero means 1024 tasks and 1 hour. If Retain is negative, only tasks marked with Keep are retained, up
 	// to 1024 of them. Of a task that was not marked with Keep, the value of a [Submit] is
 	// not retained: see [Result].
 	Retain    int
@@ -254,6 +254,12 @@ func (r *Registry) Tasks() iter.Seq[*Task] {
 
 // Finished returns the finished tasks that are retained, newest first.
 func (r *Registry) Finished() iter.Seq[*Task] { return r.history.all() }
+
+// FinishedSince returns how far back [Registry.Finished] is complete: it has every task that
+// ended after that time, except those that [Task.Forget] was called for. Rates and shares of
+// the tasks that are retained are to be taken from that time on, because failures are
+// retained for longer than a flood of successes.
+func (r *Registry) FinishedSince() time.Time { return r.history.since() }
 
 // Stats are counts of tasks. In every Stats that is ever read
 //

@@ -45,14 +45,16 @@ type drain struct {
 	helpers atomic.Int64 // goroutines other than workers that run or end tasks, or are idle
 	idlers  atomic.Int64 // idle goroutines that may call notify
 
-	mu       sync.Mutex
-	complete bool    // a Shutdown has found nothing live: nothing is admitted any more; guarded by mu
-	report   *Report // of the last Shutdown; guarded by mu
+	mu         sync.Mutex
+	complete   bool      // a Shutdown has found nothing live: nothing is admitted any more; guarded by mu
+	canceledAt time.Time // when the phase became canceling; guarded by mu
+	report     *Report   // of the last Shutdown; guarded by mu
 
 	wakeMu sync.Mutex
 	wake   chan struct{} // closed by notify; nil if no Shutdown waits; guarded by wakeMu
 
-	tally tally
+	tally    tally
+	progress stopProgress
 }
 
 func (d *drain) init() {
@@ -103,9 +105,11 @@ func (r *Registry) Shutdown(ctx context.Context) error {
 func (r *Registry) drainTasks(ctx context.Context) error {
 	d := &r.drain
 	var cancelTime <-chan time.Time
-	if deadline, ok := ctx.Deadline(); ok {
+	deadline, ok := ctx.Deadline()
+	defer d.progress.begin("drain", deadline)()
+	if ok {
 		left := max(0, time.Until(deadline))
-		until := left - min(r.cfg.CancelBefore, left/2)
+		until := left - r.lastPart(left)
 		timer := time.NewTimer(until)
 		defer timer.Stop()
 		cancelTime = timer.C
@@ -182,7 +186,12 @@ func (r *Registry) Ready() bool {
 }
 
 // beginStop closes stopping. Tasks are still admitted.
-func (d *drain) beginStop() { d.stopOnce.Do(func() { close(d.stopping) }) }
+func (d *drain) beginStop() {
+	d.stopOnce.Do(func() {
+		d.progress.start()
+		close(d.stopping)
+	})
+}
 
 // begin begins the drain, if no other Shutdown has, and drops the tasks that cannot start
 // before cancelAt.
@@ -225,6 +234,7 @@ func (d *drain) cancel(ctx context.Context, r *Registry) {
 	}
 	first := d.phase.Load() != canceling
 	if first {
+		d.canceledAt = time.Now()
 		d.setPhaseLocked(r, canceling) // from here on nothing starts, and what comes late is dropped
 		close(d.canceling)
 	}

@@ -17,12 +17,12 @@ import (
 func (s *serving) stop() error {
 	end := s.began.Add(s.cfg.StopTimeout)
 	drainEnd := end.Add(-s.cfg.CloseTimeout)
+	s.reg.drain.progress.plan(drainEnd)
 	s.preStop()
 
 	// The servers stop early enough to leave the tasks time after their cancellation:
 	// connections that stay open must not use up the tasks' time.
-	left := max(0, time.Until(drainEnd))
-	s.stopServers(s.servers, drainEnd.Add(-min(s.reg.cfg.CancelBefore, left/2)))
+	s.stopServers(s.servers, drainEnd.Add(-s.reg.lastPart(time.Until(drainEnd))))
 
 	s.drain(drainEnd)
 
@@ -44,6 +44,7 @@ func (s *serving) preStop() {
 	if s.cfg.PreStop == 0 {
 		return
 	}
+	defer s.reg.drain.progress.begin("PreStop", time.Now().Add(s.cfg.PreStop))()
 	timer := time.NewTimer(s.cfg.PreStop)
 	defer timer.Stop()
 	for s.anyServes() {
@@ -125,6 +126,7 @@ func (s *serving) drain(deadline time.Time) {
 func (s *serving) step(what string, deadline time.Time, fn func(context.Context) error, pending func() string) error {
 	ctx, cancel := context.WithDeadline(s.ctx, deadline)
 	defer cancel()
+	defer s.reg.drain.progress.begin(what, deadline)()
 	defer s.logWhileSlow(what, deadline, pending)()
 	share := time.Until(deadline)
 	result := make(chan error, 1)

@@ -113,9 +113,26 @@ func (r *Registry) findStuck() {
 	r.reportStuck(found)
 }
 
+// Stack returns the stack of the goroutine that runs the task's body now, with the frames
+// of this package below it, or nil if no goroutine runs it. It stops all goroutines of
+// the process for some milliseconds; in a process with more than 2000 goroutines it stops
+// none, and returns the stacks of all tasks of the name. It is for a person who asks where
+// a task is: see [Config].StuckAfter for a report without asking.
+func (t *Task) Stack() []byte {
+	if t.State() != Running {
+		return nil
+	}
+	return takeStacks().Of(fmt.Sprintf("%p", t), t.kind.name)
+}
+
+// takeStacks returns the stacks of the goroutines that run bodies.
+func takeStacks() stacks.Dump {
+	return stacks.Take(reflect.TypeFor[Task]().PkgPath()+".(*Task).runAttempt", labelTask)
+}
+
 // findStacks returns the tasks to report, with their stacks.
 func findStacks(late []stuckTask) (found []stuckTask) {
-	dump := stacks.Take(reflect.TypeFor[Task]().PkgPath()+".(*Task).runAttempt", labelTask)
+	dump := takeStacks()
 	for _, s := range late {
 		s.stack = dump.Of(fmt.Sprintf("%p", s.task), s.task.kind.name)
 		if s.stack == nil {

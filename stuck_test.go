@@ -672,3 +672,25 @@ func (exitsAtStart) TaskStarted(context.Context, *tether.Task) context.Context {
 	runtime.Goexit()
 	return nil
 }
+
+func TestStack(t *testing.T) {
+	r := newRegistry(t, tether.Config{})
+	end, up := make(chan struct{}), make(chan struct{}, 2)
+	hang := func(at func(<-chan struct{})) tether.Func {
+		return func(context.Context) error { up <- struct{}{}; at(end); return nil }
+	}
+	here, there := start(t, r, "hangs", hang(hangHere)), start(t, r, "hangs", hang(hangThere))
+	<-up
+	<-up
+	// A body may be at the line where it reports still.
+	for !strings.Contains(string(here.Stack()), "hangHere") || !strings.Contains(string(there.Stack()), "hangThere") {
+		runtime.Gosched()
+	}
+	assert.NotContains(t, string(here.Stack()), "hangThere", "that is another task's")
+	held := start(t, r, "held", succeed, tether.Hold())
+	assert.Nil(t, held.Stack(), "it has no goroutine")
+	held.Cancel(nil)
+	close(end)
+	require.NoError(t, wait(here))
+	assert.Nil(t, here.Stack())
+}

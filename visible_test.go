@@ -280,3 +280,21 @@ func TestD8_TheDrainDoesNotIdle(t *testing.T) {
 		}
 	})
 }
+
+func TestInfo_WhenADelayedTaskIsDue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRegistry(t, tether.Config{})
+		now := time.Now()
+		delayed := start(t, r, "delayed", func(context.Context) error { time.Sleep(time.Second); return nil }, tether.Delay(time.Minute))
+		held := start(t, r, "held", succeed, tether.Delay(time.Minute), tether.Hold())
+		assert.Equal(t, now.Add(time.Minute), delayed.Info().NextAttempt)
+		assert.Equal(t, now.Add(time.Minute), held.Info().NextAttempt, "no earlier than that")
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		assert.Equal(t, tether.Running, delayed.State())
+		assert.Zero(t, delayed.Info().NextAttempt)
+		held.Cancel(nil)
+		assert.Zero(t, held.Info().NextAttempt)
+		assert.Zero(t, start(t, r, "at once", succeed).Info().NextAttempt)
+	})
+}

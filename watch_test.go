@@ -480,8 +480,8 @@ func TestKeep(t *testing.T) {
 func TestFailuresAreRetainedApart(t *testing.T) {
 	r := newRegistry(t, tether.Config{Retain: 4})
 	var failed []*tether.Task
-	for range 3 {
-		failed = append(failed, start(t, r, "fails", fail), start(t, r, "panics", func(context.Context) error { panic(errTest) }))
+	for range 6 {
+		failed = append(failed, start(t, r, "fails", fail))
 	}
 	for _, task := range failed {
 		require.Error(t, wait(task))
@@ -516,4 +516,62 @@ func TestFailuresAreRetainedApart(t *testing.T) {
 	assert.NoError(t, err, "it is kept")
 	_, err = r.Find(found[2].ID())
 	assert.ErrorIs(t, err, tether.ErrExpired)
+}
+
+// A flood of failures does not evict the one panic.
+func TestPanicsAreRetainedApart(t *testing.T) {
+	r := newRegistry(t, tether.Config{Retain: 4})
+	panicked := start(t, r, "panics", func(context.Context) error { panic(errTest) })
+	require.Error(t, wait(panicked))
+	first := start(t, r, "fails", fail)
+	require.Error(t, wait(first))
+	for range 20 {
+		require.Error(t, wait(start(t, r, "fails", fail)))
+		require.NoError(t, wait(start(t, r, "task", succeed)))
+	}
+	_, err := r.Find(first.ID())
+	require.ErrorIs(t, err, tether.ErrExpired)
+	found, err := r.Find(panicked.ID())
+	require.NoError(t, err)
+	assert.Same(t, panicked, found)
+	all := slices.Collect(r.Finished())
+	assert.Len(t, all, 9)
+	assert.Same(t, panicked, all[8], "the oldest comes last")
+	assert.True(t, panicked.Keep())
+	for range 5 {
+		require.Error(t, wait(start(t, r, "panics", func(context.Context) error { panic(errTest) })))
+	}
+	_, err = r.Find(panicked.ID())
+	require.NoError(t, err, "it is kept")
+	assert.True(t, panicked.Forget())
+}
+
+func TestFinishedSince(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		born := time.Now()
+		r := newRegistry(t, tether.Config{Retain: 4, RetainFor: time.Hour})
+		since := func() time.Duration { return r.FinishedSince().Sub(born).Round(time.Millisecond) }
+		do := func(body tether.Func) *tether.Task {
+			time.Sleep(time.Second)
+			task := start(t, r, "task", body)
+			_ = wait(task)
+			return task
+		}
+		assert.Zero(t, since())
+		do(fail) // at 1 s
+		for range 4 {
+			do(succeed) // at 2, 3, 4 and 5 s
+		}
+		assert.Zero(t, since(), "every task is there")
+		do(succeed).Keep() // the one at 2 s is evicted
+		assert.Equal(t, 3*time.Second, since(), "the oldest that is left")
+		for range 4 {
+			do(fail) // at 7 to 10 s: the first failure is evicted
+		}
+		assert.Equal(t, 7*time.Second, since(), "failures are complete for a shorter time than successes")
+		time.Sleep(2 * time.Hour)
+		assert.Equal(t, time.Hour+10*time.Second, since(), "older ones have expired")
+		none := newRegistry(t, tether.Config{Retain: -1})
+		assert.Equal(t, time.Now().Truncate(time.Millisecond), none.FinishedSince().Truncate(time.Millisecond), "none is retained")
+	})
 }

@@ -121,6 +121,21 @@ func (r *Ring[T]) All() iter.Seq[*T] {
 	}
 }
 
+// Reach returns how far back the ring is complete: each thing that was added, that is
+// younger, and that was not taken, is there.
+func (r *Ring[T]) Reach() time.Duration {
+	first, end := r.positions()
+	if end <= uint64(len(r.places)) {
+		return r.keep // none was pushed out
+	}
+	for n := first; n < end; n++ {
+		if v := r.place(n).Load(); v != nil { // a place may hold a newer thing by now
+			return min(r.keep, r.age(v))
+		}
+	}
+	return r.keep
+}
+
 // Take takes v out of the ring, without evicting it. It reports false if v was not there.
 func (r *Ring[T]) Take(v *T) bool {
 	first, end := r.positions()

@@ -116,6 +116,31 @@ func TestTake(t *testing.T) {
 	}
 }
 
+func TestReach(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const keep = time.Minute
+		r := newJournal(3, keep)
+		reach := func() float64 { return r.Reach().Seconds() }
+		assert.EqualValues(t, 60, reach(), "nothing was added")
+		var things []*thing
+		for n := range 3 {
+			things = append(things, &thing{num: n, began: time.Now()})
+			r.Add(things[n])
+			time.Sleep(time.Second)
+		}
+		assert.EqualValues(t, 60, reach(), "all are there")
+		r.add(3)
+		assert.EqualValues(t, 2, reach(), "the first was pushed out")
+		r.Take(things[1])
+		assert.EqualValues(t, 1, reach(), "the second is elsewhere")
+		time.Sleep(58 * time.Second)
+		assert.EqualValues(t, 59, reach())
+		time.Sleep(2 * time.Minute)
+		assert.Empty(t, r.nums())
+		assert.EqualValues(t, 60, reach(), "all are too old")
+	})
+}
+
 func TestExpiry(t *testing.T) {
 	const keep, pause = 16 * time.Second, time.Second
 	// A thing that is too old is not listed, and leaves a pause later at most.
