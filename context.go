@@ -78,7 +78,7 @@ func (t *Task) deadline() (time.Time, bool) {
 	if x := t.extra.Load(); x != nil && x.timeout != 0 {
 		timeout = x.timeout
 	}
-	if timeout == 0 || !t.has(begun) {
+	if timeout <= 0 || !t.has(begun) {
 		return time.Time{}, false
 	}
 	return t.queue.reg.time(t.started).Add(timeout), true

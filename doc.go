@@ -23,10 +23,12 @@
 // queue of a bounded number of workers. Both return a [*Task] or a typed error, and nothing
 // else. From then on the registry holds the task until its outcome is known, and retains it
 // for a while after that, so that a status page can be answered: [Registry.Find]. [Submit]
-// is the same for a body that returns a value.
+// is the same for a body that returns a value. [Registry.Loop] is for what runs for the life
+// of the process, such as a consumer. [Detach] is Go where no caller can be told of a
+// refusal.
 //
 // Options configure a single submission: [Timeout], [Delay], [Hold], [Unique], [Serial],
-// [Share], [Urgent], [Weight], [Retry], [Label], [HandOver].
+// [Share], [Urgent], [Weight], [Retry], [StuckAfter], [Label], [Wraps], [HandOver].
 //
 // # The body's context
 //

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
 	"runtime/debug"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -490,4 +492,74 @@ func ExampleMemoryError() {
 	// Output:
 	// true true
 	// 8 GiB limit, try again in 1s
+}
+
+// A consumer runs for the life of the process. When it fails it is restarted, and it ends
+// when the stop begins.
+func ExampleRegistry_Loop() {
+	reg := tether.New(tether.Config{Logger: slog.New(slog.DiscardHandler)})
+	events := make(chan string)
+
+	consumer, _ := reg.Loop(context.Background(), "order events", func(ctx context.Context) error {
+		if t, _ := tether.FromContext(ctx); t.Attempt() == 1 {
+			return errors.New("connection refused")
+		}
+		for {
+			select {
+			case event := <-events:
+				fmt.Println(event)
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+	}, tether.LoopConfig{
+		Restarts: tether.Unbounded, // with ExponentialBackoff(time.Second, time.Minute) if there is no other
+		Backoff:  tether.ExponentialBackoff(time.Millisecond, time.Second),
+	})
+	events <- "order 5"
+	fmt.Println("loops:", reg.Stats().Loops)
+
+	reg.Shutdown(context.Background())
+	fmt.Println(consumer, "in attempt", consumer.Attempt())
+	// Unordered output:
+	// loops: 1
+	// order 5
+	// order events (succeeded) in attempt 2
+}
+
+// No caller can be told that the pool is full: the log is.
+func ExampleDetach() {
+	reg := tether.New(tether.Config{Logger: slog.New(slog.NewTextHandler(os.Stdout, &slog.HandlerOptions{
+		ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+			if a.Key == slog.TimeKey || a.Key == "error" {
+				return slog.Attr{}
+			}
+			return a
+		},
+	}))})
+	pool := reg.NewPool("cache", tether.PoolConfig{Workers: 1})
+
+	flushed := make(chan struct{})
+	flush := func(context.Context) error { <-flushed; return nil }
+	tether.Detach(context.Background(), pool, "flush", flush)
+	tether.Detach(context.Background(), pool, "flush", flush)
+	close(flushed)
+	// Output: level=WARN msg="task refused" task=flush pool=cache omitted=0
+}
+
+// A command that has nothing to serve ends when its work has.
+func ExampleWaitIdle() {
+	reg := tether.New(tether.Config{})
+	feeds := reg.NewPool("feeds", tether.PoolConfig{Workers: 4, Queue: tether.Unbounded})
+
+	var refreshed atomic.Int64
+	for range 10 {
+		feeds.Go(context.Background(), "refresh feed", func(context.Context) error {
+			refreshed.Add(1)
+			return nil
+		})
+	}
+	tether.WaitIdle(context.Background(), feeds)
+	fmt.Println(refreshed.Load(), "feeds")
+	// Output: 10 feeds
 }

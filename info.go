@@ -12,14 +12,15 @@ type Info struct {
 	Pool     string // empty if the task was submitted to the registry
 	Parent   string // the ID of the task that submitted it; empty if none did
 	State    State
-	Func     string // the body's function, file and line
+	Loop     bool   // submitted by Registry.Loop
+	Func     string // the body's function, or that of Wraps, with its file and line
 
 	// When the task was submitted, started for the first time, and ended; zero if that
 	// has not happened. A task that starts at once has one instant for the first two.
 	Submitted, Started, Finished time.Time
 
 	Attempt     int       // 1 for the first; 0 before it
-	MaxAttempts int       // of Retry; 1 without it
+	MaxAttempts int       // of Retry; 1 without it; 0 for a loop that is restarted
 	LastErr     error     // of the last failed attempt, while another follows or runs
 	NextAttempt time.Time // when the first attempt is due if it has a Delay, or the next one, until it starts; zero otherwise
 
@@ -48,7 +49,7 @@ type Progress struct {
 
 // Info returns a consistent snapshot of the task.
 func (t *Task) Info() Info {
-	info := Info{ID: t.ID(), Name: t.kind.name, Pool: t.queue.poolName(), Func: function(t.pc), MaxAttempts: 1}
+	info := Info{ID: t.ID(), Name: t.kind.name, Pool: t.queue.poolName(), Loop: t.isLoop(), Func: function(t.pc), MaxAttempts: 1}
 	if t.opts().retry != nil {
 		t.queue.workers.Lock() // or the task could go from one attempt to the next meanwhile
 		defer t.queue.workers.Unlock()
@@ -92,7 +93,9 @@ func (t *Task) Info() Info {
 // addRetry adds what the options of a Retry say. The lock of the task's extra must be
 // held.
 func (i *Info) addRetry(retry *retrying, word uint32, r *Registry) {
-	i.MaxAttempts = retry.attempts
+	if i.MaxAttempts = retry.attempts; i.Loop && retry.attempts > 1 {
+		i.MaxAttempts = 0
+	}
 	if i.State.Final() {
 		return
 	}

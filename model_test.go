@@ -132,6 +132,7 @@ type modelTask struct {
 	behaviour behaviour
 	attempts  int // most there may be
 	flaky     int // so many fail before the behaviour shows
+	loop      bool
 	timed     bool
 	key       int // Serial; -1: none
 	order     int // of its Serial key; 0: any
@@ -251,17 +252,18 @@ func (m *model) submit(ctx context.Context, at *place, random *rand.Rand) {
 	if chance(10) {
 		opts, late = append(opts, tether.Hold()), true
 	}
+	task.loop = at.pool == nil && chance(15)
 	if chance(10) {
 		opts, late = append(opts, tether.Delay(time.Duration(random.IntN(1000))*time.Microsecond)), true
 	}
+	backoff := func(int, error) time.Duration { return time.Duration(task.n%3) * 100 * time.Microsecond }
 	if chance(20) {
 		task.attempts, task.flaky = 1+random.IntN(4), random.IntN(3)
-		opts = append(opts, tether.Retry(tether.RetryPolicy{
-			Attempts: task.attempts,
-			Backoff:  func(int, error) time.Duration { return time.Duration(task.n%3) * 100 * time.Microsecond },
-		}))
+		if !task.loop {
+			opts = append(opts, tether.Retry(tether.RetryPolicy{Attempts: task.attempts, Backoff: backoff}))
+		}
 	}
-	if chance(10) {
+	if !task.loop && chance(10) {
 		task.timed = true
 		opts = append(opts, tether.Timeout(time.Duration(1+random.IntN(2000))*time.Microsecond))
 	}
@@ -276,7 +278,7 @@ func (m *model) submit(ctx context.Context, at *place, random *rand.Rand) {
 		task.weight = random.Int64N(at.cfg.Capacity + 1)
 		opts = append(opts, tether.Weight(task.weight))
 	}
-	if chance(20) {
+	if !task.loop && chance(20) {
 		task.handsOver = true
 		opts = append(opts, tether.HandOver(func(context.Context, tether.Info) error {
 			task.handed.Add(1)
@@ -292,7 +294,7 @@ func (m *model) submit(ctx context.Context, at *place, random *rand.Rand) {
 	if chance(10) {
 		task.unique = random.IntN(modelKeys)
 		opts = append(opts, tether.Unique(fmt.Sprint("unique ", task.unique)))
-	} else if chance(30) {
+	} else if !task.loop && chance(30) {
 		task.key = random.IntN(modelKeys)
 		opts = append(opts, tether.Serial(fmt.Sprint("serial ", task.key)))
 	}
@@ -311,7 +313,14 @@ func (m *model) submit(ctx context.Context, at *place, random *rand.Rand) {
 				task.order = key.submitted
 			}
 		}
-		got, err := at.Go(ctx, "task "+strconv.Itoa(task.n%5), m.body(task, childSeed), opts...)
+		name, body := "task "+strconv.Itoa(task.n%5), m.body(task, childSeed)
+		var got *tether.Task
+		var err error
+		if task.loop {
+			got, err = m.r.Loop(ctx, name, body, tether.LoopConfig{Restarts: task.attempts - 1, Backoff: backoff}, opts...)
+		} else {
+			got, err = at.Go(ctx, name, body, opts...)
+		}
 		switch {
 		case err != nil:
 			if !errors.Is(err, tether.ErrFull) && !errors.Is(err, tether.ErrClosed) {
@@ -445,7 +454,7 @@ func (m *model) watch() (stop func()) {
 				return
 			default:
 			}
-			if s := m.r.Stats(); !adds(s) {
+			if s := m.r.Stats(); !adds(s) || s.Loops < 0 || s.Loops > s.Held+s.Queued+s.Running {
 				m.t.Errorf("%+v", s)
 			}
 			for _, at := range m.places[1:] {
@@ -620,6 +629,7 @@ func (task *modelTask) check(began time.Time) error {
 		return nil
 	case tether.Canceled:
 		between = between && runs < task.attempts && (last == fails || last == goexits)
+		between = between || task.loop && task.attempts > runs && last == panics
 		gaveUp := last == obeys || last == fails && errors.Is(err, errTest) // any error after a cancellation
 		if !gaveUp && !between {
 			return fmt.Errorf("canceled, though it ended as %d", last)
@@ -629,13 +639,13 @@ func (task *modelTask) check(began time.Time) error {
 		}
 		return nil
 	case tether.Succeeded:
-		if last != succeeds && last != blocks && last != spawns {
+		if last != succeeds && last != blocks && last != spawns && !(task.loop && last == obeys) {
 			return fmt.Errorf("succeeded, though it ended as %d", last)
 		}
 	case tether.Failed:
 		if last == fails && errors.Is(err, errTest) || last == goexits && errors.Is(err, tether.ErrGoexit) {
 			stranded := last == goexits && task.at.cfg.Overflow == tether.OverflowCallerRuns // its goroutine is gone
-			if runs < task.attempts && !stranded && !task.cancelled.Load() && !task.timed && info.Finished.Before(began) {
+			if runs < task.attempts && !stranded && !task.cancelled.Load() && !task.timed && !task.loop && info.Finished.Before(began) {
 				return fmt.Errorf("it ran %d times of %d", runs, task.attempts)
 			}
 			return nil

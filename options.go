@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"reflect"
 	"sync/atomic"
 	"time"
 
@@ -20,6 +21,9 @@ type Option struct {
 	value  any
 	reason string // why it is invalid; empty if it is valid
 }
+
+// never is a duration that overrides another one by none.
+const never time.Duration = -1
 
 type optionKind uint8
 
@@ -37,6 +41,9 @@ const (
 	optionRetry
 	optionLabel
 	optionHandOver
+	optionStuckAfter
+	optionWraps
+	optionLoop
 )
 
 // Err returns the [ErrInvalid] with which a submission with the option would be refused, nil
@@ -60,6 +67,28 @@ func Timeout(d time.Duration) Option {
 		return invalid("timeout %v: must be more than 0", d)
 	}
 	return Option{kind: optionTimeout, n: int64(d)}
+}
+
+// StuckAfter is how long an attempt of the task may run before the task is reported as
+// stuck, in the place of [Config].StuckAfter. Zero means that it is not reported.
+func StuckAfter(d time.Duration) Option {
+	if d < 0 {
+		return invalid("StuckAfter %v: must not be negative", d)
+	}
+	if d == 0 {
+		d = never
+	}
+	return Option{kind: optionStuckAfter, n: int64(d)}
+}
+
+// Wraps makes [Info].Func describe fn in the place of the body. It is for a function that
+// submits what its own caller has passed to it, inside a body that calls it.
+func Wraps(fn any) Option {
+	v := reflect.ValueOf(fn)
+	if v.Kind() != reflect.Func || v.IsNil() {
+		return invalid("Wraps needs a function, and not %T", fn)
+	}
+	return Option{kind: optionWraps, value: v.Pointer()}
 }
 
 // Delay makes the task start no earlier than d after its submission. If that is later than
@@ -215,7 +244,8 @@ type submitOptions struct {
 	lasting bool          // one of options is set
 	timeout time.Duration // the task has it in taskExtra
 
-	err         error // the first invalid Option
+	err         error   // the first invalid Option
+	pc          uintptr // of the function that the body wraps; 0 if there is none
 	hold        bool
 	onDuplicate []func(existing *Task)
 }
@@ -231,6 +261,9 @@ type options struct {
 	labels         []slog.Attr
 	handOver       func(ctx context.Context, info Info) error // dropped at the end
 	retry          *retrying
+	stuckAfter     time.Duration // 0 means the registry's, never that it is not reported
+	loop           bool
+	essential      bool // of a loop
 
 	timer      *time.Timer // of the delay or the backoff; guarded by the queue's lock
 	in         *share      // the share that the task is in, once that was asked for; guarded by the queue's lock
@@ -245,8 +278,14 @@ func (o *submitOptions) add(option Option) {
 	if o.err == nil {
 		o.err = option.Err()
 	}
+	if o.loop && o.err == nil {
+		o.err = option.kind.checkLoop()
+	}
 	switch option.kind {
 	case optionNone:
+		return
+	case optionWraps:
+		o.pc = option.value.(uintptr)
 		return
 	case optionTimeout:
 		o.timeout = time.Duration(option.n)
@@ -274,6 +313,10 @@ func (o *submitOptions) add(option Option) {
 		o.retry = &retrying{policy: policy, attempts: policy.Attempts}
 	case optionLabel:
 		o.labels = append(o.labels, slog.String(option.key, option.value.(string)))
+	case optionStuckAfter:
+		o.stuckAfter = time.Duration(option.n)
+	case optionLoop:
+		o.setLoop(option.value.(*LoopConfig))
 	case optionHandOver:
 		o.handOver = option.value.(func(context.Context, Info) error)
 	}
@@ -311,14 +354,28 @@ func (o *options) drop() {
 type retrying struct {
 	policy   *RetryPolicy // dropped at the end
 	attempts int          // policy.Attempts
-	failed   atomic.Int32 // attempts that were followed by another
+	failed   atomic.Int64 // attempts that were followed by another
 	began    atomic.Int64 // when the attempt that runs began, if it is not the first
+
+	// Of a loop: an attempt that has run for resetAfter makes forgotten equal to failed.
+	// Used by the goroutine that has run the last attempt.
+	resetAfter time.Duration
+	forgotten  int64
 
 	// Written by the goroutine that ran the last attempt, under taskExtra.mu, and read by
 	// others under it.
 	last error         // of the last attempt
 	wait time.Duration // from its end to the next one
 	due  int64         // the time of the next one
+}
+
+// failures returns how many attempts have failed in a row when one that ran for so long
+// has failed.
+func (r *retrying) failures(ran time.Duration) int {
+	if r.resetAfter > 0 && ran >= r.resetAfter {
+		r.forgotten = r.failed.Load()
+	}
+	return r.attempt() - int(r.forgotten)
 }
 
 // attempt returns the number of the attempt that runs or is next.

@@ -308,6 +308,8 @@ func (q *queue) statsLocked() Stats {
 	s.Queued = int(s.Submitted-q.endedLocked()) - s.Held - s.Running
 	if q.pool != nil {
 		s.Refused = q.pool.refused.Load()
+	} else if q == q.reg.loops {
+		s.Loops = s.Held + s.Queued + s.Running
 	}
 	return s
 }
@@ -322,7 +324,9 @@ func (q *queue) startLocked(t *Task, now int64) {
 		t.opts().retry.began.Store(now)
 	}
 	t.start(first)
-	q.reg.stuck.arm(q.reg)
+	if q.reg.cfg.StuckAfter > 0 || t.extra.Load() != nil {
+		q.reg.stuck.arm(t)
+	}
 }
 
 // requeueLocked makes a running task wait for its next attempt. The queue's lock must be
@@ -337,7 +341,7 @@ func (q *queue) requeueLocked(t *Task, flags uint32) {
 func (q *queue) countEndLocked(t *Task) {
 	q.running--
 	q.ended[t.end]++
-	if q.phase != open {
+	if q.phase != open && q.reg.drain.phase.Load() != open { // loops end before the drain begins
 		q.reg.drain.tally.record(t)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"runtime"
 	"runtime/pprof"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -36,7 +37,7 @@ type Config struct {
 	MemoryHeadroom int64
 
 	// Timeout is the default for tasks submitted without the [Timeout] option. Zero means
-	// no timeout.
+	// no timeout. It does not apply to loops.
 	Timeout time.Duration
 
 	// CancelBefore is how long before the deadline of Shutdown's context the contexts of
@@ -55,7 +56,8 @@ type Config struct {
 
 	// Logger gets one record for each panic (Error); for each failure, timeout or drop
 	// that is not awaited by then (Warn); for each stuck task (Warn); for failed attempts
-	// that are retried (Info), at most one a second for each name and pool, in which
+	// that are retried (Info), for loops that are restarted (Warn) and for refusals of
+	// [Detach] (Warn), each at most once a second for each name and pool, in which
 	// "omitted" counts the others; and for the phases of the drain (Info, Warn, Error).
 	// Success is not logged, and neither are cancellations, nor drops that the report of
 	// the drain lists. A record about a task has its name, ID, pool, Unique key and
@@ -75,7 +77,8 @@ type Config struct {
 	// The task goes on. The report is at most StuckAfter/16 (at least 1ms) late; later if
 	// many tasks are stuck at once. To take a stack stops all goroutines for some
 	// milliseconds; in a process with more than 2000 goroutines none is stopped, and the
-	// stacks are those of all tasks of the name. Zero means that no task is reported.
+	// stacks are those of all tasks of the name. Zero means that no task is reported. The
+	// option [StuckAfter] overrides it for one task; a loop is not reported.
 	StuckAfter time.Duration
 
 	// OnPanic is what a panic of a body or of a callback does. The zero value recovers it.
@@ -101,6 +104,8 @@ type Registry struct {
 	key       opaqueid.Key
 	kinds     namecache.Cache[kind] // of the tasks on no pool
 	shards    []*queue              // for the tasks on no pool; their number is a power of two
+	loops     *queue                // for the loops
+	lost      chan *Task            // receives an essential loop that has ended on its own
 	seed      maphash.Seed
 	history   history
 	unique    uniqueKeys
@@ -120,9 +125,9 @@ type Registry struct {
 
 // kind is what all tasks of one name on one pool share.
 type kind struct {
-	name     string
-	labels   context.Context // has the profiler labels of their goroutines
-	retryLog rateLimit
+	name                 string
+	labels               context.Context // has the profiler labels of their goroutines
+	retryLog, refusalLog rateLimit
 }
 
 // Profiler labels of the goroutines that run tasks.
@@ -154,7 +159,7 @@ func New(cfg Config) *Registry {
 		cfg.RetainFor = defaultRetainFor
 	}
 	now := time.Now()
-	r := &Registry{cfg: cfg, born: now.Add(-1), inBubble: bubble.Inside(now), key: opaqueid.NewKey(), seed: maphash.MakeSeed(), closed: make(chan struct{})}
+	r := &Registry{cfg: cfg, born: now.Add(-1), inBubble: bubble.Inside(now), key: opaqueid.NewKey(), seed: maphash.MakeSeed(), closed: make(chan struct{}), lost: make(chan *Task, 1)}
 	close(r.closed)
 	r.unique.holders = make(map[string]*uniqueHolder)
 	if all := JoinObservers(cfg.Observer).(*observers); len(all.each) > 0 {
@@ -163,6 +168,7 @@ func New(cfg Config) *Registry {
 	}
 	r.initMemory()
 	r.drain.init()
+	r.stuck.init()
 	r.history.init(r)
 	r.kinds.Init(func(name string) *kind {
 		return &kind{name: name, labels: pprof.WithLabels(context.Background(), pprof.Labels(labelTask, name))}
@@ -173,14 +179,20 @@ func New(cfg Config) *Registry {
 	}
 	r.queues.Store(new([]*queue))
 	for range n {
-		q := new(queue)
-		q.order.init(PoolConfig{})
-		q.order.noShares = true
-		q.init(r, nil, workers.Unlimited)
-		r.shards = append(r.shards, q)
-		r.addQueue(q)
+		r.shards = append(r.shards, r.newQueue())
 	}
+	r.loops = r.newQueue()
 	return r
+}
+
+// newQueue makes a queue for tasks on no pool.
+func (r *Registry) newQueue() *queue {
+	q := new(queue)
+	q.order.init(PoolConfig{})
+	q.order.noShares = true
+	q.init(r, nil, workers.Unlimited)
+	r.addQueue(q)
+	return q
 }
 
 // addQueue gives a queue its number.
@@ -268,6 +280,7 @@ type Stats struct {
 	Submitted, Refused                             uint64
 	Succeeded, Failed, Panicked, Canceled, Dropped uint64
 	Held, Queued, Running                          int
+	Loops                                          int // how many of those three are loops, see [Registry.Loop]
 }
 
 func (s *Stats) add(o Stats) {
@@ -281,6 +294,7 @@ func (s *Stats) add(o Stats) {
 	s.Held += o.Held
 	s.Queued += o.Queued
 	s.Running += o.Running
+	s.Loops += o.Loops
 }
 
 // Stats returns the registry's counts, those of its pools included. The end of a task is
@@ -290,7 +304,7 @@ func (r *Registry) Stats() Stats { return r.sum(r.allQueues()) }
 
 // OwnStats returns the counts of the tasks that are on no pool: with the Stats of the
 // Pools they add up to Stats.
-func (r *Registry) OwnStats() Stats { return r.sum(r.shards) }
+func (r *Registry) OwnStats() Stats { return r.sum(append(slices.Clip(r.shards), r.loops)) }
 
 func (r *Registry) sum(queues []*queue) Stats {
 	s := Stats{Refused: r.refusals.Load()}

@@ -49,6 +49,17 @@ func Submit[T any](ctx context.Context, to Submitter, name string, fn func(conte
 	return &s.result, nil
 }
 
+// Detach is Go for a submitter that has no caller to tell of a refusal. The refusal is
+// counted in [Stats], as any is, and logged (Warn, at most one record a second for each
+// name and pool, in which "omitted" counts the others). Where a caller can be told, such
+// as a client with a 503, use Go. Detach panics if to is nil.
+func Detach(ctx context.Context, to Submitter, name string, fn Func, opts ...Option) {
+	if _, err := to.Go(ctx, name, fn, opts...); err != nil {
+		r, p := to.submitter()
+		r.logRefusal(ctx, p, name, err)
+	}
+}
+
 // Value waits as Wait does and returns what the body returned. With [Unique] the task may
 // be that of another submission: Value returns an error if that one does not return a T.
 func (r *Result[T]) Value(ctx context.Context) (T, error) {

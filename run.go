@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"runtime/debug"
 	"runtime/pprof"
+	"slices"
 	"time"
 )
 
@@ -51,6 +52,9 @@ func (t *Task) outcomeOf(err error) (State, error) {
 	if cause == nil {
 		return Failed, err
 	}
+	if t.isLoop() && cause == ErrShutdown && (safeIs(err, context.Canceled) || safeIs(err, ErrShutdown)) {
+		return Succeeded, nil // it was to return then
+	}
 	if !safeIs(err, cause) {
 		err = fmt.Errorf("%w: %w", cause, err)
 	}
@@ -88,7 +92,11 @@ func (t *Task) endAttempt(end State, err error) {
 // what wait. failure is a panic of the policy.
 func (t *Task) shouldRetry(end State, err error) (again bool, wait time.Duration, failure error) {
 	retry := t.opts().retry
-	if retry == nil || end == Succeeded || end == Canceled || retry.attempt() >= retry.attempts {
+	if retry == nil || end == Succeeded || end == Canceled {
+		return false, 0, nil
+	}
+	failures := retry.failures(time.Duration(t.ended - t.attemptBegan()))
+	if failures >= retry.attempts {
 		return false, 0, nil
 	}
 	if err == ErrGoexit && t.isInline() {
@@ -103,7 +111,7 @@ func (t *Task) shouldRetry(end State, err error) (again bool, wait time.Duration
 			again = retry.policy.ShouldRetry(err)
 		}
 		if again {
-			wait = max(0, retry.policy.Backoff(retry.attempt(), err))
+			wait = max(0, retry.policy.Backoff(failures, err))
 		}
 		return nil
 	})
@@ -124,11 +132,19 @@ func (t *Task) setNextAttempt(err error, wait time.Duration) {
 	if r.observers != nil {
 		r.observers.TaskRetrying(t.observedContext(), t, err, wait)
 	}
-	if omitted, ok := t.kind.retryLog.allow(r.now()); ok {
-		t.log(slog.LevelInfo, "task retrying",
-			slog.Any("error", err), slog.Int("attempt", retry.attempt()), slog.Int("max_attempts", retry.attempts),
-			slog.Duration("wait", wait), slog.Int64("omitted", omitted))
+	omitted, ok := t.kind.retryLog.allow(r.now())
+	if !ok {
+		return
 	}
+	attrs := []slog.Attr{
+		slog.Any("error", err), slog.Int("attempt", retry.attempt()), slog.Int("max_attempts", retry.attempts),
+		slog.Duration("wait", wait), slog.Int64("omitted", omitted),
+	}
+	if !t.isLoop() {
+		t.log(slog.LevelInfo, "task retrying", attrs...)
+		return
+	}
+	t.log(slog.LevelWarn, "loop restarting", slices.Delete(attrs, 2, 3)...) // what counts is the failures in a row
 }
 
 // setOutcome sets what the task ends with, and notifies the observer and the log. The task
@@ -150,9 +166,17 @@ func (t *Task) setOutcome(end State, err error) {
 
 // logOutcome logs an outcome that needs attention and is not awaited.
 func (t *Task) logOutcome(end State, err error) {
-	if err != nil && !t.isAwaited() && end != Panicked && needsAttention(end, err) { // a panic was logged when it happened
-		t.log(slog.LevelWarn, "task "+end.String(), slog.Any("error", err))
+	level := slog.LevelWarn
+	switch {
+	case err == nil || t.isAwaited() || end == Panicked: // a panic was logged when it happened
+		return
+	case needsAttention(end, err):
+	case t.isLoop() && end == Canceled && t.cause() == ErrShutdown:
+		level = slog.LevelInfo // it is news, if the drain has not begun yet
+	default:
+		return
 	}
+	t.log(level, "task "+end.String(), slog.Any("error", err))
 }
 
 // needsAttention reports whether an outcome is a failure. Cancellations by the program,
@@ -185,6 +209,9 @@ func (t *Task) finish() {
 	}
 	if holder != nil {
 		r.unique.free(key, holder)
+	}
+	if opts.loop {
+		t.loopEnded(opts.essential)
 	}
 }
 

@@ -157,7 +157,7 @@ func (r *Registry) Run(ctx context.Context, cfg RunConfig) error {
 
 	s.began = time.Now()
 	s.ctx = context.WithoutCancel(ctx)
-	r.drain.beginStop()
+	r.drain.beginStop(r)
 	finished := make(chan struct{})
 	defer close(finished)
 	go s.watchSignals(signaled, finished)
@@ -257,6 +257,9 @@ func (s *serving) wait(ctx context.Context) (signaled bool) {
 	case srv := <-s.ended:
 		s.serveFailed(srv)
 		log(slog.LevelError, "stopping: a server has ended", slog.String("server", srv.Name), slog.Any("error", srv.err))
+	case t := <-s.reg.lost:
+		s.loopFailed(t)
+		log(slog.LevelError, "stopping: a loop has ended", slog.String("loop", t.Name()), slog.Any("error", t.Err()))
 	}
 	return false
 }
@@ -279,15 +282,20 @@ func (s *serving) fail(err error) {
 // serveFailed notes what a Serve that has ended returned.
 func (s *serving) serveFailed(srv *server) {
 	srv.reported = true
+	s.failSafely("serving "+srv.label, srv.err)
+}
+
+// failSafely is fail for an error of the user's, whose Error method may not return.
+func (s *serving) failSafely(step string, err error) {
 	result := make(chan error, 1)
-	go func() { result <- named("serving "+srv.label, srv.err) }()
+	go func() { result <- named(step, err) }()
 	timer := time.NewTimer(lateReturn)
 	defer timer.Stop()
 	select {
 	case err := <-result:
 		s.fail(err)
 	case <-timer.C:
-		s.fail(fmt.Errorf("tether: serving %s: an error of type %T, whose Error method has not returned", srv.label, srv.err))
+		s.fail(fmt.Errorf("tether: %s: an error of type %T, whose Error method has not returned", step, err))
 	}
 }
 

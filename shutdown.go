@@ -185,11 +185,12 @@ func (r *Registry) Ready() bool {
 	}
 }
 
-// beginStop closes stopping. Tasks are still admitted.
-func (d *drain) beginStop() {
+// beginStop closes stopping and ends the loops. Other tasks are still admitted.
+func (d *drain) beginStop(r *Registry) {
 	d.stopOnce.Do(func() {
 		d.progress.start()
 		close(d.stopping)
+		r.stopLoops()
 	})
 }
 
@@ -209,7 +210,7 @@ func (d *drain) begin(ctx context.Context, r *Registry, cancelAt int64) {
 		d.tally.begin()
 		close(d.begun)
 		d.setPhaseLocked(r, draining)
-		d.beginStop() // what ends after that is in the report
+		d.beginStop(r) // what ends after that is in the report
 	}
 	d.mu.Unlock()
 	if first {
@@ -217,7 +218,7 @@ func (d *drain) begin(ctx context.Context, r *Registry, cancelAt int64) {
 		r.stopLog(slog.LevelInfo, "drain: intake closed", slog.Int("running", s.Running), slog.Int("queued", s.Queued), slog.Int("held", s.Held))
 	}
 	if first || earlier {
-		d.dropTasks(r, false)
+		d.dropTasks(r.allQueues(), false)
 	}
 	// In a bubble of testing/synctest, goroutines that idle outside must not close the
 	// channel of waiter. They are about to exit.
@@ -244,13 +245,13 @@ func (d *drain) cancel(ctx context.Context, r *Registry) {
 	}
 	s := r.Stats()
 	r.stopLog(slog.LevelWarn, "drain: canceling", slog.Int("running", s.Running), slog.Int("queued", s.Queued), slog.Int("held", s.Held))
-	d.dropTasks(r, true)
+	d.dropTasks(r.allQueues(), true)
 }
 
-// dropTasks drops the tasks that the phase does not let start any more, and cancels the
+// dropTasks drops the tasks of these queues that the phase does not let start any more, and cancels the
 // contexts of running ones if interrupt is true. It does not wait: it does so on goroutines
 // of its own, because observers and hand-overs may be slow or end the goroutine.
-func (d *drain) dropTasks(r *Registry, interrupt bool) {
+func (d *drain) dropTasks(queues []*queue, interrupt bool) {
 	d.helpers.Add(1)
 	go func() {
 		defer func() {
@@ -259,7 +260,7 @@ func (d *drain) dropTasks(r *Registry, interrupt bool) {
 		}()
 		// 1. Cancel contexts. This calls no code of the user's: nothing can delay it.
 		var waiting, handOvers []*Task
-		for _, q := range r.allQueues() {
+		for _, q := range queues {
 			for t := range q.table.All() {
 				switch {
 				case t.has(done):
@@ -316,7 +317,7 @@ func (d *drain) join(q *queue) {
 func (d *drain) copyPhaseLocked(q *queue) {
 	q.workers.Lock()
 	defer q.workers.Unlock()
-	if q.phase = d.phase.Load(); q.phase != open {
+	if q.phase = max(q.phase, d.phase.Load()); q.phase != open { // that of the loops is ahead
 		q.table.Close()
 		q.workers.RetireIdle()
 	}
@@ -332,7 +333,7 @@ func (d *drain) admits(from *Task, r *Registry) bool {
 func (d *drain) numberLate(from *Task, r *Registry, q *queue) (table.Slot[Task], bool) {
 	d.mu.Lock() // or drained could count one queue before from has ended, and another one before its child has come
 	defer d.mu.Unlock()
-	if d.complete || !d.admits(from, r) {
+	if d.complete || q == r.loops || !d.admits(from, r) {
 		return table.Slot[Task]{}, false
 	}
 	return q.table.NextLate(), true

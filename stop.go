@@ -35,6 +35,7 @@ func (s *serving) stop() error {
 	}
 	s.stopServers(s.lastServers, time.Now().Add(max(least, time.Until(end))))
 	s.reportCrashes()
+	s.reportLost()
 	s.reg.flushStopLog(lastRecords)
 	return errors.Join(s.errs...)
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
+	"math"
 	"reflect"
 	"sync"
 	"sync/atomic"
@@ -17,10 +18,13 @@ import (
 // stuckDetector finds the tasks that are stuck, in rounds: one at a time, by a timer that
 // is set as long as a task runs that was not reported.
 type stuckDetector struct {
-	armed atomic.Bool // the timer is set, or a round is under way: no other goroutine sets it
-	mu    sync.Mutex
-	timer *time.Timer                // guarded by mu
+	armed atomic.Bool                // the timer is set, or a round is under way: no other goroutine sets it
 	round atomic.Pointer[stuckRound] // the one that is under way; nil if none is
+
+	mu    sync.Mutex
+	timer *time.Timer // guarded by mu, as the next two are
+	due   int64       // no later than this is the next round to begin; MaxInt64 if there is no need for one
+	rest  int64       // no earlier than this
 }
 
 type stuckRound struct {
@@ -36,18 +40,82 @@ type stuckTask struct {
 	ctx   context.Context // the body's, as the observers derived it
 }
 
+// stuckAfter returns how long an attempt of the task may run; 0 means that there is no
+// bound.
+func (t *Task) stuckAfter() time.Duration {
+	if own := t.opts().stuckAfter; own != 0 {
+		return max(own, 0)
+	}
+	return t.queue.reg.cfg.StuckAfter
+}
+
+func (d *stuckDetector) init() { d.due, d.rest = math.MaxInt64, math.MinInt64 }
+
 // arm makes sure that an attempt that has begun is reported if it gets stuck. It is called
 // once the state says that the task runs.
-func (d *stuckDetector) arm(r *Registry) {
-	if r.cfg.StuckAfter > 0 && !d.armed.Load() && d.armed.CompareAndSwap(false, true) {
-		d.setTimer(r, r.cfg.StuckAfter)
+func (d *stuckDetector) arm(t *Task) {
+	r, limit := t.queue.reg, t.stuckAfter()
+	switch {
+	case limit == 0:
+	case !d.armed.Load() && d.armed.CompareAndSwap(false, true):
+		d.setTimer(r, limit)
+	case limit != r.cfg.StuckAfter:
+		d.hurry(r, limit) // the timer is set for tasks that have more time, perhaps
 	}
 }
 
+// setTimer makes the next round begin then, or when hurry has asked for one. It is called
+// by the goroutine that has set armed, or runs the round.
 func (d *stuckDetector) setTimer(r *Registry, after time.Duration) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.timer = weaktimer.AfterFunc(after, r, (*Registry).findStuck)
+	now := r.now()
+	d.due = max(min(d.due, later(now, after)), d.rest)
+	d.timer = weaktimer.AfterFunc(time.Duration(d.due-now), r, (*Registry).findStuck)
+}
+
+// hurry makes the next round begin no later than after.
+func (d *stuckDetector) hurry(r *Registry, after time.Duration) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	now := r.now()
+	due := max(later(now, after), d.rest)
+	if due >= d.due {
+		return
+	}
+	d.due = due
+	if d.timer != nil && d.timer.Stop() { // otherwise setTimer is about to be called
+		d.timer.Reset(time.Duration(due - now))
+	}
+}
+
+// begin is the beginning of a round.
+func (d *stuckDetector) begin(round *stuckRound) {
+	d.mu.Lock()
+	d.due = math.MaxInt64 // what hurries from here on, or has just now, is found by nextOverdue
+	d.mu.Unlock()
+	d.round.Store(round)
+}
+
+// settle is the end of a round that took so long. To look at many tasks is expensive, and
+// a dump stops the world: rounds take at most a sixteenth of the time.
+func (d *stuckDetector) settle(r *Registry, took time.Duration) {
+	d.mu.Lock()
+	d.rest = later(r.now(), max(time.Millisecond, 16*took))
+	d.mu.Unlock()
+	if next, runs := r.nextOverdue(); runs {
+		d.setTimer(r, next)
+		return
+	}
+	// An attempt that begins from here on sets the timer. One that has begun since
+	// nextOverdue looked has found it set, so look again.
+	d.mu.Lock()
+	d.due = math.MaxInt64
+	d.mu.Unlock()
+	d.armed.Store(false)
+	if next, runs := r.nextOverdue(); runs && d.armed.CompareAndSwap(false, true) {
+		d.setTimer(r, next)
+	}
 }
 
 // stop ends the rounds when no task runs any more. It waits for a round that is under
@@ -82,26 +150,14 @@ func (d *stuckDetector) stop(ctx context.Context) bool {
 // long as any other task runs.
 func (r *Registry) findStuck() {
 	d, round := &r.stuck, &stuckRound{done: make(chan struct{})}
-	d.round.Store(round)
+	d.begin(round)
 	began, took := time.Now(), time.Duration(0)
 	defer func() { // also if the observer or the log handler has ended this goroutine
 		defer func() {
 			d.round.CompareAndSwap(round, nil) // the next one may have begun
 			close(round.done)
 		}()
-		// To look at many tasks is expensive, and a dump stops the world: rounds take at most
-		// a sixteenth of the time.
-		pause := max(r.cfg.StuckAfter/16, time.Millisecond, 16*took)
-		if next, runs := r.nextOverdue(); runs {
-			d.setTimer(r, max(next, pause))
-			return
-		}
-		// An attempt that begins from here on sets the timer. One that has begun since
-		// nextOverdue looked has found it set, so look again.
-		d.armed.Store(false)
-		if next, runs := r.nextOverdue(); runs && d.armed.CompareAndSwap(false, true) {
-			d.setTimer(r, max(next, pause))
-		}
+		d.settle(r, took)
 	}()
 	late := r.overdue()
 	if len(late) == 0 {
@@ -175,33 +231,36 @@ func (t *Task) wasReportedStuck() bool {
 	return x.stuck != nil
 }
 
-// overdue returns the tasks that run for longer than StuckAfter.
+// overdue returns the tasks that run for longer than they may.
 func (r *Registry) overdue() (late []stuckTask) {
 	now := r.now()
 	for t := range r.unreported() {
-		if began := t.attemptBegan(); now-began >= int64(r.cfg.StuckAfter) {
+		if began := t.attemptBegan(); now-began >= int64(t.stuckAfter()) {
 			late = append(late, stuckTask{task: t, began: began})
 		}
 	}
 	return late
 }
 
-// nextOverdue returns how long it is until a task may be overdue, and whether one runs at
-// all.
+// nextOverdue returns how long it is until a round is due, and whether a task runs that
+// may become overdue. A round is not due sooner than a sixteenth of a task's time from
+// now, so that one round finds many tasks.
 func (r *Registry) nextOverdue() (next time.Duration, runs bool) {
 	now := r.now()
-	next = r.cfg.StuckAfter
+	next = math.MaxInt64
 	for t := range r.unreported() {
-		next, runs = min(next, r.cfg.StuckAfter-time.Duration(now-t.attemptBegan())), true
+		limit := t.stuckAfter()
+		next, runs = min(next, max(limit-time.Duration(now-t.attemptBegan()), limit/16)), true
 	}
 	return next, runs
 }
 
-// unreported returns the tasks that run and were not reported as stuck.
+// unreported returns the tasks that run, may become overdue, and were not reported as
+// stuck.
 func (r *Registry) unreported() iter.Seq[*Task] {
 	return func(yield func(*Task) bool) {
 		for t := range r.Tasks() {
-			if t.State() == Running && !t.wasReportedStuck() && !yield(t) {
+			if t.State() == Running && t.stuckAfter() > 0 && !t.wasReportedStuck() && !yield(t) {
 				return
 			}
 		}

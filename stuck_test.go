@@ -48,6 +48,61 @@ func (d *stuckJournal) of(t *tether.Task) []string {
 func hangHere(end <-chan struct{})  { <-end }
 func hangThere(end <-chan struct{}) { <-end }
 
+// StuckAfter of a task takes the place of the registry's, whichever is longer, and also
+// if the registry has none.
+func TestStuckAfter(t *testing.T) {
+	for _, registry := range []time.Duration{0, time.Minute} {
+		t.Run(fmt.Sprint("registry ", registry), func(t *testing.T) {
+			settle()
+			synctest.Test(t, func(t *testing.T) {
+				d := new(stuckJournal)
+				r := newRegistry(t, tether.Config{StuckAfter: registry, Observer: d})
+				began := time.Now()
+				end := make(chan struct{})
+				submit := func(limit time.Duration) *tether.Task {
+					return start(t, r, fmt.Sprint("task ", limit), until(end), tether.StuckAfter(limit))
+				}
+				usual := start(t, r, "usual", until(end))
+				limits := map[time.Duration]*tether.Task{}
+				for _, limit := range []time.Duration{0, time.Hour, 16 * time.Second, time.Second, 16 * time.Millisecond} {
+					limits[limit] = submit(limit)
+					synctest.Wait()
+				}
+				// reported checks which have been reported by now, and no earlier.
+				reported := func(at time.Duration, want ...time.Duration) {
+					t.Helper()
+					time.Sleep(at - time.Since(began))
+					synctest.Wait()
+					var got []time.Duration
+					for limit, task := range limits {
+						if len(d.of(task)) > 0 {
+							got = append(got, limit)
+						}
+					}
+					assert.ElementsMatch(t, want, got, "after %v", at)
+				}
+				reported(16*time.Millisecond - 1)
+				reported(17*time.Millisecond, 16*time.Millisecond)
+				reported(time.Second-1, 16*time.Millisecond)
+				reported(time.Second+time.Second/16, 16*time.Millisecond, time.Second)
+				limits[2*time.Second] = submit(2 * time.Second) // while the timer is set for later
+				reported(3*time.Second-1, 16*time.Millisecond, time.Second)
+				reported(3*time.Second+time.Second/4, 16*time.Millisecond, time.Second, 2*time.Second)
+				reported(time.Hour+time.Hour/16, 16*time.Millisecond, time.Second, 2*time.Second, 16*time.Second, time.Hour)
+				assert.Len(t, d.of(usual), map[bool]int{true: 1}[registry > 0])
+				close(end)
+				time.Sleep(24 * time.Hour)
+				assert.Empty(t, d.of(limits[0]))
+			})
+		})
+	}
+	t.Run("invalid", func(t *testing.T) {
+		r := newRegistry(t, tether.Config{})
+		_, err := r.Go(context.Background(), "task", succeed, tether.StuckAfter(-1))
+		assert.ErrorIs(t, err, tether.ErrInvalid)
+	})
+}
+
 func TestStuck(t *testing.T) {
 	const limit = 16 * time.Second
 	newStuck := func(t *testing.T) (*tether.Registry, *stuckJournal, *bytes.Buffer) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"hash/maphash"
+	"log/slog"
 	"reflect"
 	"sync"
 	"time"
@@ -81,6 +82,26 @@ func (r *Registry) refused(ctx context.Context, p *Pool, name string, err error)
 	return err
 }
 
+// logRefusal logs a refusal that the submitter cannot be told of.
+func (r *Registry) logRefusal(ctx context.Context, p *Pool, name string, err error) {
+	kinds, pool := &r.kinds, ""
+	if p != nil {
+		kinds, pool = &p.kinds, p.name
+	}
+	attrs := []slog.Attr{slog.String("task", name), slog.String("pool", pool), slog.Any("error", err)}
+	if kind, invalid := kinds.Get(name); invalid == nil {
+		omitted, ok := kind.refusalLog.allow(r.now())
+		if !ok {
+			return
+		}
+		attrs = append(attrs, slog.Int64("omitted", omitted))
+	}
+	if ctx == nil {
+		ctx = context.Background()
+	}
+	r.log(ctx, slog.LevelWarn, "task refused", attrs...)
+}
+
 // admitWithOptions is admit for a request with options.
 func (req *request) admitWithOptions(list []Option) (t *Task, err error) {
 	var opts submitOptions
@@ -150,6 +171,9 @@ func (req *request) admit(opts *submitOptions) (*Task, error) {
 // on the same.
 func (r *Registry) shard(opts *options) *queue {
 	n := uint32(len(r.shards))
+	if opts != nil && opts.loop {
+		return r.loops
+	}
 	if opts != nil && opts.serial != "" {
 		return r.shards[uint32(maphash.String(r.seed, opts.serial))&(n-1)]
 	}
@@ -224,6 +248,9 @@ func (req *request) newTask(opts *submitOptions, q *queue, slot table.Slot[Task]
 		x.inline, x.typed = inline, req.typed
 		if opts != nil {
 			x.timeout = opts.timeout
+			if opts.pc != 0 {
+				t.pc = opts.pc
+			}
 		}
 	}
 	return t
@@ -257,7 +284,7 @@ func (req *request) publish(t *Task, submitted *submitOptions, inline bool) {
 	}
 	if direct {
 		q.workers.Push((*node)(t))
-		if r.drain.phase.Load() != open {
+		if r.drain.phase.Load() != open || q == r.loops && !r.Ready() {
 			q.dropStopped(t) // the drain may have looked for tasks before this one was there
 		}
 		return

@@ -128,6 +128,36 @@ func TestNew(t *testing.T) {
 		assert.Contains(t, failures[0], "canceled")
 	})
 
+	t.Run("loops that end when the test does pass", func(t *testing.T) {
+		failures := outcome(t, func(t *trial, reg *tether.Registry) {
+			until := func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
+			_, err := reg.Loop(bg, "consumer", until, tether.LoopConfig{})
+			require.NoError(t, err)
+			synctest.Wait()
+			_, err = reg.Loop(bg, "just started", until, tether.LoopConfig{})
+			require.NoError(t, err)
+			_, err = reg.Loop(bg, "delayed", until, tether.LoopConfig{}, tether.Delay(time.Hour))
+			require.NoError(t, err)
+		})
+		assert.Empty(t, failures)
+	})
+
+	t.Run("a loop that fails is named, whether it fails early or late", func(t *testing.T) {
+		failures := outcome(t, func(t *trial, reg *tether.Registry) {
+			_, err := reg.Loop(bg, "early", fails, tether.LoopConfig{})
+			require.NoError(t, err)
+			_, err = reg.Loop(bg, "late", func(ctx context.Context) error { <-ctx.Done(); return boom }, tether.LoopConfig{})
+			require.NoError(t, err)
+			_, err = reg.Loop(bg, "restarting", fails, tether.LoopConfig{Restarts: tether.Unbounded})
+			require.NoError(t, err)
+			synctest.Wait()
+		})
+		require.Len(t, failures, 3)
+		for _, name := range []string{"early", "late", "restarting"} {
+			assert.Contains(t, strings.Join(failures, "\n"), `"`+name+`"`)
+		}
+	})
+
 	t.Run("a task that the test has canceled passes", func(t *testing.T) {
 		failures := outcome(t, func(t *trial, reg *tether.Registry) {
 			task, err := reg.Go(bg, "ticker", func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() })
