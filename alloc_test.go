@@ -82,6 +82,25 @@ func TestAllocations(t *testing.T) {
 		assert.Less(t, bytes, 384.0)
 		assert.Zero(t, r.Stats().Failed)
 	})
+	t.Run("a body that asks its context for an error", func(t *testing.T) {
+		r := newRegistry(t, tether.Config{})
+		asks := func(ctx context.Context) error {
+			defer ended.Done()
+			if context.Cause(ctx) != nil {
+				return errTest
+			}
+			return ctx.Err()
+		}
+		allocs, bytes := each(func() {
+			ended.Add(1)
+			if _, err := r.Go(ctx, "task", asks, tether.Timeout(time.Hour)); err != nil {
+				panic(err)
+			}
+		})
+		assert.Less(t, allocs, 2.2) // nor is it here, nor a timer
+		assert.Less(t, bytes, 400.0)
+		assert.Zero(t, r.Stats().Failed)
+	})
 	t.Run("a refusal", func(t *testing.T) {
 		r := newRegistry(t, tether.Config{})
 		p := r.NewPool("p", tether.PoolConfig{Workers: 1, Overflow: tether.OverflowReject})

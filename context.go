@@ -31,11 +31,14 @@ func (c *taskContext) Done() <-chan struct{} { return (*Task)(c).cancelContext()
 
 func (c *taskContext) Err() error {
 	t := (*Task)(c)
-	if t.extra.Load() == nil && t.queue.reg.cfg.Timeout == 0 {
-		if t.has(done) {
+	if x := t.extra.Load(); (x == nil || x.cancel.Load() == nil) && t.cause() == nil {
+		// A body may ask often, and need nothing else of its context.
+		switch deadline, ok := t.deadline(); {
+		case t.has(done):
 			return context.Canceled
+		case !ok || time.Now().Before(deadline):
+			return nil
 		}
-		return nil // not canceled: a cause would be in extra
 	}
 	return t.cancelContext().Err()
 }

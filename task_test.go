@@ -669,6 +669,26 @@ func TestT5_CauseTellsWhy(t *testing.T) {
 			r.Shutdown(ctx)
 		}, ctxErr: context.Canceled, cause: tether.ErrShutdown},
 	}
+	for _, c := range causes {
+		t.Run(c.name+", of a body that asks for nothing but the error", func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRegistry(t, c.cfg)
+				task := start(t, r, "task", func(ctx context.Context) error {
+					assert.NoError(t, ctx.Err())
+					time.Sleep(2 * time.Second)
+					assert.Equal(t, c.ctxErr, ctx.Err())
+					assert.Equal(t, c.cause, context.Cause(ctx))
+					assert.Equal(t, c.ctxErr, ctx.Err())
+					return nil
+				}, c.opts...)
+				synctest.Wait()
+				if c.cancel != nil {
+					c.cancel(r, task)
+				}
+				require.NoError(t, task.Wait(context.Background()))
+			})
+		})
+	}
 	other := errors.New("other")
 	returns := []struct {
 		name  string

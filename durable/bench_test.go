@@ -58,3 +58,47 @@ func BenchmarkGo(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkWorker measures what a worker adds to a delivery, and what a handler whose
+// context is used adds to that.
+func BenchmarkWorker(b *testing.B) {
+	for _, c := range []struct {
+		name    string
+		handler handler
+	}{
+		{"empty", succeed},
+		{"uses its context", func(ctx context.Context, _ order) error {
+			ctx.Done()
+			return nil
+		}},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			engine := newMemory()
+			reg := tether.New(tether.Config{})
+			w, err := durable.NewWorker(engine, durable.WorkerConfig{Registry: reg, Concurrency: 4},
+				durable.Define("invoice", c.handler, durable.JobConfig{Timeout: time.Minute}))
+			if err != nil {
+				b.Fatal(err)
+			}
+			if err := w.Start(background); err != nil {
+				b.Fatal(err)
+			}
+			consumer := engine.consumer()
+			m := durable.Message{ID: "id", Name: "invoice", Args: []byte(`{"order":5}`)}
+			b.ReportAllocs()
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					if out := consumer.asked.Handle(consumer.ctx, durable.Delivery{Message: m, Attempt: 1}); out.Verdict != durable.Done {
+						b.Error(out)
+					}
+				}
+			})
+			if err := w.Stop(background); err != nil {
+				b.Fatal(err)
+			}
+			if err := reg.Shutdown(background); err != nil {
+				b.Fatal(err)
+			}
+		})
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/seed-2e639f12/tether"
@@ -68,11 +69,8 @@ func (w *Worker) handle(ctx context.Context, d Delivery) Outcome {
 	if out, over := x.afterCrash(); over {
 		return out
 	}
-	// A delivery that waits, for its turn or for a place in a pool that was paused or shrunk,
-	// goes back when the worker is stopped.
-	entry, leave := context.WithCancel(ctx)
-	defer leave()
-	defer context.AfterFunc(w.stopAsked, leave)()
+	entry := &admission{Context: ctx, stopAsked: w.stopAsked}
+	defer entry.end()
 	places := int64(1)
 	if x.alone {
 		places = int64(w.cfg.Concurrency)
@@ -92,6 +90,50 @@ func (w *Worker) handle(ctx context.Context, d Delivery) Outcome {
 		return Outcome{Return, 0, fmt.Errorf("%w: the worker was stopped", ErrClosed)}
 	}
 	return w.run(ctx, entry, x)
+}
+
+// admission is the context of a delivery until its task is admitted. A delivery that waits,
+// for its turn or for a place in a pool that was paused or shrunk, goes back when the
+// worker is stopped. Few wait, so what tells of the stop is made only for those.
+type admission struct {
+	context.Context // the engine's
+	stopAsked       context.Context
+
+	mu     sync.Mutex
+	either context.Context // ends with the first of the two; nil until Done is called; guarded by mu
+	cancel func()          // of either; guarded by mu
+}
+
+func (a *admission) Done() <-chan struct{} {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.either == nil {
+		either, cancel := context.WithCancel(a.Context)
+		unhook := context.AfterFunc(a.stopAsked, cancel)
+		a.either, a.cancel = either, func() { unhook(); cancel() }
+	}
+	return a.either.Done()
+}
+
+func (a *admission) Err() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	switch {
+	case a.either != nil:
+		return a.either.Err()
+	case a.Context.Err() != nil:
+		return a.Context.Err()
+	}
+	return a.stopAsked.Err()
+}
+
+// end releases what Done has made.
+func (a *admission) end() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.cancel != nil {
+		a.cancel()
+	}
 }
 
 // takePlaces waits for its turn until ctx ends, for turnTime at most, and reports whether it has
@@ -194,16 +236,11 @@ func (w *Worker) run(ctx, entry context.Context, x *delivered) Outcome {
 		delete(w.tasks, task)
 		w.mu.Unlock()
 	}()
-	defer context.AfterFunc(w.canceled, func() { task.Cancel(tether.ErrShutdown) })()
-	defer context.AfterFunc(ctx, func() { task.Cancel(&interruption{context.Cause(ctx)}) })()
-	select {
-	case <-task.Done():
-	case <-w.abandoned.Done():
-		if !task.State().Final() {
-			return Outcome{Return, 0, tether.ErrShutdown}
-		}
-		<-task.Done()
+	w.await(ctx, task)
+	if !task.State().Final() {
+		return Outcome{Return, 0, tether.ErrShutdown} // abandoned
 	}
+	<-task.Done()
 	if cause == nil && (task.State() == tether.Canceled || task.State() == tether.Dropped) {
 		cause = task.Err() // it was canceled before its handler was called, or as it returned
 	}
@@ -220,6 +257,28 @@ func (w *Worker) run(ctx, entry context.Context, x *delivered) Outcome {
 		x.log().Error("durable: job failed for good", "error", out.Err)
 	}
 	return out
+}
+
+// await waits until the task has ended, or is abandoned, and cancels it if ctx ends or Stop
+// says so: on other goroutines, since a task that has not started ends in Cancel, with all
+// that is to be called then.
+func (w *Worker) await(ctx context.Context, task *tether.Task) {
+	ended, abandoned := task.Done(), w.abandoned.Done()
+	canceled, interrupted := w.canceled.Done(), ctx.Done()
+	for {
+		select {
+		case <-ended:
+			return
+		case <-abandoned:
+			return
+		case <-canceled:
+			canceled = nil
+			go task.Cancel(tether.ErrShutdown)
+		case <-interrupted:
+			interrupted = nil
+			go task.Cancel(&interruption{context.Cause(ctx)})
+		}
+	}
 }
 
 // interruption is the cause of a cancellation that comes from the engine.
