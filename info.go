@@ -49,7 +49,7 @@ type Progress struct {
 
 // Info returns a consistent snapshot of the task.
 func (t *Task) Info() Info {
-	info := Info{ID: t.ID(), Name: t.kind.name, Pool: t.queue.poolName(), Loop: t.isLoop(), Func: function(t.pc), MaxAttempts: 1}
+	info := Info{ID: t.ID(), Name: t.kind.name, Pool: t.queue.poolName(), Loop: t.IsLoop(), Func: function(t.pc), MaxAttempts: 1}
 	if t.opts().retry != nil {
 		t.queue.workers.Lock() // or the task could go from one attempt to the next meanwhile
 		defer t.queue.workers.Unlock()

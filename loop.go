@@ -114,7 +114,8 @@ func (k optionKind) checkLoop() error {
 	return fmt.Errorf("%w: a loop cannot have option %s", ErrInvalid, name)
 }
 
-func (t *Task) isLoop() bool { return t.queue == t.queue.reg.loops }
+// IsLoop reports whether the task was submitted by [Registry.Loop].
+func (t *Task) IsLoop() bool { return t.queue == t.queue.reg.loops }
 
 // stopLoops ends the loops: none starts from here on, those that wait are dropped, and
 // the contexts of those that run are canceled.

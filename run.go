@@ -52,7 +52,7 @@ func (t *Task) outcomeOf(err error) (State, error) {
 	if cause == nil {
 		return Failed, err
 	}
-	if t.isLoop() && cause == ErrShutdown && (safeIs(err, context.Canceled) || safeIs(err, ErrShutdown)) {
+	if t.IsLoop() && cause == ErrShutdown && (safeIs(err, context.Canceled) || safeIs(err, ErrShutdown)) {
 		return Succeeded, nil // it was to return then
 	}
 	if !safeIs(err, cause) {
@@ -140,7 +140,7 @@ func (t *Task) setNextAttempt(err error, wait time.Duration) {
 		slog.Any("error", err), slog.Int("attempt", retry.attempt()), slog.Int("max_attempts", retry.attempts),
 		slog.Duration("wait", wait), slog.Int64("omitted", omitted),
 	}
-	if !t.isLoop() {
+	if !t.IsLoop() {
 		t.log(slog.LevelInfo, "task retrying", attrs...)
 		return
 	}
@@ -171,7 +171,7 @@ func (t *Task) logOutcome(end State, err error) {
 	case err == nil || t.isAwaited() || end == Panicked: // a panic was logged when it happened
 		return
 	case needsAttention(end, err):
-	case t.isLoop() && end == Canceled && t.cause() == ErrShutdown:
+	case t.IsLoop() && end == Canceled && t.cause() == ErrShutdown:
 		level = slog.LevelInfo // it is news, if the drain has not begun yet
 	default:
 		return

@@ -57,7 +57,7 @@ func (j *Job[A]) Go(ctx context.Context, r tether.Submitter, e Enqueuer, args A)
 		return Receipt{}, err
 	}
 	local := &attempt{job: j, engine: e, message: m}
-	task, err := r.Go(ctx, j.name, local.body, tether.Timeout(j.config.Timeout), tether.HandOver(local.handOver), tether.Label("job", m.ID))
+	task, err := r.Go(ctx, j.name, local.body, tether.Timeout(j.config.Timeout), tether.HandOver(local.handOver), tether.Label("job", m.ID), j.written())
 	switch {
 	case err == nil:
 		return Receipt{ID: m.ID, Task: task}, nil

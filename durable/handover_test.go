@@ -100,6 +100,7 @@ func TestGo(t *testing.T) {
 			assert.Equal(t, "invoice", info.Name)
 			assert.Equal(t, "pool", info.Pool)
 			assert.Equal(t, map[string]string{"job": receipt.ID}, info.Labels)
+			assert.Contains(t, info.Func, "durable_test.TestGo", "the handler")
 			l.engine.none(t)
 		},
 		"with a copy of its args": func(t *testing.T) {

@@ -90,6 +90,7 @@ type Definition interface {
 	Config() JobConfig // as Define has completed them
 
 	run(ctx context.Context, args []byte) error
+	written() tether.Option // names the handler in Info.Func
 }
 
 // Name returns the name that the job was defined with.
@@ -97,6 +98,8 @@ func (j *Job[A]) Name() string { return j.name }
 
 // Config returns the job's configuration, with the defaults in place of what was not given.
 func (j *Job[A]) Config() JobConfig { return j.config }
+
+func (j *Job[A]) written() tether.Option { return tether.Wraps(j.handler) }
 
 func (j *Job[A]) run(ctx context.Context, args []byte) error {
 	var a A

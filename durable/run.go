@@ -220,7 +220,7 @@ func (w *Worker) run(ctx, entry context.Context, x *delivered) Outcome {
 		failure = x.job.run(ctx, x.Args)
 		return failure
 	}
-	task, err := w.pool.Go(entry, x.Name, body, tether.Timeout(x.cfg.Timeout), tether.Label("job", x.ID), tether.Label("attempt", strconv.Itoa(x.number)))
+	task, err := w.pool.Go(entry, x.Name, body, tether.Timeout(x.cfg.Timeout), tether.Label("job", x.ID), tether.Label("attempt", strconv.Itoa(x.number)), x.job.written())
 	switch {
 	case errors.Is(err, tether.ErrClosed), err != nil && entry.Err() != nil:
 		return Outcome{Return, 0, err}

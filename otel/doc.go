@@ -10,7 +10,8 @@
 // Each task has one span, of kind Internal and with the task's name. It lasts from the
 // first start of the task to its end, including all attempts and the waits between them.
 // The span is in the body's context: spans that the body starts are its children. A task
-// that never ran has a span from its submission to its end.
+// that never ran has a span from its submission to its end. A loop
+// ([tether.Registry.Loop]) has no span: what it submits has spans of its own.
 //
 // The submitter's span is the one in the context that the task was submitted with. If a
 // task submits another one with its own context, that is the first task's span, or one

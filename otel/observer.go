@@ -92,8 +92,11 @@ func New(cfg Config) (*Observer, error) {
 	return o, nil
 }
 
-// TaskStarted implements [tether.Observer]. It starts the task's span.
+// TaskStarted implements [tether.Observer]. It starts the task's span. A loop has none.
 func (o *Observer) TaskStarted(ctx context.Context, t *tether.Task) context.Context {
+	if t.IsLoop() {
+		return ctx // its span would not end before the process does, and be the parent of all that the loop submits
+	}
 	with, span := o.start(ctx, t.Name())
 	switch {
 	case span.IsRecording():
@@ -107,7 +110,7 @@ func (o *Observer) TaskStarted(ctx context.Context, t *tether.Task) context.Cont
 // TaskEnded implements [tether.Observer]. It ends the task's span and records its durations.
 func (o *Observer) TaskEnded(ctx context.Context, t *tether.Task) {
 	span := spanOf(ctx, t)
-	if span == nil && t.State() == tether.Dropped {
+	if span == nil && t.State() == tether.Dropped && !t.IsLoop() {
 		// The registry's clock may differ from the wall clock that other spans use.
 		submitted, _, finished := t.Times()
 		since := time.Now().Add(submitted.Sub(finished))

@@ -492,6 +492,29 @@ func TestStuck_OfAnUnsampledTask(t *testing.T) {
 	assert.Empty(t, s.ended("request").Events(), "it is the submitter's span")
 }
 
+// The span of a loop would last as long as the process, and be the parent of all that the
+// loop submits.
+func TestLoops(t *testing.T) {
+	s := newTelemetry(t)
+	r := newRegistry(t, tether.Config{Observer: s.observer(tetherotel.Config{})})
+	submitted := make(chan *tether.Task, 1)
+	_, err := r.Loop(context.Background(), "consumer", func(ctx context.Context) error {
+		assert.False(t, trace.SpanContextFromContext(ctx).IsValid())
+		task, err := r.Go(ctx, "message", succeed)
+		assert.NoError(t, err)
+		submitted <- task
+		<-ctx.Done()
+		return ctx.Err()
+	}, tether.LoopConfig{})
+	require.NoError(t, err)
+	require.NoError(t, (<-submitted).Wait(context.Background()))
+	assert.False(t, s.ended("message").Parent().IsValid())
+	_, err = r.Loop(context.Background(), "never starts", succeed, tether.LoopConfig{}, tether.Hold())
+	require.NoError(t, err)
+	require.NoError(t, r.Shutdown(context.Background()))
+	assert.Len(t, s.spans.Ended(), 1)
+}
+
 func TestAttributes(t *testing.T) {
 	t.Run("what may be private is left out", func(t *testing.T) {
 		s := newTelemetry(t)

@@ -8,7 +8,7 @@ import (
 	"github.com/seed-2e639f12/tether"
 )
 
-// Errors of [After], [AfterOn] and [AfterInOrder], and causes of the tasks that are
+// Errors of [After], [AfterOn], [AfterInOrder] and [Go], and causes of the tasks that are
 // dropped. Compare with errors.Is.
 var (
 	// ErrNoScope is returned if the context does not belong to a request that has passed
@@ -63,6 +63,22 @@ func After(ctx context.Context, name string, fn tether.Func, opts ...tether.Opti
 	return s.submit(ctx, s.releaser.reg, name, fn, opts)
 }
 
+// Go submits a task that starts at once, to the registry of the request that ctx belongs
+// to, as [tether.Registry.Go] does: the handler need not know its registry. The registry
+// is the one given to [Attach]; in the body of a task, it is that of the task. Without
+// either, Go returns [ErrNoScope]. The response does not wait for the task, and the task
+// does not wait for the response; see [After] for one that does.
+func Go(ctx context.Context, name string, fn tether.Func, opts ...tether.Option) (*tether.Task, error) {
+	if t, ok := tether.FromContext(ctx); ok {
+		return t.Registry().Go(ctx, name, fn, opts...)
+	}
+	s := scopeOf(ctx)
+	if s == nil {
+		return nil, ErrNoScope
+	}
+	return s.releaser.reg.Go(ctx, name, fn, opts...)
+}
+
 // AfterOn is [After] for a task that runs on a pool, or on another registry. If the pool is
 // full, its Overflow decides when AfterOn is called. A pool of [tether.OverflowCallerRuns] refuses,
 // because the caller cannot run the task yet. A pool of [tether.OverflowBlock] may make a request
@@ -96,7 +112,7 @@ func AfterInOrder(ctx context.Context, name string, fns ...tether.Func) (*tether
 			}
 		}
 		return nil
-	})
+	}, tether.Wraps(fns[0]))
 }
 
 // Discard drops the tasks that the request has added so far, for the path on which the

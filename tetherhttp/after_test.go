@@ -189,6 +189,59 @@ func TestAfterScope(t *testing.T) {
 		}
 	})
 
+	t.Run("Go starts at once, on the registry of the request or the task", func(t *testing.T) {
+		for _, ctx := range []context.Context{nil, context.Background()} {
+			_, err := tetherhttp.Go(ctx, "task", nothing)
+			assert.ErrorIs(t, err, tetherhttp.ErrNoScope)
+		}
+		reg, other := newRegistry(t, tether.Config{}), newRegistry(t, tether.Config{})
+		started := make(chan struct{})
+		var child *tether.Task
+		tetherhttp.NewReleaser(reg).Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			task, err := tetherhttp.Go(r.Context(), "task", func(ctx context.Context) error {
+				close(started)
+				return nil
+			}, tether.Label("key", "value"))
+			assert.NoError(t, err)
+			<-started // before the handler returns
+			assert.Same(t, reg, task.Registry())
+			assert.Equal(t, "value", task.Info().Labels["key"])
+			task, err = other.Go(r.Context(), "of another registry", func(ctx context.Context) (err error) {
+				child, err = tetherhttp.Go(ctx, "child", nothing)
+				return err
+			})
+			assert.NoError(t, err)
+			assert.NoError(t, task.Wait(context.Background()))
+			assert.Same(t, other, child.Registry())
+			assert.Equal(t, task.ID(), child.Info().Parent)
+		})).ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil))
+	})
+
+	t.Run("Info.Func is what the user wrote", func(t *testing.T) {
+		var infos []tether.Info
+		reg := newRegistry(t, tether.Config{})
+		async := tetherhttp.Async(reg, "task", func(ctx context.Context, r *http.Request) (int, error) {
+			task, _ := tether.FromContext(ctx)
+			infos = append(infos, task.Info())
+			return 1, nil
+		})
+		handler := tetherhttp.AsyncHandler(reg, "task", http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			task, _ := tether.FromContext(r.Context())
+			infos = append(infos, task.Info())
+		}))
+		record(t, func(w http.ResponseWriter, r *http.Request) {
+			async.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("POST", "/", nil))
+			handler.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("POST", "/", nil))
+			task, err := tetherhttp.AfterInOrder(r.Context(), "task", nothing)
+			assert.NoError(t, err)
+			infos = append(infos, task.Info())
+		})
+		assert.Len(t, infos, 3)
+		for _, info := range infos {
+			assert.Contains(t, info.Func, "tetherhttp_test.TestAfterScope")
+		}
+	})
+
 	t.Run("the protocol's preface gets no scope", func(t *testing.T) {
 		b := tetherhttp.NewReleaser(newRegistry(t, tether.Config{}))
 		called := false

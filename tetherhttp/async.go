@@ -113,6 +113,7 @@ func Async[T any](r tether.Submitter, name string, fn func(context.Context, *htt
 		panic("tetherhttp: Async needs a Submitter and a function")
 	}
 	a := newAsync("Async", name, cfg)
+	a.wraps = tether.Wraps(fn)
 	a.submit = func(in *http.Request, body []byte, opts []tether.Option) (*handle, error) {
 		result, err := tether.Submit(detached{in.Context()}, r, name, func(ctx context.Context) (v T, err error) {
 			err = withBody(in.WithContext(ctx), body, func(in *http.Request) (err error) {
@@ -120,7 +121,7 @@ func Async[T any](r tether.Submitter, name string, fn func(context.Context, *htt
 				return err
 			})
 			return v, err
-		}, opts...)
+		}, append(slices.Clip(opts), a.wraps)...)
 		if err != nil {
 			return nil, err
 		}
@@ -165,7 +166,8 @@ type async struct {
 	maxBody   int64
 	check     func(*http.Request) error // may be nil
 	task      []tether.Option
-	keys      *keys // nil without an IdempotencyConfig
+	wraps     tether.Option // names what the user wrote in Info.Func
+	keys      *keys         // nil without an IdempotencyConfig
 }
 
 // newAsync returns a handler without its submit function.

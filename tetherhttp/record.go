@@ -56,6 +56,9 @@ func AsyncHandler(r tether.Submitter, name string, h http.Handler, cfg ...AsyncC
 		}
 		return rec, nil
 	}, cfg...).(*async)
+	if fn, ok := h.(http.HandlerFunc); ok {
+		a.wraps = tether.Wraps(fn)
+	}
 	return a
 }
 
