@@ -1,0 +1,38 @@
+package postgres_test
+
+import (
+	"context"
+	"log"
+	"log/slog"
+	"os"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/seed-2e639f12/tether/durable/postgres"
+)
+
+// An engine behind PgBouncer in transaction mode, with tables that a migration has made.
+func ExampleConfig() {
+	cfg, err := pgxpool.ParseConfig(os.Getenv("DATABASE_URL"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	cfg.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
+	pool, err := pgxpool.NewWithConfig(context.Background(), cfg)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer pool.Close()
+	engine, err := postgres.Config{
+		Queue:     "mails",
+		Schema:    "jobs",
+		NoMigrate: true,
+		Pooler:    true,
+		Logger:    slog.Default(),
+	}.Open(pool)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer engine.Close()
+}

@@ -1,0 +1,272 @@
+package tetherhttp_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"path"
+	"time"
+
+	"github.com/seed-2e639f12/tether"
+	"github.com/seed-2e639f12/tether/tetherhttp"
+)
+
+// A service: a task after the response, work that may take longer than a client waits,
+// the status of that work, and a live page.
+func Example() {
+	reg := tether.New(tether.Config{Logger: slog.New(slog.DiscardHandler)})
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /orders", func(w http.ResponseWriter, r *http.Request) {
+		_, err := tetherhttp.After(r.Context(), "audit log", func(context.Context) error {
+			fmt.Println("logged")
+			return nil
+		})
+		if err != nil {
+			tetherhttp.ProblemOf(err).ServeHTTP(w, r) // 503 with Retry-After
+			return
+		}
+		w.WriteHeader(http.StatusCreated)
+	})
+	mux.Handle("POST /reports", tetherhttp.Async(reg, "report", func(context.Context, *http.Request) (string, error) { return "7 pages", nil }))
+	mux.Handle("/tasks/", tetherhttp.Tasks(reg))
+	mux.Handle("/debug/tether/", tetherhttp.Debug(reg)) // in a service, on a port of its own
+
+	srv := httptest.NewUnstartedServer(mux) // in a service, tetherhttp.ListenAndServe
+	tetherhttp.Attach(srv.Config, reg)
+	srv.Start()
+	fmt.Println(send(http.NewRequest("POST", srv.URL+"/orders", nil)).status)
+	report := send(http.NewRequest("POST", srv.URL+"/reports", nil))
+	fmt.Print(report.status, " ", report.body)
+	srv.Close()
+	fmt.Println(reg.Shutdown(context.Background()))
+	// Unordered output:
+	// 201
+	// logged
+	// 200 "7 pages"
+	// <nil>
+}
+
+// A confirmation, and then an invoice: the second does not run if the first fails. They
+// are discarded if the order turns out to be wrong.
+func ExampleAfterInOrder() {
+	reg := tether.New(tether.Config{Logger: slog.New(slog.DiscardHandler)})
+	ended := make(chan error, 2)
+	print := func(text string) tether.Func {
+		return func(context.Context) error { fmt.Println(text); return nil }
+	}
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		task, err := tetherhttp.AfterInOrder(r.Context(), "order", print("confirmation"), print("invoice"))
+		if err != nil {
+			tetherhttp.ProblemOf(err).ServeHTTP(w, r)
+			return
+		}
+		go func() { ended <- task.Wait(context.Background()) }()
+		if r.URL.Query().Has("wrong") {
+			tetherhttp.Discard(r.Context(), nil)
+			w.WriteHeader(http.StatusBadRequest)
+		}
+	}))
+	tetherhttp.Attach(srv.Config, reg)
+	srv.Start()
+	fmt.Println(send(http.NewRequest("POST", srv.URL+"?wrong", nil)).status)
+	fmt.Println("discarded:", errors.Is(<-ended, tetherhttp.ErrDiscarded))
+	fmt.Println(send(http.NewRequest("POST", srv.URL, nil)).status == http.StatusOK, <-ended)
+	srv.Close()
+	fmt.Println(reg.Shutdown(context.Background()))
+	// Unordered output:
+	// 400
+	// discarded: true
+	// confirmation
+	// invoice
+	// true <nil>
+	// <nil>
+}
+
+// A task after the response that runs on a pool, and the errors of After.
+func ExampleAfterOn() {
+	reg := tether.New(tether.Config{Logger: slog.New(slog.DiscardHandler)})
+	mails := reg.NewPool("mails", tether.PoolConfig{Workers: 8, Queue: 1000})
+	mail := func(ctx context.Context) error {
+		switch d := tetherhttp.DeliveryOf(ctx); d {
+		case tetherhttp.DeliverySent, tetherhttp.DeliveryFrame, tetherhttp.DeliveryUnknown:
+			fmt.Println("after the response:", d)
+		case tetherhttp.DeliveryClosed, tetherhttp.DeliveryHijacked, tetherhttp.DeliveryTimeout:
+			fmt.Println("the client may have nothing:", d)
+		}
+		return nil
+	}
+	var late context.Context
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		late = r.Context()
+		if _, err := tetherhttp.AfterOn(r.Context(), mails, "welcome mail", mail); err != nil {
+			tetherhttp.ProblemOf(err).ServeHTTP(w, r)
+		}
+	}))
+	tetherhttp.Attach(srv.Config, reg, tetherhttp.ReleaserConfig{MaxWait: time.Minute})
+	srv.Start()
+	send(http.NewRequest("GET", srv.URL, nil))
+	srv.Close()
+	if err := reg.Shutdown(context.Background()); err != nil {
+		panic(err)
+	}
+
+	_, err := tetherhttp.AfterOn(late, mails, "welcome mail", mail)
+	fmt.Println("after the handler:", errors.Is(err, tetherhttp.ErrFinished))
+	_, err = tetherhttp.AfterOn(context.Background(), mails, "welcome mail", mail)
+	fmt.Println("outside of a request:", errors.Is(err, tetherhttp.ErrNoScope))
+	// Output:
+	// after the response: sent
+	// after the handler: true
+	// outside of a request: true
+}
+
+// A framework that owns the server's handler: the Releaser's middleware is mounted inside
+// its recoverer, and tasks run after successes only.
+func ExampleReleaser() {
+	reg := tether.New(tether.Config{Logger: slog.New(slog.DiscardHandler)})
+	releaser := tetherhttp.NewReleaser(reg, tetherhttp.ReleaserConfig{OnlyIf: func(status int) bool { return status < 300 }})
+	app := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, err := tetherhttp.After(r.Context(), "audit log", func(context.Context) error {
+			fmt.Println("logged:", r.URL.Path)
+			return nil
+		})
+		if err != nil {
+			tetherhttp.ProblemOf(err).ServeHTTP(w, r)
+			return
+		}
+		if r.URL.Path == "/bad" {
+			w.WriteHeader(http.StatusBadRequest)
+		}
+	})
+	srv := httptest.NewUnstartedServer(releaser.Handler(app))
+	releaser.Hooks(srv.Config)
+	srv.Start()
+	send(http.NewRequest("GET", srv.URL+"/bad", nil))
+	send(http.NewRequest("GET", srv.URL+"/good", nil))
+	srv.Close()
+	fmt.Println(reg.Shutdown(context.Background()))
+	// Output:
+	// logged: /good
+	// <nil>
+}
+
+// A server on a listener of its own, and one for operators that stops last: it has the
+// probes, and refuses host names that are not its own.
+func ExampleServer() {
+	reg := tether.New(tether.Config{Logger: slog.New(slog.DiscardHandler)})
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		panic(err)
+	}
+	srv := &http.Server{Handler: http.NotFoundHandler()}
+	tetherhttp.Attach(srv, reg)
+	public := tetherhttp.Server("public", srv)
+	public.Serve = func() error { return srv.Serve(listener) }
+
+	probes := http.NewServeMux()
+	probes.Handle("/ready", tetherhttp.Readiness(reg))
+	probes.Handle("/live", tetherhttp.Liveness())
+	probes.Handle("/debug/tether/", tetherhttp.Debug(reg, tetherhttp.DebugConfig{Hosts: []string{"admin.example.com"}}))
+	ctx, stop := context.WithCancel(context.Background())
+	admin := &http.Server{Addr: "127.0.0.1:0", Handler: tetherhttp.AllowHosts(probes, "admin.example.com")}
+	admin.BaseContext = func(l net.Listener) context.Context {
+		go func() {
+			url := "http://" + l.Addr().String()
+			fmt.Print(send(http.NewRequest("GET", url+"/ready", nil)).body)
+			foreign, err := http.NewRequest("GET", url+"/live", nil)
+			foreign.Host = "rebound.example.net"
+			fmt.Println(send(foreign, err).status)
+			stop()
+		}()
+		return context.Background()
+	}
+	fmt.Println(reg.Run(ctx, tether.RunConfig{
+		Servers:     []tether.Server{public},
+		LastServers: []tether.Server{tetherhttp.Server("admin", admin)},
+	}))
+	// Output:
+	// ready
+	// 421
+	// <nil>
+}
+
+// Requests that are checked first, answered with 202 always, and polled under the path
+// prefix that a proxy has stripped.
+func ExampleAsyncConfig() {
+	reg := tether.New(tether.Config{Logger: slog.New(slog.DiscardHandler)})
+	makeReport := func(context.Context, *http.Request) (string, error) { return "7 pages", nil }
+	poll := func(tether.Info) time.Duration { return 5 * time.Second }
+	srv := httptest.NewServer(tetherhttp.Async(reg, "report", makeReport, tetherhttp.AsyncConfig{
+		Always202: true, // instead of a result within Inline, or what a client asks for, up to MaxWait
+		Inline:    500 * time.Millisecond,
+		StatusAt:  "/jobs/", // unless there is a StatusURL
+		Check: func(r *http.Request) error {
+			if r.URL.Query().Get("year") == "" {
+				return &tetherhttp.Problem{Status: http.StatusBadRequest, Detail: "which year?"}
+			}
+			_, err := tetherhttp.IdempotencyKey(r.Header) // a Problem if it is malformed
+			return err
+		},
+		MaxBody:          1 << 10,
+		KeepOnDisconnect: true,
+		StatusURL: func(r *http.Request, id string) string {
+			return tetherhttp.ForwardedPrefix(r) + "/jobs/" + id
+		},
+		PollAfter:   poll,
+		TaskOptions: []tether.Option{tether.Timeout(time.Minute)},
+		Idempotency: &tetherhttp.IdempotencyConfig{
+			MaxKeys: 1000, RetainFor: time.Hour,
+			Principal: func(r *http.Request) string { return r.Header.Get("X-User") }, // as a middleware has set it
+		},
+	}))
+	fmt.Println(send(http.NewRequest("POST", srv.URL, nil)).status)
+	r, err := http.NewRequest("POST", srv.URL+"?year=1999", nil)
+	if err != nil {
+		panic(err)
+	}
+	r.Header.Set("X-Forwarded-Prefix", "/api")
+	res := send(r, nil)
+	fmt.Println(res.status, path.Dir(res.header.Get("Location")), res.header.Get("Retry-After"))
+	srv.Close()
+	fmt.Println(reg.Shutdown(context.Background()))
+	// Output:
+	// 400
+	// 202 /api/jobs 5
+	// <nil>
+}
+
+// A task that a client has canceled, and one whose client has gone.
+func ExampleTasksConfig() {
+	reg := tether.New(tether.Config{Logger: slog.New(slog.DiscardHandler)})
+	started := make(chan struct{})
+	task, err := reg.Go(context.Background(), "import", func(ctx context.Context) error {
+		close(started)
+		<-ctx.Done()
+		cause := context.Cause(ctx)
+		fmt.Println(errors.Is(cause, tetherhttp.ErrCanceled), errors.Is(cause, tetherhttp.ErrClientGone))
+		return cause
+	})
+	if err != nil {
+		panic(err)
+	}
+	<-started
+	srv := httptest.NewServer(tetherhttp.Tasks(reg, tetherhttp.TasksConfig{
+		AllowCancel: true,
+		MaxWait:     10 * time.Second,
+		PollAfter:   func(tether.Info) time.Duration { return 2 * time.Second },
+	}))
+	status := send(http.NewRequest("GET", srv.URL+"/"+task.ID(), nil))
+	fmt.Println(status.status, status.header.Get("Retry-After"))
+	fmt.Println(send(http.NewRequest("DELETE", srv.URL+"/"+task.ID(), nil)).status)
+	srv.Close()
+	fmt.Println(reg.Shutdown(context.Background()))
+	// Unordered output:
+	// 200 2
+	// true false
+	// 202
+	// <nil>
+}
