@@ -1,11 +1,12 @@
 // Command signup is a small service with all that Tether asks for: one pool, one handler
-// that puts work into it, a stop that waits for that work, and a live page.
+// that puts work into it, a loop, a schedule, a stop that waits for what was accepted, and
+// a live page.
 //
 //	go run ./examples/signup
 //
 // The program prints what to try. Press Ctrl-C, or send SIGTERM, while mails are being
-// sent: no further request is taken, the mails that were answered 202 are sent, and the
-// program prints its report. A second Ctrl-C, a second later or more, ends it at once.
+// sent: no further request is taken, the loop and the schedule end, the mails that were
+// answered 202 are sent, and the program prints its report. A second Ctrl-C, a second later or more, ends it at once.
 package main
 
 import (
@@ -16,9 +17,12 @@ import (
 	"net"
 	"net/http"
 	"net/mail"
+	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/seed-2e639f12/tether"
+	"github.com/seed-2e639f12/tether/schedule"
 	"github.com/seed-2e639f12/tether/tetherhttp"
 )
 
@@ -26,6 +30,7 @@ var (
 	addr        = flag.String("addr", "localhost:8082", "`address` to listen on")
 	admin       = flag.String("admin", "localhost:8083", "`address` of the live page; it has no authentication")
 	work        = flag.Duration("work", 3*time.Second, "how long it takes to send a mail")
+	every       = flag.Duration("every", 10*time.Second, "how often the number of mails is printed")
 	stopTimeout = flag.Duration("stop-timeout", 25*time.Second, "time for all of the stop")
 )
 
@@ -35,6 +40,22 @@ func main() {
 	// ten others wait: a burst of requests must not become a burst of goroutines.
 	reg := tether.New(tether.Config{StuckAfter: time.Minute})
 	mails := reg.NewPool("mails", tether.PoolConfig{Workers: 2, Queue: 10})
+
+	// The loop runs for the life of the process. It is restarted when it fails; if it
+	// failed six times in a row, the process would stop with its error.
+	ctx := context.Background()
+	_, err := reg.Loop(ctx, "bounces", readBounces, tether.LoopConfig{Restarts: 5, Essential: true})
+	if err != nil {
+		log.Fatal("signup: ", err)
+	}
+	// Each run of the schedule is a task.
+	_, err = schedule.New(reg).Add(ctx, "count", schedule.Every(*every), func(context.Context) error {
+		fmt.Println("sent so far:", sent.Load())
+		return nil
+	})
+	if err != nil {
+		log.Fatal("signup: ", err)
+	}
 
 	mux := http.NewServeMux()
 	mux.Handle("POST /signup", signup(mails))
@@ -52,7 +73,7 @@ func main() {
 	})}
 
 	// ListenAndServe returns when everything has ended, or its time has.
-	err := tetherhttp.ListenAndServe(context.Background(), reg, tether.RunConfig{
+	err = tetherhttp.ListenAndServe(ctx, reg, tether.RunConfig{
 		LastServers: []tether.Server{tetherhttp.Server("live page", live)},
 		StopTimeout: *stopTimeout,
 	}, public)
@@ -96,13 +117,40 @@ func send(ctx context.Context, to string) error {
 		return context.Cause(ctx)
 	}
 	fmt.Println(to + ": sent")
+	sent.Add(1)
+	if strings.HasSuffix(to, ".invalid") {
+		select {
+		case bounced <- to:
+		default: // the loop is restarting
+		}
+	}
 	return nil
+}
+
+var (
+	sent    atomic.Int64
+	bounced = make(chan string, 100) // what the mail server could not deliver
+)
+
+// readBounces stands for a connection to the mail server that reports what it could not
+// deliver. Its context is canceled when the stop begins.
+func readBounces(ctx context.Context) error {
+	for {
+		select {
+		case to := <-bounced:
+			fmt.Println(to + ": bounced")
+		case <-ctx.Done():
+			fmt.Println("bounces: disconnected")
+			return ctx.Err()
+		}
+	}
 }
 
 // try returns the lines to try a service at the address with.
 func try(at string) string {
 	return fmt.Sprintf(`Try, again and again:
   curl -i http://%[1]s/signup -d email=ann@example.com
+  curl -i http://%[1]s/signup -d email=nobody@example.invalid
   for i in $(seq 20); do curl -s -o /dev/null -w '%%{http_code}\n' http://%[1]s/signup -d email=user$i@example.com; done
 and press Ctrl-C while mails are being sent.
 `, at)

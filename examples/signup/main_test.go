@@ -96,9 +96,13 @@ func get(t *testing.T, url string) string {
 }
 
 // What was answered 202 is done, also what still waits at the signal: there are two
-// workers for three mails.
+// workers for three mails. The loop ends at the signal, and the schedule has runs no more.
 func TestSIGTERM(t *testing.T) {
-	p := start(t, "-work", "100ms")
+	p := start(t, "-work", "100ms", "-every", "50ms")
+	require.Equal(t, http.StatusAccepted, p.signup("nobody@example.invalid").StatusCode)
+	p.hear("nobody@example.invalid: bounced")
+	p.hear("sent so far: 1")
+	require.Contains(t, get(t, p.live), "bounces")
 	require.Contains(t, get(t, p.base), "curl -i "+p.base+"/signup")
 	require.Equal(t, http.StatusBadRequest, p.signup("nobody").StatusCode)
 	for _, who := range []string{"ann", "bob", "cid"} {
@@ -106,6 +110,7 @@ func TestSIGTERM(t *testing.T) {
 	}
 	require.Contains(t, get(t, p.live), "welcome mail")
 	require.NoError(t, p.cmd.Process.Signal(syscall.SIGTERM))
+	p.hear("bounces: disconnected")
 	said, exit := p.end()
 	require.Zero(t, exit, said)
 	for _, who := range []string{"ann", "bob", "cid"} {

@@ -80,6 +80,8 @@ var invoice *durable.Job[InvoiceArgs]
 
 var engine durable.Engine
 
+func handle(ctx context.Context, event string) error { return nil }
+
 func cleanUp(ctx context.Context) error { return nil }
 
 var interval time.Duration
