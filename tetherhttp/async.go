@@ -53,6 +53,11 @@ type AsyncConfig struct {
 	// status. It is sent as Retry-After. If nil, it is 1 s for a young task; see
 	// [TasksConfig].PollAfter.
 	PollAfter func(tether.Info) time.Duration
+	// Represent, if non-nil, returns what a 202 has as its body, encoded as JSON, for APIs
+	// with their own form of an operation. It may set header fields of the response, also in
+	// place of those that Async sets. See [TasksConfig].Represent, which is for the status
+	// resource.
+	Represent func(h http.Header, r *http.Request, s Status) any
 	// MaxBody is the most bytes that the body of a request may have; it is read into memory.
 	// A larger one is answered 413. Zero means 1 MiB. If it is negative, only requests
 	// without a body are accepted.
@@ -161,6 +166,7 @@ type async struct {
 	maxWait   time.Duration
 	statusURL func(r *http.Request, id string) string
 	pollAfter func(tether.Info) time.Duration
+	representer
 	always202 bool
 	keep      bool
 	maxBody   int64
@@ -179,7 +185,7 @@ func newAsync(constructor, name string, cfg []AsyncConfig) *async {
 	a := &async{
 		inline: orDefault(c.Inline, 500*time.Millisecond), maxWait: orDefault(c.MaxWait, 30*time.Second),
 		always202: c.Always202, keep: c.KeepOnDisconnect, maxBody: max(c.MaxBody, 0), check: c.Check,
-		statusURL: c.StatusURL, pollAfter: c.PollAfter, task: slices.Clone(c.TaskOptions),
+		statusURL: c.StatusURL, pollAfter: c.PollAfter, representer: c.Represent, task: slices.Clone(c.TaskOptions),
 	}
 	if a.statusURL == nil {
 		prefix := strings.TrimSuffix(cmp.Or(c.StatusAt, "/tasks"), "/") + "/"
@@ -322,12 +328,12 @@ func (a *async) accept(w http.ResponseWriter, r *http.Request, t *handle, info t
 	applied(w, granted, async)
 	h := w.Header()
 	at := a.statusURL(r, info.ID)
-	now := represent(r, t, info, at)
+	now := a.representer.represent(r, t, info, at)
 	h.Set("Location", at)
 	h.Set("Retry-After", seconds(a.pollAfter(info)))
 	h.Set("Cache-Control", "no-store")
 	now.linkResult(h, at)
-	writeBody(w, "application/json", http.StatusAccepted, now.body)
+	now.write(w, http.StatusAccepted)
 }
 
 // wait waits for a task as long as the configuration and the client's preferences say. It

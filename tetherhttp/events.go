@@ -20,7 +20,7 @@ const (
 func (h *tasks) serveEvents(w http.ResponseWriter, r *http.Request, t *tether.Task) {
 	w.Header().Add("Vary", "Accept, Prefer")
 	last := r.Header.Get("Last-Event-ID")
-	if info := current(t); info.State.Final() && represent(r, t, info, t.ID()).tag == last {
+	if info := current(t); info.State.Final() && h.represent(r, t, info).tag == last {
 		w.WriteHeader(http.StatusNoContent) // the client has the last event: EventSource stops
 		return
 	}
@@ -43,7 +43,7 @@ func (h *tasks) serveEvents(w http.ResponseWriter, r *http.Request, t *tether.Ta
 	for open := true; open; open = open && ctx.Err() == nil && send(":\n\n") {
 		until, cancel := context.WithTimeout(ctx, heartbeat)
 		for info := range watchPaced(until, t) {
-			now := represent(r, t, info, t.ID())
+			now := h.represent(r, t, info)
 			if now.tag == last && first == "" {
 				continue
 			}

@@ -2,8 +2,10 @@ package tetherhttp
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/hex"
 	"fmt"
+	"maps"
 	"net/http"
 	"strings"
 	"time"
@@ -80,24 +82,64 @@ func outcome(t valuer, info tether.Info) http.Handler {
 	})
 }
 
-// representation is an encoded status.
-type representation struct {
-	body []byte
-	tag  string // changes whenever the body does
-	done bool
-	info tether.Info
+// A Status is a task as it is shown to a client, for [AsyncConfig].Represent and
+// [TasksConfig].Represent.
+type Status struct {
+	// Info is the task. Its errors are for the program: Problem is what a client may be told.
+	Info tether.Info
+	// URL is that of the status. It is relative in [Tasks] unless [TasksConfig].StatusURL is
+	// set. The URL of the result is URL with "/result" behind it.
+	URL string
+	// Result is the value of a task that has succeeded. It is nil if there is none, or if the
+	// value is an [http.Handler], which the URL of the result serves.
+	Result any
+	// Problem is why a task has not succeeded. It is nil for a task that has, or has not ended.
+	Problem *Problem
 }
 
-func represent(r *http.Request, t valuer, info tether.Info, at string) *representation {
+// representer makes representations in the form that the program has chosen.
+type representer func(h http.Header, r *http.Request, s Status) any // nil means the default
+
+// representation is an encoded status.
+type representation struct {
+	body   []byte
+	tag    string // changes whenever the body does
+	done   bool
+	info   tether.Info
+	header http.Header // what the program adds to the response; nil if nothing
+}
+
+func (custom representer) represent(r *http.Request, t valuer, info tether.Info, at string) *representation {
 	s := statusOf(t, info, at)
-	body, err := encode(s)
-	if err != nil {
-		logf(r, "tetherhttp: the result of a task %q cannot be encoded: %v", info.Name, err)
-		s.Result, s.Problem = nil, newProblem(ProblemFailed, "").shown()
-		body, _ = encode(s) // cannot fail without a result
+	p := &representation{done: s.Done, info: info}
+	form := func() any { return s }
+	if custom != nil {
+		form = func() any {
+			p.header = make(http.Header)
+			return custom(p.header, r, Status{Info: info, URL: at, Result: s.Result, Problem: s.Problem})
+		}
 	}
-	sum := hashOf(string(body))
-	return &representation{body, `"` + hex.EncodeToString(sum[:12]) + `"`, s.Done, info}
+	var err error
+	if p.body, err = encode(form()); err != nil {
+		logf(r, "tetherhttp: the status of a task %q cannot be encoded: %v", info.Name, err)
+		s.Result, s.Problem = nil, newProblem(ProblemFailed, "").shown() // most likely it is the result
+		if p.body, err = encode(form()); err != nil {
+			p.body, _ = encode(s) // cannot fail without a result
+		}
+	}
+	sum := hashOf(string(p.body))
+	p.tag = `"` + hex.EncodeToString(sum[:12]) + `"`
+	return p
+}
+
+// write writes the representation as a response.
+func (p *representation) write(w http.ResponseWriter, status int) {
+	maps.Copy(w.Header(), p.header)
+	if status == http.StatusNotModified {
+		w.WriteHeader(status)
+		return
+	}
+	writeBody(w, cmp.Or(p.header.Get("Content-Type"), "application/json"), status, p.body)
 }
 
 // among reports whether an If-None-Match lists the representation.

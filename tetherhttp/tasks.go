@@ -23,10 +23,21 @@ type TasksConfig struct {
 	// MaxWait is the longest wait that a client can ask for with Prefer: wait=N. Zero means
 	// 30 s. If it is negative, requests do not wait.
 	MaxWait time.Duration
+	// StatusURL, if non-nil, returns the URL of a task's status, for the URLs that a status
+	// contains: usually the same function as [AsyncConfig].StatusURL. If nil, these URLs are
+	// relative to the URL of the status, which is right behind any proxy.
+	StatusURL func(r *http.Request, id string) string
 	// PollAfter, if non-nil, returns when a client should ask again for a task that has not
 	// ended. It is sent as Retry-After. If nil, it is a tenth of the task's age, at least 1 s
 	// and at most 1 min.
 	PollAfter func(tether.Info) time.Duration
+	// Represent, if non-nil, returns what is sent of a task, encoded as JSON, in place of the
+	// status that [Tasks] describes: for APIs with their own form of an operation, such as
+	// AIP-151 or Azure's (the examples have both). The ETag is made from it, so it should
+	// return the same for the same task in the same state. It may set header fields of the
+	// response, except in a stream of events. If its value cannot be encoded, it is called
+	// again with a Problem in place of the Result. Its panic is that of the handler.
+	Represent func(h http.Header, r *http.Request, s Status) any
 }
 
 // Tasks returns a handler that serves the status of the tasks of reg, for the Location that
@@ -48,9 +59,10 @@ type TasksConfig struct {
 //	 "progress": {"done", "total", "message"}, "result" or "problem", "result_url"}
 //
 // with the names of [tether.State] and times as in RFC 3339. Fields that do not apply are
-// omitted, and result_url is relative to the URL of the status. A result that is an
-// [http.Handler] is not part of the status; its result_url serves it. An error is shown if it
-// is a [*Problem]; of other errors only the kind is shown, see [ProblemOf].
+// omitted, and result_url is relative to the URL of the status unless StatusURL is set. A
+// result that is an [http.Handler] is not part of the status; its result_url serves it. An
+// error is shown if it is a [*Problem]; of other errors only the kind is shown, see
+// [ProblemOf]. [TasksConfig].Represent replaces this form by another one.
 //
 // The data of an event is the status. A slow reader misses intermediate states and delays
 // nothing; in the long run there are at most ten events a second. After the end, EventSource's
@@ -73,7 +85,10 @@ func Tasks(reg *tether.Registry, cfg ...TasksConfig) http.Handler {
 	c := optional("Tasks", cfg)
 	h := &tasks{
 		reg: reg, maxWait: orDefault(c.MaxWait, 30*time.Second), authorize: c.Authorize, cancel: c.AllowCancel,
-		pollAfter: c.PollAfter, servers: make(map[*http.Server]context.Context),
+		pollAfter: c.PollAfter, statusURL: c.StatusURL, representer: c.Represent, servers: make(map[*http.Server]context.Context),
+	}
+	if h.statusURL == nil {
+		h.statusURL = func(_ *http.Request, id string) string { return id }
 	}
 	if h.pollAfter == nil {
 		h.pollAfter = pollAfter
@@ -88,6 +103,8 @@ type tasks struct {
 	authorize func(*http.Request, *tether.Task) bool
 	cancel    bool
 	pollAfter func(tether.Info) time.Duration
+	statusURL func(r *http.Request, id string) string
+	representer
 
 	mu      sync.Mutex
 	servers map[*http.Server]context.Context // done when the server shuts down; guarded by mu
@@ -161,7 +178,7 @@ func (h *tasks) serveStatus(w http.ResponseWriter, r *http.Request, t *tether.Ta
 	w.Header().Add("Vary", "Accept, Prefer")
 	wait, granted := parsePrefer(r.Header).waitUpTo(h.maxWait)
 	have := r.Header.Values("If-None-Match")
-	now := represent(r, t, current(t), t.ID())
+	now := h.represent(r, t, current(t))
 	if wait > 0 && !now.done && (len(have) == 0 || now.among(have)) {
 		resume := suspendWriteTimeout(w, r)
 		serving, cancel := h.whileServing(r)
@@ -176,13 +193,13 @@ func (h *tasks) serveStatus(w http.ResponseWriter, r *http.Request, t *tether.Ta
 	if !now.done {
 		w.Header().Set("Retry-After", seconds(h.pollAfter(now.info)))
 	}
-	now.linkResult(w.Header(), t.ID())
+	now.linkResult(w.Header(), h.statusURL(r, t.ID()))
 	w.Header().Set("ETag", now.tag)
 	if now.among(have) {
-		w.WriteHeader(http.StatusNotModified)
+		now.write(w, http.StatusNotModified)
 		return
 	}
-	writeBody(w, "application/json", http.StatusOK, now.body)
+	now.write(w, http.StatusOK)
 }
 
 // await waits for a task's end, or for any change if the client sent the tags it has.
@@ -191,11 +208,16 @@ func (h *tasks) await(ctx context.Context, r *http.Request, t *tether.Task, wait
 	defer cancel()
 	var info tether.Info
 	for info = range watchPaced(ctx, t) {
-		if len(have) > 0 && !represent(r, t, info, t.ID()).among(have) {
+		if len(have) > 0 && !h.represent(r, t, info).among(have) {
 			break
 		}
 	}
-	return represent(r, t, info, t.ID())
+	return h.represent(r, t, info)
+}
+
+// represent returns the representation of a task.
+func (h *tasks) represent(r *http.Request, t *tether.Task, info tether.Info) *representation {
+	return h.representer.represent(r, t, info, h.statusURL(r, t.ID()))
 }
 
 func (h *tasks) serveResult(w http.ResponseWriter, r *http.Request, t *tether.Task) {
@@ -213,7 +235,11 @@ func (h *tasks) serveResult(w http.ResponseWriter, r *http.Request, t *tether.Ta
 
 func (h *tasks) serveDelete(w http.ResponseWriter, r *http.Request, t *tether.Task) {
 	if t.Cancel(ErrCanceled) {
-		writeBody(w, "application/json", http.StatusAccepted, represent(r, t, current(t), t.ID()).body)
+		now := h.represent(r, t, current(t))
+		if !now.done {
+			w.Header().Set("Retry-After", seconds(h.pollAfter(now.info)))
+		}
+		now.write(w, http.StatusAccepted)
 		return
 	}
 	client := clientOf(w, r)
