@@ -73,6 +73,12 @@
 // [JobConfig].Headers and [WorkerConfig].Context carry the trace of a request to the handlers of
 // its jobs. For OpenTelemetry they are JobHeaders and JobContext of the package tether/otel.
 //
+// # The status of tasks, for several replicas
+//
+// The engines sqlite, postgres and redis have a method Store, for tetherhttp.NewStore: with it, any
+// replica of a service answers for the tasks and the Idempotency-Keys of the others. RabbitMQ
+// stores no state; one of the others is used beside it.
+//
 // # Handlers must be idempotent
 //
 // So a handler may be run again after it has done its work. There are three ways to write

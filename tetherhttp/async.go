@@ -53,6 +53,9 @@ type AsyncConfig struct {
 	// status. It is sent as Retry-After. If nil, it is 1 s for a young task; see
 	// [TasksConfig].PollAfter.
 	PollAfter func(tether.Info) time.Duration
+	// Store, if non-nil, makes any replica of the service answer for the tasks that were answered
+	// 202, and for their Idempotency-Keys: see [Store]. Set it in [TasksConfig] too.
+	Store *Store
 	// Represent, if non-nil, returns what a 202 has as its body, encoded as JSON, for APIs
 	// with their own form of an operation. It may set header fields of the response, also in
 	// place of those that Async sets. See [TasksConfig].Represent, which is for the status
@@ -109,8 +112,8 @@ type AsyncConfig struct {
 // The status is kept in the registry's memory, in this process alone. The tasks that were
 // answered 202 are marked with [tether.Task.Keep]: the registry retains the last
 // [tether.Config].Retain of them, 1024 if Retain is negative, each for RetainFor after its end.
-// With several replicas, route the Location to the one that gave it, or use a durable
-// queue. A task that succeeded is forgotten when its result has been sent inline.
+// A service of several replicas needs a [Store], so that any of them can answer for the Location
+// that one has given. A task that succeeded is forgotten when its result has been sent inline.
 //
 // Async panics if r or fn is nil, or name is not valid, which are programming errors.
 func Async[T any](r tether.Submitter, name string, fn func(context.Context, *http.Request) (T, error), cfg ...AsyncConfig) http.Handler {
@@ -167,6 +170,7 @@ type async struct {
 	statusURL func(r *http.Request, id string) string
 	pollAfter func(tether.Info) time.Duration
 	representer
+	store     *Store // nil without one
 	always202 bool
 	keep      bool
 	maxBody   int64
@@ -185,7 +189,7 @@ func newAsync(constructor, name string, cfg []AsyncConfig) *async {
 	a := &async{
 		inline: orDefault(c.Inline, 500*time.Millisecond), maxWait: orDefault(c.MaxWait, 30*time.Second),
 		always202: c.Always202, keep: c.KeepOnDisconnect, maxBody: max(c.MaxBody, 0), check: c.Check,
-		statusURL: c.StatusURL, pollAfter: c.PollAfter, representer: c.Represent, task: slices.Clone(c.TaskOptions),
+		statusURL: c.StatusURL, pollAfter: c.PollAfter, representer: c.Represent, store: c.Store, task: slices.Clone(c.TaskOptions),
 	}
 	if a.statusURL == nil {
 		prefix := strings.TrimSuffix(cmp.Or(c.StatusAt, "/tasks"), "/") + "/"
@@ -228,19 +232,22 @@ func (a *async) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		t, err = a.submit(in, body, append(a.task[:len(a.task):len(a.task)], tether.OnDuplicate(func(*tether.Task) { isNew = false })))
 		return t, isNew, err
 	}
-	hasKey := false
+	var use *use
 	if a.keys != nil {
-		use, err := a.keys.read(r, body)
-		if err != nil {
+		if use, err = a.keys.read(r, body); err != nil {
 			answerTo(err).ServeHTTP(w, r)
 			return
 		}
-		if hasKey = use != nil; hasKey {
-			defer use.answered()
-			find = use.once(client, w, find)
-		}
 	}
-	a.answer(client, w, r, find, hasKey)
+	switch {
+	case use == nil:
+		a.answer(client, w, r, find, false, nil)
+	case a.store != nil:
+		a.answerOnce(client, w, r, find, use)
+	default:
+		defer use.answered()
+		a.answer(client, w, r, use.once(client, w, find), true, nil)
+	}
 }
 
 // withBody calls do with a request that has its body in memory.
@@ -284,8 +291,8 @@ func (a *async) read(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 }
 
 // answer finds the request's task, waits for it, and writes the one answer that the
-// request gets.
-func (a *async) answer(client *client, w http.ResponseWriter, r *http.Request, find finder, hasKey bool) {
+// request gets. c is the claim of its key in the store, nil if there is none.
+func (a *async) answer(client *client, w http.ResponseWriter, r *http.Request, find finder, hasKey bool, c *claim) {
 	resume := suspendWriteTimeout(w, r)
 	t, isNew, err := find()
 	if err != nil {
@@ -309,11 +316,31 @@ func (a *async) answer(client *client, w http.ResponseWriter, r *http.Request, f
 		accept, ended = false, true
 	}
 	switch {
+	case accept && a.store != nil:
+		must := !ours || a.keep
+		p, err := a.store.publish(t, a.retain(), must)
+		if c != nil && p != nil {
+			c.settle(p)
+		}
+		if err != nil {
+			if !must {
+				t.Cancel(ErrStoreUnavailable)
+			}
+			logf(r, "tetherhttp: %s %q: the task %s was not answered 202: %v", r.Method, r.URL.Path, info.ID, err)
+			answerTo(err).ServeHTTP(w, r)
+			return
+		}
+		a.accept(w, r, p.view(), granted, prefer.async)
 	case accept:
-		a.accept(w, r, t, info, granted, prefer.async)
+		a.accept(w, r, viewOf(t, info), granted, prefer.async)
 	case ended:
+		if c != nil { // repetitions are answered from the store
+			if p, _ := a.store.publish(t, a.retain(), true); p != nil { // it goes on, whatever the error
+				c.settle(p)
+			}
+		}
 		applied(w, granted, false)
-		outcome(t, info).ServeHTTP(w, r)
+		viewOf(t, info).answer.ServeHTTP(w, r)
 		if ours && info.State == tether.Succeeded {
 			t.Forget()
 		}
@@ -324,13 +351,13 @@ func (a *async) answer(client *client, w http.ResponseWriter, r *http.Request, f
 }
 
 // accept answers 202: the client finds the task at the Location.
-func (a *async) accept(w http.ResponseWriter, r *http.Request, t *handle, info tether.Info, granted string, async bool) {
+func (a *async) accept(w http.ResponseWriter, r *http.Request, t *taskView, granted string, async bool) {
 	applied(w, granted, async)
 	h := w.Header()
-	at := a.statusURL(r, info.ID)
-	now := a.representer.represent(r, t, info, at)
+	at := a.statusURL(r, t.info.ID)
+	now := a.representer.represent(r, t, at)
 	h.Set("Location", at)
-	h.Set("Retry-After", seconds(a.pollAfter(info)))
+	h.Set("Retry-After", seconds(a.pollAfter(t.info)))
 	h.Set("Cache-Control", "no-store")
 	now.linkResult(h, at)
 	now.write(w, http.StatusAccepted)
@@ -340,20 +367,34 @@ func (a *async) accept(w http.ResponseWriter, r *http.Request, t *handle, info t
 // returns the task's Info, and in granted the seconds that the client asked for, if it got
 // them.
 func (a *async) wait(client context.Context, t *tether.Task, prefer preferences) (info tether.Info, granted string) {
-	d := a.inline
-	switch {
-	case a.always202:
-		d = 0
-	case prefer.waits:
-		d, granted = prefer.waitUpTo(max(a.maxWait, a.inline))
-	case prefer.async:
-		d = 0
-	}
+	d, granted := a.waitFor(prefer)
 	ctx, cancel := context.WithTimeout(client, d)
 	defer cancel()
 	for info = range watchPaced(ctx, t) {
 	}
 	return info, granted
+}
+
+// waitFor returns how long to wait for a task, and the seconds that the client has asked for,
+// if it gets them.
+func (a *async) waitFor(prefer preferences) (d time.Duration, granted string) {
+	switch {
+	case a.always202:
+		return 0, ""
+	case prefer.waits:
+		return prefer.waitUpTo(max(a.maxWait, a.inline))
+	case prefer.async:
+		return 0, ""
+	}
+	return a.inline, ""
+}
+
+// retain returns how long a stored task is kept at least.
+func (a *async) retain() time.Duration {
+	if a.keys == nil {
+		return 0
+	}
+	return a.keys.cfg.RetainFor
 }
 
 // watchPaced is [tether.Task.Watch], except that it pauses between changes of a running

@@ -35,6 +35,16 @@
 // retries of one request into one task. Return a [*Problem] to control what the client is
 // told.
 //
+// # Several replicas
+//
+// Behind a load balancer the next request may reach another process. With a [Store], which the
+// engines of package durable provide (SQLite, Postgres, Redis), every replica answers for the
+// tasks and the Idempotency-Keys of all:
+//
+//	shared := tetherhttp.NewStore("shop", engine.Store())
+//	mux.Handle("POST /reports", tetherhttp.Async(reg, "report", makeReport, tetherhttp.AsyncConfig{Store: shared}))
+//	mux.Handle("/tasks/", tetherhttp.Tasks(reg, tetherhttp.TasksConfig{Store: shared}))
+//
 // # Streams and websockets
 //
 // A handler that streams does not return by itself, and the stop waits for it until its time

@@ -5,8 +5,6 @@ import (
 	"io"
 	"net/http"
 	"time"
-
-	"github.com/seed-2e639f12/tether"
 )
 
 const (
@@ -17,10 +15,10 @@ const (
 
 // serveEvents sends a task's states as a stream of events (server-sent events, HTML Living
 // Standard 9.2). The id of an event is the tag of its status.
-func (h *tasks) serveEvents(w http.ResponseWriter, r *http.Request, t *tether.Task) {
+func (h *tasks) serveEvents(w http.ResponseWriter, r *http.Request, t source) {
 	w.Header().Add("Vary", "Accept, Prefer")
 	last := r.Header.Get("Last-Event-ID")
-	if info := current(t); info.State.Final() && h.represent(r, t, info).tag == last {
+	if now := t.now(); now.done() && h.represent(r, now).tag == last {
 		w.WriteHeader(http.StatusNoContent) // the client has the last event: EventSource stops
 		return
 	}
@@ -40,10 +38,10 @@ func (h *tasks) serveEvents(w http.ResponseWriter, r *http.Request, t *tether.Ta
 		return
 	}
 	first := "retry: 1000\n\n"
-	for open := true; open; open = open && ctx.Err() == nil && send(":\n\n") {
+	for open := true; open; open = open && ctx.Err() == nil && !t.gone() && send(":\n\n") {
 		until, cancel := context.WithTimeout(ctx, heartbeat)
-		for info := range watchPaced(until, t) {
-			now := h.represent(r, t, info)
+		for view := range t.watch(until) {
+			now := h.represent(r, view)
 			if now.tag == last && first == "" {
 				continue
 			}

@@ -156,8 +156,8 @@ func ExampleAsyncHandler() {
 // A task of any kind, watched as it goes on.
 func ExampleTasks() {
 	reg := tether.New(tether.Config{Logger: slog.New(slog.DiscardHandler)})
-	srv := httptest.NewServer(tetherhttp.Tasks(reg, tetherhttp.TasksConfig{AllowCancel: true, Authorize: func(r *http.Request, t *tether.Task) bool {
-		return t.Info().Labels["owner"] == r.Header.Get("X-User") // as a middleware has set it
+	srv := httptest.NewServer(tetherhttp.Tasks(reg, tetherhttp.TasksConfig{AllowCancel: true, Authorize: func(r *http.Request, t tether.Info) bool {
+		return t.Labels["owner"] == r.Header.Get("X-User") // as a middleware has set it
 	}}))
 	defer srv.Close()
 

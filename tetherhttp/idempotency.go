@@ -31,7 +31,12 @@ import (
 // repeat the request.
 //
 // The header is that of the IETF draft draft-ietf-httpapi-idempotency-key-header-07, which has
-// expired and is not an RFC. Keys are kept in the memory of this process.
+// expired and is not an RFC. Keys are kept in the memory of this process, or in the Store of
+// [AsyncConfig], where the replicas of a service share them: a key that is sent to all of them at
+// once is one run. While the Store is away, a request with a key is answered 503 before anything
+// runs. If the replica ends while it serves the first request or runs its task, the key stays
+// used, and a repetition is answered with a problem of the type [ProblemTaskLost], since a part
+// of the work may have been done. A task that a client has forgotten by DELETE is answered 410.
 type IdempotencyConfig struct {
 	// Required makes the handler answer 400 to requests without a key.
 	Required bool
@@ -43,7 +48,7 @@ type IdempotencyConfig struct {
 	// 1 hour.
 	RetainFor time.Duration
 	// MaxKeys is how many keys are remembered. Beyond it the oldest keys whose tasks have
-	// ended are forgotten. Zero means 10,000.
+	// ended are forgotten. Zero means 10,000. It has no effect with a Store.
 	MaxKeys int
 	// Principal returns a string that identifies the user or tenant that a request is from.
 	// Each principal has its own keys, so that no user receives the answer of another. It

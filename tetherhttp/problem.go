@@ -89,7 +89,7 @@ func answerTo(err error) http.Handler {
 // ProblemOf returns what a client may be shown of an error, for handlers that submit tasks
 // themselves: the [*Problem] that err is or wraps; 503 with RetryAfter for [tether.ErrFull],
 // [tether.ErrClosed] and [tether.ErrShutdown]; 504 for [tether.ErrTimeout]; 410 for
-// [ErrCanceled]; 503 for [ErrClientGone]; 413 for an [*http.MaxBytesError]; and 500 without a
+// [ErrCanceled]; 503 for [ErrClientGone]; 503 with RetryAfter for [ErrStoreUnavailable]; 500 for [ErrLost]; 413 for an [*http.MaxBytesError]; and 500 without a
 // detail for any other error.
 func ProblemOf(err error) *Problem {
 	if known, ok := errorAs[*Problem](err); ok {
@@ -108,6 +108,10 @@ func ProblemOf(err error) *Problem {
 		return newProblem(ProblemTimeout, "the work took too long")
 	case errorIs(err, ErrCanceled):
 		return newProblem(ProblemCanceled, "the work was canceled on request")
+	case errorIs(err, ErrStoreUnavailable):
+		return newProblem(ProblemStoreUnavailable, "the service cannot look this up, or keep it, at present; try again").after(time.Second)
+	case errorIs(err, ErrLost):
+		return lostProblem()
 	case errorIs(err, ErrClientGone):
 		return newProblem(ProblemRequestEnded, "the request ended before the work was done").after(time.Second)
 	}

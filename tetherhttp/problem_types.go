@@ -12,26 +12,29 @@ const problemBase = "https://github.com/seed-2e639f12/tether/blob/main/tetherhtt
 // problems with the same status. PROBLEMS.md describes them and what a client should do.
 // They are identifiers: a client should compare them, and not fetch them.
 const (
-	ProblemBusy            = problemBase + "busy"               // 503: the registry or the pool is full
-	ProblemStopping        = problemBase + "stopping"           // 503: the process is stopping
-	ProblemRequestEnded    = problemBase + "request-ended"      // 503: the task was canceled with its request, see [ErrClientGone]
-	ProblemTimeout         = problemBase + "timeout"            // 504: the task took too long
-	ProblemCanceled        = problemBase + "canceled"           // 410: the task was canceled on request, see [ErrCanceled]
-	ProblemFailed          = problemBase + "failed"             // 500: the task, or the server, has failed
-	ProblemTaskUnknown     = problemBase + "task-unknown"       // 404: there is no task with this ID
-	ProblemTaskForgotten   = problemBase + "task-forgotten"     // 410: the task has ended and is no longer retained
-	ProblemTaskUnfinished  = problemBase + "task-unfinished"    // 409: the task has no result yet
-	ProblemKeyMissing      = problemBase + "key-missing"        // 400: an Idempotency-Key is required
-	ProblemKeyMalformed    = problemBase + "key-malformed"      // 400: the Idempotency-Key is malformed
-	ProblemKeyInUse        = problemBase + "key-in-use"         // 409: the first request with this Idempotency-Key is being served
-	ProblemKeyReused       = problemBase + "key-reused"         // 422: the Idempotency-Key was used for another request
-	ProblemBodyTooLarge    = problemBase + "body-too-large"     // 413: the body is larger than allowed
-	ProblemBodyTimeout     = problemBase + "body-timeout"       // 408: the body did not arrive in time
-	ProblemBodyIncomplete  = problemBase + "body-incomplete"    // 400: the body did not arrive completely
-	ProblemMethod          = problemBase + "method-not-allowed" // 405: see the Allow header
-	ProblemCrossSite       = problemBase + "cross-site"         // 403: a browser sent the request for another site
-	ProblemHost            = problemBase + "host-not-allowed"   // 421: see [AllowHosts]
-	ProblemPageUnavailable = problemBase + "page-unavailable"   // 503: the live page could not be made while the client waited
+	ProblemBusy             = problemBase + "busy"               // 503: the registry or the pool is full
+	ProblemStopping         = problemBase + "stopping"           // 503: the process is stopping
+	ProblemRequestEnded     = problemBase + "request-ended"      // 503: the task was canceled with its request, see [ErrClientGone]
+	ProblemTimeout          = problemBase + "timeout"            // 504: the task took too long
+	ProblemCanceled         = problemBase + "canceled"           // 410: the task was canceled on request, see [ErrCanceled]
+	ProblemFailed           = problemBase + "failed"             // 500: the task, or the server, has failed
+	ProblemTaskUnknown      = problemBase + "task-unknown"       // 404: there is no task with this ID
+	ProblemTaskForgotten    = problemBase + "task-forgotten"     // 410: the task has ended and is no longer retained
+	ProblemTaskUnfinished   = problemBase + "task-unfinished"    // 409: the task has no result yet
+	ProblemTaskLost         = problemBase + "task-lost"          // 500: the process that ran the task is gone, see [Store]
+	ProblemResultTooLarge   = problemBase + "result-too-large"   // 500: the task was done, but the store does not take its result
+	ProblemStoreUnavailable = problemBase + "store-unavailable"  // 503: the store of the replicas does not answer
+	ProblemKeyMissing       = problemBase + "key-missing"        // 400: an Idempotency-Key is required
+	ProblemKeyMalformed     = problemBase + "key-malformed"      // 400: the Idempotency-Key is malformed
+	ProblemKeyInUse         = problemBase + "key-in-use"         // 409: the first request with this Idempotency-Key is being served
+	ProblemKeyReused        = problemBase + "key-reused"         // 422: the Idempotency-Key was used for another request
+	ProblemBodyTooLarge     = problemBase + "body-too-large"     // 413: the body is larger than allowed
+	ProblemBodyTimeout      = problemBase + "body-timeout"       // 408: the body did not arrive in time
+	ProblemBodyIncomplete   = problemBase + "body-incomplete"    // 400: the body did not arrive completely
+	ProblemMethod           = problemBase + "method-not-allowed" // 405: see the Allow header
+	ProblemCrossSite        = problemBase + "cross-site"         // 403: a browser sent the request for another site
+	ProblemHost             = problemBase + "host-not-allowed"   // 421: see [AllowHosts]
+	ProblemPageUnavailable  = problemBase + "page-unavailable"   // 503: the live page could not be made while the client waited
 )
 
 // problemType returns the status and the title of a type, which are the same for all its
@@ -54,6 +57,12 @@ func problemType(kind string) (status int, title string) {
 		return http.StatusGone, "Task no longer retained"
 	case ProblemTaskUnfinished:
 		return http.StatusConflict, "Task not finished"
+	case ProblemTaskLost:
+		return http.StatusInternalServerError, "Task lost"
+	case ProblemResultTooLarge:
+		return http.StatusInternalServerError, "Result too large"
+	case ProblemStoreUnavailable:
+		return http.StatusServiceUnavailable, "Store unavailable"
 	case ProblemKeyMissing:
 		return http.StatusBadRequest, "Idempotency-Key missing"
 	case ProblemKeyMalformed:

@@ -35,51 +35,25 @@ type progress struct {
 	Message string `json:"message,omitempty"`
 }
 
-// valuer is a task of which the value is asked for: a *tether.Task or a *handle.
-type valuer interface{ Value() any }
-
-// statusOf returns the status of a task. at is the URL of the status, or a URL relative to it.
-func statusOf(t valuer, info tether.Info, at string) *status {
-	s := &status{
-		ID: info.ID, Name: info.Name, State: info.State.String(), Done: info.State.Final(),
+// status returns what a client sees. at is the URL of the status, or a URL relative to it.
+func (s *taskView) status(at string) *status {
+	info := &s.info
+	shown := &status{
+		ID: info.ID, Name: info.Name, State: s.state(), Done: s.done(),
 		Submitted: info.Submitted.UTC(), Started: info.Started.UTC(), Finished: info.Finished.UTC(),
 		Attempt: info.Attempt,
 	}
 	if p := info.Progress; p != (tether.Progress{}) {
-		s.Progress = &progress{p.Done, p.Total, p.Message}
+		shown.Progress = &progress{p.Done, p.Total, p.Message}
 	}
-	if !s.Done {
-		return s
+	if !shown.Done {
+		return shown
 	}
-	s.ResultURL = at + "/result"
-	if info.State != tether.Succeeded {
-		p, known := answerTo(info.Err).(*Problem)
-		if !known { // the error writes the answer itself, at result_url
-			p = newProblem(ProblemFailed, "")
-		}
-		s.Problem = p.shown()
-		return s
+	shown.ResultURL, shown.Result = at+"/result", s.result
+	if s.problem != nil {
+		shown.Problem = s.problem.shown()
 	}
-	if v := t.Value(); v != nil {
-		if _, own := v.(http.Handler); !own {
-			s.Result = v
-		}
-	}
-	return s
-}
-
-// outcome is the final answer of a task that has ended.
-func outcome(t valuer, info tether.Info) http.Handler {
-	if info.State != tether.Succeeded {
-		return answerTo(info.Err)
-	}
-	v := t.Value()
-	if h, ok := v.(http.Handler); ok && !isNil(v) {
-		return h
-	}
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		writeJSON(w, r, "application/json", http.StatusOK, v)
-	})
+	return shown
 }
 
 // A Status is a task as it is shown to a client, for [AsyncConfig].Represent and
@@ -91,9 +65,12 @@ type Status struct {
 	// set. The URL of the result is URL with "/result" behind it.
 	URL string
 	// Result is the value of a task that has succeeded. It is nil if there is none, or if the
-	// value is an [http.Handler], which the URL of the result serves.
+	// value is an [http.Handler], which the URL of the result serves. With a [Store] it is the
+	// value's JSON, a [json.RawMessage].
 	Result any
-	// Problem is why a task has not succeeded. It is nil for a task that has, or has not ended.
+	// Problem is why a task has not succeeded, or why there is no result. It is nil for a task
+	// that has succeeded, or has not ended. A task whose replica is gone, see [Store], is Failed
+	// with a Problem of the type [ProblemTaskLost].
 	Problem *Problem
 }
 
@@ -109,8 +86,8 @@ type representation struct {
 	header http.Header // what the program adds to the response; nil if nothing
 }
 
-func (custom representer) represent(r *http.Request, t valuer, info tether.Info, at string) *representation {
-	s := statusOf(t, info, at)
+func (custom representer) represent(r *http.Request, now *taskView, at string) *representation {
+	s, info := now.status(at), now.info
 	p := &representation{done: s.Done, info: info}
 	form := func() any { return s }
 	if custom != nil {

@@ -3,6 +3,7 @@ package tetherhttp
 import (
 	"context"
 	"errors"
+	"iter"
 	"net/http"
 	"strings"
 	"sync"
@@ -16,7 +17,10 @@ type TasksConfig struct {
 	// Authorize, if non-nil, reports whether the sender of a request may see a task, or
 	// cancel it if the method is DELETE. A request that it refuses is answered 404, as if
 	// there were no such task. If nil, every client that knows a task's ID may see it.
-	Authorize func(r *http.Request, t *tether.Task) bool
+	Authorize func(r *http.Request, t tether.Info) bool
+	// Store, if non-nil, makes the handler answer for the tasks of all replicas that were stored
+	// there: set the one of [AsyncConfig].Store. Other tasks of reg are served as without it.
+	Store *Store
 	// AllowCancel allows DELETE, which cancels a live task with [ErrCanceled] and forgets
 	// one that has ended. Otherwise DELETE is answered 405.
 	AllowCancel bool
@@ -84,7 +88,7 @@ func Tasks(reg *tether.Registry, cfg ...TasksConfig) http.Handler {
 	}
 	c := optional("Tasks", cfg)
 	h := &tasks{
-		reg: reg, maxWait: orDefault(c.MaxWait, 30*time.Second), authorize: c.Authorize, cancel: c.AllowCancel,
+		reg: reg, store: c.Store, maxWait: orDefault(c.MaxWait, 30*time.Second), authorize: c.Authorize, cancel: c.AllowCancel,
 		pollAfter: c.PollAfter, statusURL: c.StatusURL, representer: c.Represent, servers: make(map[*http.Server]context.Context),
 	}
 	if h.statusURL == nil {
@@ -100,7 +104,8 @@ func Tasks(reg *tether.Registry, cfg ...TasksConfig) http.Handler {
 type tasks struct {
 	reg       *tether.Registry
 	maxWait   time.Duration
-	authorize func(*http.Request, *tether.Task) bool
+	store     *Store // nil without one
+	authorize func(*http.Request, tether.Info) bool
 	cancel    bool
 	pollAfter func(tether.Info) time.Duration
 	statusURL func(r *http.Request, id string) string
@@ -117,13 +122,9 @@ func (h *tasks) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	id, result := taskID(r.URL.Path)
-	t, err := h.reg.Find(id)
-	switch {
-	case errors.Is(err, tether.ErrExpired):
-		newProblem(ProblemTaskForgotten, "this task has ended and is no longer retained").ServeHTTP(w, r)
-		return
-	case err != nil, h.authorize != nil && !h.authorize(r, t):
-		newProblem(ProblemTaskUnknown, "there is no such task").ServeHTTP(w, r)
+	t, err := h.find(r, id)
+	if err != nil {
+		answerTo(err).ServeHTTP(w, r)
 		return
 	}
 	get := r.Method == http.MethodGet || r.Method == http.MethodHead
@@ -145,6 +146,32 @@ func (h *tasks) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// find returns the task with an ID, if the request may see it.
+func (h *tasks) find(r *http.Request, id string) (source, error) {
+	t, err := h.lookUp(r, id)
+	if err != nil {
+		return nil, err
+	}
+	if h.authorize != nil && !h.authorize(r, t.now().info) {
+		return nil, newProblem(ProblemTaskUnknown, "there is no such task")
+	}
+	return t, nil
+}
+
+func (h *tasks) lookUp(r *http.Request, id string) (source, error) {
+	if h.store != nil && strings.Contains(id, ".") {
+		return h.store.find(r.Context(), id)
+	}
+	t, err := h.reg.Find(id)
+	switch {
+	case errors.Is(err, tether.ErrExpired):
+		return nil, newProblem(ProblemTaskForgotten, "this task has ended and is no longer retained")
+	case err != nil:
+		return nil, newProblem(ProblemTaskUnknown, "there is no such task")
+	}
+	return localTask{t}, nil
+}
+
 // trailingSlash reports whether a path is that of a task or its result with a slash behind it,
 // and returns the last part without the slash. Relative URLs do not work below it.
 func trailingSlash(path string) (last string, ok bool) {
@@ -156,8 +183,14 @@ func trailingSlash(path string) (last string, ok bool) {
 	return id, ok && isID(id)
 }
 
-// isID reports whether s looks like the ID of a task.
+// isID reports whether s looks like the ID of a task, stored or not.
 func isID(s string) bool {
+	own, check, stored := strings.Cut(s, ".")
+	return isTaskID(own) && (!stored || len(check) == lenCheck)
+}
+
+// isTaskID reports whether s looks like a [tether.Task.ID].
+func isTaskID(s string) bool {
 	for i := range len(s) {
 		switch c := s[i]; {
 		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '-', c == '_':
@@ -174,11 +207,11 @@ func taskID(path string) (id string, result bool) {
 	return path[strings.LastIndexByte(path, '/')+1:], result
 }
 
-func (h *tasks) serveStatus(w http.ResponseWriter, r *http.Request, t *tether.Task) {
+func (h *tasks) serveStatus(w http.ResponseWriter, r *http.Request, t source) {
 	w.Header().Add("Vary", "Accept, Prefer")
 	wait, granted := parsePrefer(r.Header).waitUpTo(h.maxWait)
 	have := r.Header.Values("If-None-Match")
-	now := h.represent(r, t, current(t))
+	now := h.represent(r, t.now())
 	if wait > 0 && !now.done && (len(have) == 0 || now.among(have)) {
 		resume := suspendWriteTimeout(w, r)
 		serving, cancel := h.whileServing(r)
@@ -193,7 +226,7 @@ func (h *tasks) serveStatus(w http.ResponseWriter, r *http.Request, t *tether.Ta
 	if !now.done {
 		w.Header().Set("Retry-After", seconds(h.pollAfter(now.info)))
 	}
-	now.linkResult(w.Header(), h.statusURL(r, t.ID()))
+	now.linkResult(w.Header(), h.statusURL(r, now.info.ID))
 	w.Header().Set("ETag", now.tag)
 	if now.among(have) {
 		now.write(w, http.StatusNotModified)
@@ -203,51 +236,93 @@ func (h *tasks) serveStatus(w http.ResponseWriter, r *http.Request, t *tether.Ta
 }
 
 // await waits for a task's end, or for any change if the client sent the tags it has.
-func (h *tasks) await(ctx context.Context, r *http.Request, t *tether.Task, wait time.Duration, have []string) *representation {
+func (h *tasks) await(ctx context.Context, r *http.Request, t source, wait time.Duration, have []string) *representation {
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
-	var info tether.Info
-	for info = range watchPaced(ctx, t) {
-		if len(have) > 0 && !h.represent(r, t, info).among(have) {
+	var now *taskView
+	for now = range t.watch(ctx) {
+		if len(have) > 0 && !h.represent(r, now).among(have) {
 			break
 		}
 	}
-	return h.represent(r, t, info)
+	return h.represent(r, now)
 }
 
 // represent returns the representation of a task.
-func (h *tasks) represent(r *http.Request, t *tether.Task, info tether.Info) *representation {
-	return h.representer.represent(r, t, info, h.statusURL(r, t.ID()))
+func (h *tasks) represent(r *http.Request, now *taskView) *representation {
+	return h.representer.represent(r, now, h.statusURL(r, now.info.ID))
 }
 
-func (h *tasks) serveResult(w http.ResponseWriter, r *http.Request, t *tether.Task) {
-	info := current(t)
-	if !info.State.Final() {
-		newProblem(ProblemTaskUnfinished, "the task has not ended yet").after(h.pollAfter(info)).ServeHTTP(w, r)
+func (h *tasks) serveResult(w http.ResponseWriter, r *http.Request, t source) {
+	now := t.now()
+	if !now.done() {
+		newProblem(ProblemTaskUnfinished, "the task has not ended yet").after(h.pollAfter(now.info)).ServeHTTP(w, r)
 		return
 	}
-	answer := outcome(t, info)
+	answer := now.answer
 	if rec, ok := answer.(*recording); ok {
 		answer = rec.unstored()
 	}
 	answer.ServeHTTP(w, r)
 }
 
-func (h *tasks) serveDelete(w http.ResponseWriter, r *http.Request, t *tether.Task) {
-	if t.Cancel(ErrCanceled) {
-		now := h.represent(r, t, current(t))
-		if !now.done {
-			w.Header().Set("Retry-After", seconds(h.pollAfter(now.info)))
-		}
-		now.write(w, http.StatusAccepted)
-		return
-	}
+func (h *tasks) serveDelete(w http.ResponseWriter, r *http.Request, t source) {
 	client := clientOf(w, r)
 	defer client.stop()
-	for range t.Watch(client) { // an observer may not have returned yet
+	live, err := t.remove(client)
+	switch {
+	case err != nil:
+		answerTo(err).ServeHTTP(w, r)
+		return
+	case live == nil:
+		w.WriteHeader(http.StatusNoContent)
+		return
+	}
+	now := h.represent(r, live)
+	if !now.done {
+		w.Header().Set("Retry-After", seconds(h.pollAfter(now.info)))
+	}
+	now.write(w, http.StatusAccepted)
+}
+
+// source is a task that can be shown: one of this process, or one in the store.
+type source interface {
+	// now returns the task as it is, or as it was found in the store.
+	now() *taskView
+	// watch yields the task as it is now, and then its changes, until it has ended or ctx is
+	// done. It pauses between changes that follow each other quickly.
+	watch(ctx context.Context) iter.Seq[*taskView]
+	// gone reports whether watch has ended because the task is not kept any more.
+	gone() bool
+	// remove cancels the task and returns it, or forgets it if it has ended, and returns nil.
+	remove(ctx context.Context) (live *taskView, err error)
+}
+
+// localTask is a task of this process that is not in the store.
+type localTask struct{ *tether.Task }
+
+func (t localTask) now() *taskView { return viewOf(t.Task, current(t.Task)) }
+
+func (t localTask) watch(ctx context.Context) iter.Seq[*taskView] {
+	return func(yield func(*taskView) bool) {
+		for info := range watchPaced(ctx, t.Task) {
+			if !yield(viewOf(t.Task, info)) {
+				return
+			}
+		}
+	}
+}
+
+func (t localTask) gone() bool { return false }
+
+func (t localTask) remove(ctx context.Context) (*taskView, error) {
+	if t.Cancel(ErrCanceled) {
+		return t.now(), nil
+	}
+	for range t.Watch(ctx) { // an observer may not have returned yet
 	}
 	t.Forget()
-	w.WriteHeader(http.StatusNoContent)
+	return nil, nil
 }
 
 // current returns a task's Info. Its State is final once the outcome is visible.

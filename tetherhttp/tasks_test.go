@@ -1040,9 +1040,9 @@ func TestTasksRequests(t *testing.T) {
 		task := start(t, reg, untilCanceled, tether.Label("owner", "me"))
 		synctest.Wait()
 		var asks []string
-		h := tetherhttp.Tasks(reg, tetherhttp.TasksConfig{AllowCancel: true, Authorize: func(r *http.Request, task *tether.Task) bool {
+		h := tetherhttp.Tasks(reg, tetherhttp.TasksConfig{AllowCancel: true, Authorize: func(r *http.Request, task tether.Info) bool {
 			asks = append(asks, r.Method)
-			return r.Header.Get("X-User") == task.Info().Labels["owner"]
+			return r.Header.Get("X-User") == task.Labels["owner"]
 		}})
 		unknown := ask(t, h, request("GET", "/tasks/unknown", ""))
 		assert.Empty(t, asks)

@@ -59,6 +59,9 @@ func migrate(pool *pgxpool.Pool, schema string) error {
 		if _, err = tx.Exec(ctx, `CREATE TABLE IF NOT EXISTS `+name(at, "tether_worker")+` (id text PRIMARY KEY, since timestamptz NOT NULL, seen timestamptz NOT NULL)`); err != nil {
 			return fmt.Errorf("table tether_worker: %w", err)
 		}
+		if _, err = tx.Exec(ctx, recordTables(at), pgx.QueryExecModeSimpleProtocol); err != nil {
+			return fmt.Errorf("tables tether_record and tether_lease: %w", err)
+		}
 		return nil
 	})
 }
@@ -87,7 +90,8 @@ func migrated(pool *pgxpool.Pool, schema string) (bool, error) {
 		return false, err
 	}
 	var ours bool
-	if err := pool.QueryRow(ctx, `SELECT to_regclass($1) IS NOT NULL`, name(at, "tether_worker")).Scan(&ours); err != nil || !ours {
+	if err := pool.QueryRow(ctx, `SELECT to_regclass($1) IS NOT NULL AND to_regclass($2) IS NOT NULL`,
+		name(at, "tether_worker"), name(at, "tether_lease")).Scan(&ours); err != nil || !ours {
 		return false, err
 	}
 	existing, err := m.ExistingVersions(ctx)

@@ -34,6 +34,14 @@ type Config struct {
 	// workers need, in the same schema, with all rights on its rows,
 	//
 	//	CREATE TABLE tether_worker (id text PRIMARY KEY, since timestamptz NOT NULL, seen timestamptz NOT NULL)
+	//
+	// and a [Store]
+	//
+	//	CREATE TABLE tether_record (key text PRIMARY KEY, tag text NOT NULL, owner text NOT NULL, asked boolean NOT NULL,
+	//		version integer NOT NULL, data bytea NOT NULL, until timestamptz NOT NULL);
+	//	CREATE INDEX tether_record_until ON tether_record (until);
+	//	CREATE INDEX tether_record_asked ON tether_record (owner) WHERE asked;
+	//	CREATE TABLE tether_lease (owner text PRIMARY KEY, until timestamptz NOT NULL)
 	NoMigrate bool
 	// Pooler says that the connections lead to a pooler that gives each transaction a connection
 	// of its own, as PgBouncer does in transaction mode. Then no worker listens for new jobs,
@@ -57,7 +65,9 @@ type Config struct {
 type Engine struct {
 	river  *river.Engine[pgx.Tx]
 	pool   *pgxpool.Pool
+	schema string // Config.Schema
 	pooler bool
+	store  *Store
 }
 
 // Open opens the queue "tether" in the pool's database; see [Config.Open].
@@ -112,7 +122,9 @@ func (c Config) Open(pool *pgxpool.Pool) (*Engine, error) {
 			return nil, c.explain(pool, fmt.Errorf("durable: migrate: %w", err))
 		}
 	}
-	return &Engine{engine, pool, c.Pooler}, nil
+	e := &Engine{river: engine, pool: pool, schema: c.Schema, pooler: c.Pooler}
+	e.store = &Store{engine: e}
+	return e, nil
 }
 
 // poolerPoll is how often a worker looks for jobs that is not told of them.
@@ -185,4 +197,7 @@ func (e *Engine) Consume(ctx context.Context, c durable.Consumption) (durable.Co
 func (e *Engine) RetryDead(ctx context.Context, id string) error { return e.river.RetryDead(ctx, id) }
 
 // Close closes the engine, and not the pool. Workers must be stopped first.
-func (e *Engine) Close() error { return e.river.Close() }
+func (e *Engine) Close() error {
+	e.store.close()
+	return e.river.Close()
+}

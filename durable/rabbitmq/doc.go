@@ -57,6 +57,12 @@
 // Enqueue waits for a connection until its context ends, or for [Config].Timeout if that has
 // no deadline. Dial and Consume fail at once. A worker connects again by itself.
 //
+// # The status of tasks
+//
+// RabbitMQ stores no state, so the engine has no Store for tetherhttp.NewStore. Beside it, use
+// that of package sqlite if the replicas are processes on one host, and of postgres or redis
+// otherwise.
+//
 // # Limits
 //
 // RabbitMQ has no unique keys. It closes the channel of a consumer that holds a message for

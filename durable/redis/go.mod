@@ -5,6 +5,7 @@ go 1.26.0
 require (
 	github.com/hibiken/asynq v0.26.0
 	github.com/redis/go-redis/v9 v9.14.1
+	github.com/seed-2e639f12/tether v0.0.0
 	github.com/seed-2e639f12/tether/durable v0.0.0
 	github.com/stretchr/testify v1.12.1
 	golang.org/x/sync v0.22.0
@@ -15,7 +16,6 @@ require (
 	github.com/dgryski/go-rendezvous v0.0.0-20200823014737-9f7001d12a5f // indirect
 	github.com/google/uuid v1.6.0 // indirect
 	github.com/robfig/cron/v3 v3.0.1 // indirect
-	github.com/seed-2e639f12/tether v0.0.0 // indirect
 	github.com/spf13/cast v1.10.0 // indirect
 	go.uber.org/goleak v1.3.0 // indirect
 	go.yaml.in/yaml/v3 v3.0.5 // indirect

@@ -37,6 +37,7 @@ type Engine struct {
 	// for each other's lock. The program's transactions are on users; on the same connection,
 	// Enqueue would wait until they end.
 	own, users *sql.DB
+	store      *Store
 }
 
 // Open opens the engine on a file, which is created if it does not exist; its folder is not.
@@ -76,12 +77,18 @@ func (c Config) open(path string) (_ *Engine, err error) {
 				err = errors.Join(err, db.Close())
 			}
 		}
+		if err != nil && e.store != nil {
+			err = errors.Join(err, e.store.close())
+		}
 	}()
 	if e.own, err = sql.Open("sqlite", dsn(path)); err != nil {
 		return nil, err
 	}
 	e.own.SetMaxOpenConns(1)
 	if e.users, err = sql.Open("sqlite", dsn(path)); err != nil {
+		return nil, err
+	}
+	if e.store, err = openStore(path); err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), openTime)
@@ -175,8 +182,10 @@ func migrateOnce(ctx context.Context, db *sql.DB, m *rivermigrate.Migrator[*sql.
 	if _, err := m.MigrateTx(ctx, tx, rivermigrate.DirectionUp, nil); err != nil {
 		return err
 	}
-	if _, err := tx.ExecContext(ctx, workers); err != nil {
-		return err
+	for _, tables := range []string{workers, recordTables} {
+		if _, err := tx.ExecContext(ctx, tables); err != nil {
+			return err
+		}
 	}
 	return tx.Commit()
 }
@@ -206,7 +215,7 @@ func (e *Engine) RetryDead(ctx context.Context, id string) error { return e.core
 
 // Close closes the file. Calls after it fail with [durable.ErrClosed].
 func (e *Engine) Close() error {
-	return errors.Join(e.core.Close(), e.users.Close(), e.own.Close())
+	return errors.Join(e.core.Close(), e.store.close(), e.users.Close(), e.own.Close())
 }
 
 // DB returns the database, for transactions of the program: see [EnqueueTx]. The program may

@@ -48,8 +48,8 @@ func (s *shop) salesReports() http.Handler {
 func (s *shop) reportTasks() http.Handler {
 	return tetherhttp.Tasks(s.reg, tetherhttp.TasksConfig{
 		AllowCancel: true,
-		Authorize: func(_ *http.Request, t *tether.Task) bool {
-			return t.Info().Pool == s.reports.Name()
+		Authorize: func(_ *http.Request, t tether.Info) bool {
+			return t.Pool == s.reports.Name()
 		},
 	})
 }

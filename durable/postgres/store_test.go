@@ -1,0 +1,74 @@
+package postgres_test
+
+import (
+	"sync/atomic"
+	"testing"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/seed-2e639f12/tether/durable/durabletest"
+	"github.com/seed-2e639f12/tether/durable/postgres"
+	"github.com/seed-2e639f12/tether/tetherhttp/store"
+	"github.com/seed-2e639f12/tether/tetherhttp/storetest"
+)
+
+// openTwice opens the tests' database twice, as two replicas do.
+func openTwice(t *testing.T) (engines [2]*postgres.Engine, pools [2]*pgxpool.Pool) {
+	server := durabletest.Postgres(t)
+	for i := range engines {
+		var err error
+		pools[i], err = connect(server.Address(), "store")
+		require.NoError(t, err)
+		t.Cleanup(pools[i].Close)
+		engines[i], err = postgres.Open(pools[i])
+		require.NoError(t, err)
+		t.Cleanup(func() { assert.NoError(t, engines[i].Close()) })
+	}
+	return engines, pools
+}
+
+func TestStore(t *testing.T) {
+	replicas, _ := openTwice(t)
+	var n atomic.Int64
+	storetest.Contract(t, func(t *testing.T) store.Backend { return replicas[n.Add(1)%2].Store() })
+}
+
+func TestStoreInAnOldDatabase(t *testing.T) {
+	ctx := t.Context()
+	replicas, pools := openTwice(t)
+	_, err := pools[0].Exec(ctx, `DROP TABLE tether_record, tether_lease`) // an older version has none
+	require.NoError(t, err)
+	e, err := postgres.Open(pools[0])
+	require.NoError(t, err)
+	defer e.Close()
+	require.NoError(t, e.Store().Swap(ctx, "", store.Record{Key: "k", Tag: "a", Version: 1, Keep: 1 << 40}))
+	found, err := replicas[1].Store().Get(ctx, "k")
+	require.NoError(t, err)
+	assert.Len(t, found, 1)
+}
+
+// Handlers that keep the whole pool busy do not keep the store from its leases.
+func TestStoreWithABusyPool(t *testing.T) {
+	ctx := t.Context()
+	replicas, pools := openTwice(t)
+	for range pools[0].Config().MaxConns {
+		conn, err := pools[0].Acquire(ctx)
+		require.NoError(t, err)
+		defer conn.Release()
+	}
+	_, err := replicas[0].Store().Renew(ctx, "owner", 1<<40)
+	assert.NoError(t, err)
+}
+
+func TestStoreOfAClosedEngine(t *testing.T) {
+	replicas, pools := openTwice(t)
+	e, err := postgres.Open(pools[0])
+	require.NoError(t, err)
+	require.NoError(t, e.Close())
+	_, err = e.Store().Get(t.Context(), "k")
+	assert.Error(t, err)
+	_, err = replicas[0].Store().Get(t.Context(), "k")
+	assert.NoError(t, err)
+}
