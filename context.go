@@ -302,7 +302,10 @@ func ReportProgress(ctx context.Context, p Progress) {
 	x := t.getExtra()
 	x.mu.Lock()
 	if !t.has(done) { // a finished task does not change
-		x.progress = p
+		if x.progress == nil {
+			x.progress = new(Progress)
+		}
+		*x.progress = p
 	}
 	x.mu.Unlock()
 	t.notifyWatchers()

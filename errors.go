@@ -14,7 +14,7 @@ var (
 	ErrClosed = errors.New("tether: shutting down: no new tasks, except those that a running task submits with its own context")
 	// ErrFull is returned for a submission to a full pool or registry, or one that there is
 	// no memory for: see [FullError] and [MemoryError]. It is also the error of a task that
-	// OverflowDropOldest has dropped.
+	// OverflowDropOldest has dropped, and of one that has waited too long: see [MaxWaitError].
 	ErrFull = errors.New("tether: full")
 	// ErrInvalid is returned if an argument is invalid. The text says which.
 	ErrInvalid = errors.New("tether: invalid")

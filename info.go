@@ -67,7 +67,9 @@ func (t *Task) Info() Info {
 	if x == nil {
 		return info
 	}
-	info.Progress = x.progress
+	if x.progress != nil {
+		info.Progress = *x.progress
+	}
 	if x.stuck != nil {
 		info.Stuck = *x.stuck
 	}

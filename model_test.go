@@ -112,7 +112,7 @@ func newModel(t *testing.T, seed uint64) *model {
 		{Workers: 1, Queue: 3, Overflow: tether.OverflowDropOldest},
 		{Workers: 3, Queue: tether.Unbounded, Capacity: 4, ShareWorkers: 2},
 		{Workers: 1, Queue: 0, Overflow: tether.OverflowCallerRuns},
-		{Workers: 2, Queue: 2, Overflow: tether.OverflowBlock, ShareWorkers: 1, ShareLimit: 3},
+		{Workers: 2, Queue: 2, Overflow: tether.OverflowBlock, ShareWorkers: 1, ShareLimit: 3, MaxWait: time.Millisecond},
 		{Workers: 4, Queue: 20, Overflow: tether.OverflowDropOldest, Capacity: 6, ShareLimit: 9},
 	} {
 		p := m.r.NewPool(fmt.Sprint("pool ", i), cfg)
@@ -140,6 +140,7 @@ type modelTask struct {
 	share     int // Share; modelKeys: none
 	weight    int64
 	handsOver bool
+	prompt    bool // it is queued when it is submitted, for its first attempt
 
 	runs, handed atomic.Int32
 	cancelled    atomic.Bool
@@ -298,6 +299,7 @@ func (m *model) submit(ctx context.Context, at *place, random *rand.Rand) {
 		task.key = random.IntN(modelKeys)
 		opts = append(opts, tether.Serial(fmt.Sprint("serial ", task.key)))
 	}
+	task.prompt = !late
 	patience := time.Duration(random.IntN(500)) * time.Microsecond
 	childSeed := random.Uint64()
 
@@ -616,7 +618,14 @@ func (task *modelTask) check(began time.Time) error {
 	asked := task.cancelled.Load() && errors.Is(err, errCancel)
 	drained := errors.Is(err, tether.ErrShutdown)
 	expired := task.timed && errors.Is(err, tether.ErrTimeout)
-	ousted := task.at.cfg.Overflow == tether.OverflowDropOldest && errors.Is(err, tether.ErrFull)
+	var overdue *tether.MaxWaitError
+	if errors.As(err, &overdue) && (overdue.MaxWait != task.at.cfg.MaxWait || overdue.Waited < overdue.MaxWait) {
+		return fmt.Errorf("it has not waited: %v", err)
+	}
+	if most := task.at.cfg.MaxWait; most > 0 && task.prompt && !info.Started.IsZero() && info.Started.Sub(info.Submitted) >= most {
+		return fmt.Errorf("it has started %v after its submission", info.Started.Sub(info.Submitted))
+	}
+	ousted := overdue != nil || task.at.cfg.Overflow == tether.OverflowDropOldest && errors.Is(err, tether.ErrFull)
 	last := behaviour(task.last.Load())
 	switch state {
 	case tether.Dropped:

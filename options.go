@@ -224,12 +224,13 @@ func Label(key, value string) Option {
 }
 
 // HandOver registers fn to take over the task if it is dropped before it starts, by
-// [Registry.Shutdown] or by OverflowDropOldest. If fn returns nil, the task's work is
+// [Registry.Shutdown], by OverflowDropOldest, or because of its pool's MaxWait. If fn returns nil, the task's work is
 // safe elsewhere. fn is not called for a task that has started, nor for one that was
 // canceled by [Task.Cancel].
 //
 // The ctx of fn has the task's values, and is done when the context of the Shutdown is,
-// or that of the submission that drops the task: fn should return then. If Shutdown has
+// or that of the submission that drops the task, or, after MaxWait, when the drain cancels
+// contexts: fn should return then. If Shutdown has
 // no deadline and its context is canceled, fn has no time.
 func HandOver(fn func(ctx context.Context, info Info) error) Option {
 	if fn == nil {
@@ -262,12 +263,12 @@ type options struct {
 	handOver       func(ctx context.Context, info Info) error // dropped at the end
 	retry          *retrying
 	stuckAfter     time.Duration // 0 means the registry's, never that it is not reported
-	loop           bool
-	essential      bool // of a loop
 
 	timer      *time.Timer // of the delay or the backoff; guarded by the queue's lock
 	in         *share      // the share that the task is in, once that was asked for; guarded by the queue's lock
-	weighted   bool        // weight was set
+	loop       bool
+	essential  bool // of a loop
+	weighted   bool // weight was set
 	urgent     bool
 	active     bool // the task has the turn of its Serial key; guarded by the queue's lock
 	handedOver bool // HandOver returned nil; written before the end is recorded

@@ -3,6 +3,7 @@ package tether
 import (
 	"math"
 	"slices"
+	"time"
 )
 
 // order is the order in which the tasks of a queue start: first in, first out, with four
@@ -15,6 +16,7 @@ type order struct {
 	// Written once, and read by submitters: kept off the cache lines that are written.
 	_            [64]byte
 	capacity     int64 // of weight; 0 means no bound
+	maxWait      int64 // in ns; 0 means no bound
 	shareLimit   int32 // live tasks of one share
 	shareWorkers int32 // running tasks of one share
 	bounded      bool  // shares have one of these bounds
@@ -27,6 +29,7 @@ type order struct {
 	turns        *turns                // nil until there is a task with a Share, or a bound of shares
 	keys         map[string]*serialKey // of live tasks
 	weight, used int64                 // of live tasks, and of those that run
+	overdue      []*Task               // removed because they have waited for maxWait; see queue.dropOverdueLocked
 	aborted      int                   // aborted tasks that are listed still; an estimate, since it only decides when to sweep
 }
 
@@ -39,7 +42,7 @@ type serialKey struct {
 
 // init sets the bounds of a pool.
 func (o *order) init(cfg PoolConfig) {
-	o.capacity = cfg.Capacity
+	o.capacity, o.maxWait = cfg.Capacity, int64(cfg.MaxWait)
 	o.shareLimit, o.shareWorkers = orMax(cfg.ShareLimit), orMax(cfg.ShareWorkers)
 	if o.bounded = cfg.ShareLimit > 0 || cfg.ShareWorkers > 0; o.bounded {
 		o.takeTurns()
@@ -56,7 +59,7 @@ func orMax(n int) int32 {
 
 // counts reports whether a task with these options must be counted by reserve.
 func (o *order) counts(opts *options) bool {
-	return o.capacity > 0 || o.bounded || opts != nil && (opts.serial != "" || opts.share != "" || opts.urgent)
+	return o.capacity > 0 || o.bounded || o.maxWait > 0 || opts != nil && (opts.serial != "" || opts.share != "" || opts.urgent)
 }
 
 // before reports whether s is next before b. A free worker goes to the share with the
@@ -258,17 +261,16 @@ func (o *order) first() (*share, level) {
 }
 
 // next removes the next task from its list and counts it as running. It returns nil and
-// false if there is none, nil and true if the first one has to wait for room.
-func (o *order) next() (t *Task, stalled bool) {
+// false if there is none, nil and true if the first one has to wait for room. It removes
+// what is overdue on the way.
+func (o *order) next(now int64) (t *Task, stalled bool) {
 	for s, l := o.first(); s != nil; s, l = o.first() {
 		list := &s.lists[l]
-		t := (*Task)(list.head)
-		if t.has(aborting) {
-			list.pop()
-			o.aborted--
+		if o.removeDead(list, now) {
 			o.settle(s)
 			continue
 		}
+		t := (*Task)(list.head)
 		if o.capacity > 0 || t.extra.Load() != nil { // otherwise it has neither a weight nor a key
 			weight := o.weightOf(t.opts())
 			if weight > o.capacity-o.used {
@@ -290,6 +292,56 @@ func (o *order) next() (t *Task, stalled bool) {
 		return t, false
 	}
 	return nil, false
+}
+
+// removeDead removes the first task of a list if it is aborted or overdue, and reports
+// whether it has.
+func (o *order) removeDead(l *list, now int64) bool {
+	t := (*Task)(l.head)
+	switch {
+	case t.has(aborting):
+		o.aborted--
+	case o.maxWait > 0 && now-t.queuedAt() >= o.maxWait:
+		o.overdue = append(o.overdue, t)
+	default:
+		return false
+	}
+	l.pop()
+	return true
+}
+
+// tick removes all that is overdue, and returns when the next task will be: as far as the
+// first ones of the lists tell, since each list is nearly in the order of the queueing.
+func (o *order) tick(now int64) (next int64) {
+	next = noTime
+	if o.maxWait == 0 {
+		return next
+	}
+	o.eachShare(func(s *share) {
+		for l := range s.lists {
+			for s.lists[l].head != nil && o.removeDead(&s.lists[l], now) {
+			}
+			if head := s.lists[l].head; head != nil {
+				next = min(next, later((*Task)(head).queuedAt(), time.Duration(o.maxWait)))
+			}
+		}
+		o.settle(s)
+	})
+	for _, k := range o.keys {
+		k.waiting = slices.DeleteFunc(k.waiting, func(t *Task) bool {
+			if t.has(aborting) {
+				o.aborted--
+				return true
+			}
+			if now-t.queuedAt() >= o.maxWait {
+				o.overdue = append(o.overdue, t)
+				return true
+			}
+			next = min(next, later(t.queuedAt(), time.Duration(o.maxWait)))
+			return false
+		})
+	}
+	return next
 }
 
 // take counts a turn.
@@ -363,12 +415,7 @@ func (o *order) popAbortable(l *list) *Task {
 // nothing is taken from them.
 func (o *order) sweep() {
 	o.aborted = 0
-	o.sweepShare(&o.plain)
-	if o.turns != nil {
-		for _, s := range o.turns.shares {
-			o.sweepShare(s)
-		}
-	}
+	o.eachShare(o.sweepShare)
 	for _, k := range o.keys {
 		k.waiting = slices.DeleteFunc(k.waiting, func(t *Task) bool { return t.has(aborting) })
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/seed-2e639f12/tether/internal/namecache"
+	"github.com/seed-2e639f12/tether/internal/waits"
 	"github.com/seed-2e639f12/tether/internal/workers"
 )
 
@@ -78,6 +79,13 @@ type PoolConfig struct {
 	// the share, whatever the Overflow is; only OverflowDropOldest makes room for it, in
 	// the same share.
 	ShareWorkers, ShareLimit int
+
+	// MaxWait is how long a task may wait for a worker. One that has waited as long is never
+	// started: it is dropped with a [*MaxWaitError], or handed over (see [HandOver]). The
+	// wait begins when the task is queued, also after Hold, Delay or the wait for a retry;
+	// a task that has started before is canceled instead of dropped. A task is dropped at
+	// most a few percent of MaxWait late, and 10 ms. Zero means no bound.
+	MaxWait time.Duration
 }
 
 // Pool runs its registry's tasks on a bounded number of workers, with a bounded queue. It
@@ -93,6 +101,10 @@ type Pool struct {
 	lastFull atomic.Pointer[FullError] // of the last refusal; see full
 	workers  atomic.Int64              // written under the queue's lock
 	paused   bool                      // guarded by the queue's lock
+
+	_       [64]byte        // refusals write the fields before
+	overdue uint64          // tasks that have waited for MaxWait; guarded by the queue's lock
+	waits   waits.Histogram // for a worker; guarded by the queue's lock
 }
 
 // NewPool makes a pool of the registry. The name has the form of a task's name and should
@@ -102,7 +114,7 @@ func (r *Registry) NewPool(name string, cfg PoolConfig) *Pool {
 	if err := namecache.Check(name); err != nil {
 		panic(fmt.Sprintf("tether: NewPool: %v", err))
 	}
-	if cfg.Workers < 0 || cfg.Queue < 0 || cfg.Capacity < 0 || cfg.ShareWorkers < 0 || cfg.ShareLimit < 0 || cfg.Overflow > OverflowCallerRuns || cfg.AtStop > AtStopDrop {
+	if cfg.Workers < 0 || cfg.Queue < 0 || cfg.Capacity < 0 || cfg.ShareWorkers < 0 || cfg.ShareLimit < 0 || cfg.MaxWait < 0 || cfg.Overflow > OverflowCallerRuns || cfg.AtStop > AtStopDrop {
 		panic(fmt.Sprintf("tether: NewPool(%q): negative or unknown setting in %+v", name, cfg))
 	}
 	p := &Pool{reg: r, name: name, cfg: cfg}
@@ -187,6 +199,13 @@ type PoolStats struct {
 	Capacity       int64
 	Shares         int // that have live tasks; the tasks without a Share are not counted
 	Paused         bool
+
+	MaxWait time.Duration
+	Overdue uint64 // tasks that were dropped or canceled because they have waited for MaxWait
+
+	// How long those of the last one or two minutes have waited for a worker that have
+	// started: the median, the 90th and the 99th percentile, at most a quarter too much.
+	WaitP50, WaitP90, WaitP99 time.Duration
 }
 
 // Stats returns the pool's counts.
@@ -194,9 +213,11 @@ func (p *Pool) Stats() PoolStats {
 	q := &p.queue
 	q.workers.Lock()
 	defer q.workers.Unlock()
+	wait := p.waits.Quantiles(p.reg.now(), .5, .9, .99)
 	return PoolStats{
 		Stats: q.statsLocked(), Name: p.name, Workers: int(p.workers.Load()), Queue: p.cfg.Queue,
 		Inline: q.inline, Weight: q.order.used, Capacity: p.cfg.Capacity, Shares: q.order.shareCount(), Paused: p.paused,
+		MaxWait: p.cfg.MaxWait, Overdue: p.overdue, WaitP50: wait[0], WaitP90: wait[1], WaitP99: wait[2],
 	}
 }
 
@@ -209,144 +230,3 @@ type ShareStats struct {
 // Shares returns the n shares that have the most tasks waiting for a worker, largest first.
 // It returns none if the pool has not seen a Share.
 func (p *Pool) Shares(n int) []ShareStats { return p.queue.sharesOf(n) }
-
-// reserve reserves a place for a task, or returns why there is none. If inline is true,
-// there is none, and the caller is to run the task. opts may be nil.
-func (p *Pool) reserve(ctx context.Context, opts *submitOptions) (inline bool, err error) {
-	q, lasting := &p.queue, opts.task()
-	if weight := q.order.weightOf(lasting); q.order.capacity > 0 && weight > q.order.capacity {
-		return false, fmt.Errorf("%w: weight %d is more than the capacity of pool %q: %d", ErrInvalid, weight, p.name, q.order.capacity)
-	}
-	room := queueFull
-	if !q.gate.HasWaiters() {
-		room = q.tryReserve(lasting)
-	}
-	switch {
-	case room == reserved:
-		return false, nil
-	case p.cfg.Overflow == OverflowDropOldest:
-		if p.replaceOldest(ctx, lasting) {
-			return false, nil
-		}
-	case room == shareFull:
-	case p.cfg.Overflow == OverflowBlock:
-		return false, p.block(ctx, lasting)
-	case p.cfg.Overflow == OverflowCallerRuns:
-		if q.gate.Slots() > 0 && (opts == nil || !opts.hold && opts.delay == 0 && opts.serial == "") {
-			return true, nil
-		}
-	}
-	if room == shareFull {
-		return false, p.shareFull(lasting)
-	}
-	return false, p.full()
-}
-
-// block waits for a place until ctx is done or the drain begins.
-func (p *Pool) block(ctx context.Context, opts *options) error {
-	stop := p.reg.drain.begun
-	if from, ok := FromContext(ctx); ok && from.queue.reg == p.reg {
-		stop = p.reg.drain.canceling // what a running task submits is admitted for longer
-	}
-	room := queueFull // written before Acquire returns true
-	if p.queue.gate.Acquire(ctx, stop, p.queue.reserver(opts, &room)) {
-		if room == shareFull {
-			return p.shareFull(opts)
-		}
-		return nil
-	}
-	select {
-	case <-stop:
-		return ErrClosed
-	default:
-		return fmt.Errorf("%w: %w", p.full(), context.Cause(ctx))
-	}
-}
-
-// reserver returns tryReserve for a waiter. The wait ends if the task's share is full, too:
-// those behind it must not wait for that share. It copies what tryReserve needs: to capture
-// opts would make the options of every submission escape to the heap.
-func (q *queue) reserver(opts *options, got *room) func() bool {
-	var needed *options
-	if opts != nil {
-		needed = new(options)
-		*needed = *opts
-	}
-	return func() bool {
-		*got = q.tryReserve(needed)
-		return *got != queueFull
-	}
-}
-
-// replaceOldest drops the oldest queued task, of a crowded share or of the task's own if that
-// is full, and gives its place to the new one. It reports false if no task can be dropped.
-func (p *Pool) replaceOldest(ctx context.Context, opts *options) bool {
-	q := &p.queue
-	q.workers.Lock()
-	q.workers.TakeOver()
-	from := q.order.crowded()
-	if q.order.full(opts) {
-		from = q.order.find(opts)
-	}
-	oldest := q.order.oldest(from)
-	if oldest == nil {
-		q.workers.Unlock()
-		return false
-	}
-	q.takeAwayLocked(oldest)
-	q.order.aborted-- // it is out of the order already
-	q.order.reserve(opts)
-	q.workers.Unlock()
-	q.workers.Wake() // what had to wait behind it may start
-	// On a goroutine of its own: an observer or a hand-over may be slow, or end it.
-	go func() {
-		pprof.SetGoroutineLabels(oldest.kind.labels)
-		q.drop(ctx, oldest, ErrFull)
-	}()
-	select {
-	case <-oldest.doneChan():
-	case <-ctx.Done():
-	}
-	return true
-}
-
-// full returns the error of a refusal.
-func (p *Pool) full() *FullError {
-	queued, running := p.queue.gate.Count()
-	workers := int(p.workers.Load())
-	return p.fullError(FullError{Running: running, Queued: queued, Limit: p.cfg.Queue + workers}, workers)
-}
-
-// shareFull returns the error of a refusal because of the limit of a share.
-func (p *Pool) shareFull(opts *options) *FullError {
-	q := &p.queue
-	err := FullError{Limit: p.cfg.ShareLimit}
-	if opts != nil {
-		err.Share = opts.share
-	}
-	q.workers.Lock()
-	if s := q.order.find(opts); s != nil {
-		err.Running, err.Queued = int(s.running), int(s.live-s.running)
-	}
-	q.workers.Unlock()
-	return p.fullError(err, err.Running) // which is how many workers the share has had of late
-}
-
-// fullError completes the error of a refusal, by so many workers that make room. As long as
-// the pool is as full as it was, it is the same error, so that refusing a burst allocates
-// nothing.
-func (p *Pool) fullError(now FullError, workers int) *FullError {
-	now.Pool = p.name
-	after := time.Duration(p.queue.mean.Load()) * time.Duration(now.Queued+1) / time.Duration(max(1, workers))
-	if after <= 0 {
-		after = time.Second // no task has ended yet
-	}
-	now.RetryAfter = min(after, time.Hour)
-	if last := p.lastFull.Load(); last != nil && *last == now {
-		return last
-	}
-	err := new(FullError)
-	*err = now
-	p.lastFull.Store(err)
-	return err
-}

@@ -34,6 +34,7 @@ type queue struct {
 
 	// Guarded by the queue's lock.
 	order                 order
+	alarm                 alarm
 	phase                 phase
 	held, running, inline int
 	ended                 [Dropped + 1]uint64 // by state
@@ -67,47 +68,6 @@ func (q *queue) poolName() string {
 
 func (q *queue) id(num uint64) string { return q.reg.key.Seal(q.num, num) }
 
-// room is the answer of tryReserve.
-type room uint8
-
-const (
-	reserved  room = iota
-	queueFull      // the pool has no place
-	shareFull      // the task's share is at its limit
-)
-
-// tryReserve reserves a place for a task if there is one.
-func (q *queue) tryReserve(opts *options) room {
-	if !q.order.counts(opts) {
-		if q.bounded && !q.gate.TryAcquire(true) {
-			return queueFull
-		}
-		return reserved
-	}
-	q.workers.Lock()
-	defer q.workers.Unlock()
-	if q.order.full(opts) {
-		return shareFull
-	}
-	if q.bounded && !q.gate.TryAcquire(q.order.couldStart(opts)) {
-		return queueFull
-	}
-	q.order.reserve(opts)
-	return reserved
-}
-
-// unreserve gives back the place of a task that was not made.
-func (q *queue) unreserve(opts *options) {
-	q.workers.Lock()
-	q.order.unreserve(opts)
-	if q.bounded {
-		q.gate.Withdraw()
-	}
-	q.workers.Unlock()
-	q.gate.Wake()
-	q.workers.Wake()
-}
-
 // schedule sends a parked task on: into the order if it is due, and otherwise a timer
 // calls schedule again. It clears notifying. The task may have ended meanwhile, or be
 // held still.
@@ -130,14 +90,16 @@ func (q *queue) schedule(t *Task) {
 		q.workers.Unlock()
 		return // 2. Release calls schedule
 	}
-	opts := t.opts()
-	if now := q.reg.now(); due > now {
+	opts, now := t.opts(), q.reg.now()
+	if due > now {
 		// 3. Delayed, or between attempts.
 		opts.timer = time.AfterFunc(time.Duration(due-now), func() { q.schedule(t) })
 		q.workers.Unlock()
 		return
 	}
 	// 4. Behind all tasks that were pushed before.
+	t.ended = now // see queuedAt
+	q.watchWaitLocked()
 	t.clear(parked)
 	q.workers.TakeOver()
 	q.order.push((*node)(t), (*node)(t))
@@ -155,7 +117,7 @@ func (t *Task) due(word uint32) int64 {
 	opts := t.opts()
 	switch {
 	case word&begun != 0:
-		return later(t.ended, opts.retry.wait)
+		return opts.retry.due
 	case opts.delay > 0:
 		return later(t.submitted, opts.delay)
 	}
@@ -362,12 +324,18 @@ func (q *queue) Next(now int64) (n *node, stalled bool) {
 	if q.order.turns != nil {
 		q.workers.TakeOver() // what was submitted last may be next
 	}
-	t, stalled := q.order.next()
+	t, stalled := q.order.next(now)
+	for q.dropOverdueLocked(now) && t == nil {
+		t, stalled = q.order.next(now)
+	}
 	if t == nil {
 		return nil, stalled
 	}
 	if q.bounded {
 		q.gate.Start()
+	}
+	if q.pool != nil {
+		q.pool.waits.Record(now, now-t.queuedAt())
 	}
 	q.startLocked(t, now)
 	return (*node)(t), false

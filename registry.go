@@ -56,9 +56,10 @@ type Config struct {
 
 	// Logger gets one record for each panic (Error); for each failure, timeout or drop
 	// that is not awaited by then (Warn); for each stuck task (Warn); for failed attempts
-	// that are retried (Info), for loops that are restarted (Warn) and for refusals of
-	// [Detach] (Warn), each at most once a second for each name and pool, in which
-	// "omitted" counts the others; and for the phases of the drain (Info, Warn, Error).
+	// that are retried (Info), for loops that are restarted (Warn), for tasks that wait
+	// longer than their pool's MaxWait (Warn) and for refusals of [Detach] (Warn), each at
+	// most once a second for each name and pool, in which "omitted" counts the others; and
+	// for the phases of the drain (Info, Warn, Error).
 	// Success is not logged, and neither are cancellations, nor drops that the report of
 	// the drain lists. A record about a task has its name, ID, pool, Unique key and
 	// labels, and its context has the task's values. If nil, slog.Default is used, which
@@ -125,9 +126,10 @@ type Registry struct {
 
 // kind is what all tasks of one name on one pool share.
 type kind struct {
-	name                 string
-	labels               context.Context // has the profiler labels of their goroutines
-	retryLog, refusalLog rateLimit
+	name   string
+	labels context.Context // has the profiler labels of their goroutines
+
+	retryLog, refusalLog, overdueLog rateLimit
 }
 
 // Profiler labels of the goroutines that run tasks.

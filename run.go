@@ -176,7 +176,15 @@ func (t *Task) logOutcome(end State, err error) {
 	default:
 		return
 	}
-	t.log(level, "task "+end.String(), slog.Any("error", err))
+	msg, attrs := "task "+end.String(), []slog.Attr{slog.Any("error", err)}
+	if _, overdue := t.cause().(*MaxWaitError); overdue {
+		omitted, ok := t.kind.overdueLog.allow(t.queue.reg.now()) // under overload that is many tasks
+		if !ok {
+			return
+		}
+		msg, attrs = "task waited too long", append(attrs, slog.Int64("omitted", omitted))
+	}
+	t.log(level, msg, attrs...)
 }
 
 // needsAttention reports whether an outcome is a failure. Cancellations by the program,

@@ -169,6 +169,16 @@ func (o *order) crowded() *share {
 	return most
 }
 
+// eachShare calls fn for each share.
+func (o *order) eachShare(fn func(s *share)) {
+	fn(&o.plain)
+	if o.turns != nil {
+		for _, s := range o.turns.shares {
+			fn(s)
+		}
+	}
+}
+
 // sweepShare removes the aborted tasks of a share's lists.
 func (o *order) sweepShare(s *share) {
 	for l := range s.lists {

@@ -32,10 +32,12 @@ const (
 
 // drain is the state of a registry's shutdown.
 type drain struct {
-	stopping  chan struct{} // closed when the stop begins: by Run, or with begun
-	begun     chan struct{} // closed when the phase is draining
-	canceling chan struct{} // closed when the phase is canceling
-	stopOnce  sync.Once     // closes stopping
+	stopping  chan struct{}   // closed when the stop begins: by Run, or with begun
+	begun     chan struct{}   // closed when the phase is draining
+	canceling <-chan struct{} // closed when the phase is canceling: the Done of canceled
+	canceled  context.Context
+	cancelAll context.CancelCauseFunc // makes canceled done
+	stopOnce  sync.Once               // closes stopping
 
 	phase    atomic.Uint32                   // written under mu; each queue has a copy under its lock
 	cancelAt atomic.Int64                    // when contexts will be canceled, in registry time; MaxInt64 if no Shutdown has a deadline; written under mu
@@ -58,7 +60,9 @@ type drain struct {
 }
 
 func (d *drain) init() {
-	d.stopping, d.begun, d.canceling = make(chan struct{}), make(chan struct{}), make(chan struct{})
+	d.stopping, d.begun = make(chan struct{}), make(chan struct{})
+	d.canceled, d.cancelAll = context.WithCancelCause(context.Background())
+	d.canceling = d.canceled.Done()
 	d.cancelAt.Store(math.MaxInt64)
 }
 
@@ -237,7 +241,7 @@ func (d *drain) cancel(ctx context.Context, r *Registry) {
 	if first {
 		d.canceledAt = time.Now()
 		d.setPhaseLocked(r, canceling) // from here on nothing starts, and what comes late is dropped
-		close(d.canceling)
+		d.cancelAll(ErrShutdown)
 	}
 	d.mu.Unlock()
 	if !first {

@@ -66,7 +66,8 @@ type Task struct {
 
 	// Nanoseconds since the registry was made. submitted is 0 for a task that starts at
 	// once. started is written before the flag begun is set, ended before the state is
-	// final.
+	// final; between attempts it is the end of the last one. As long as the task is queued,
+	// ended is when that began, 0 if that is submitted.
 	submitted, started, ended int64
 
 	extra atomic.Pointer[taskExtra]
@@ -95,8 +96,8 @@ type taskExtra struct {
 	stuckMissed bool // its goroutine was not found by the last round of the stuckDetector; used by the rounds alone
 	inline      bool // its submitter runs it: it has no place in the pool; written before the task is published
 
-	progress Progress // guarded by mu
-	stuck    *[]byte  // the stack with which it was reported as stuck; nil if it was not; guarded by mu
+	progress *Progress // made by ReportProgress; guarded by mu
+	stuck    *[]byte   // the stack with which it was reported as stuck; nil if it was not; guarded by mu
 
 	// Written before the task is published.
 	parent    *queue        // of the task that submitted it; nil if none did
@@ -146,6 +147,15 @@ func (t *Task) times(word uint32) (submitted, started, finished time.Time) {
 		finished = since(t.ended)
 	}
 	return submitted, started, finished
+}
+
+// queuedAt returns since when a task that is queued on a pool waits for a worker. The queue's
+// lock must be held.
+func (t *Task) queuedAt() int64 {
+	if t.ended != 0 {
+		return t.ended
+	}
+	return t.submitted
 }
 
 // firstSeen returns the submission time, or the start time of a task that started at

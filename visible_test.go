@@ -194,8 +194,11 @@ func TestT15_RecordsSayWhichTask(t *testing.T) {
 }
 
 func TestD8_TheDrainDoesNotIdle(t *testing.T) {
+	var mu sync.Mutex // hand-overs are concurrent
 	handOver := func(handed *[]string) tether.Option {
 		return tether.HandOver(func(_ context.Context, info tether.Info) error {
+			mu.Lock()
+			defer mu.Unlock()
 			*handed = append(*handed, info.Name)
 			return nil
 		})

@@ -1,0 +1,191 @@
+package tether
+
+import (
+	"context"
+	"fmt"
+	"runtime/pprof"
+	"time"
+)
+
+// room is the answer of tryReserve.
+type room uint8
+
+const (
+	reserved  room = iota
+	queueFull      // the pool has no place
+	shareFull      // the task's share is at its limit
+)
+
+// tryReserve reserves a place for a task if there is one.
+func (q *queue) tryReserve(opts *options) room {
+	if !q.order.counts(opts) {
+		if q.bounded && !q.gate.TryAcquire(true) {
+			return queueFull
+		}
+		return reserved
+	}
+	q.workers.Lock()
+	defer q.workers.Unlock()
+	if q.order.full(opts) {
+		return shareFull
+	}
+	if q.bounded && !q.gate.TryAcquire(q.order.couldStart(opts)) {
+		return queueFull
+	}
+	q.order.reserve(opts)
+	q.watchWaitLocked()
+	return reserved
+}
+
+// unreserve gives back the place of a task that was not made.
+func (q *queue) unreserve(opts *options) {
+	q.workers.Lock()
+	q.order.unreserve(opts)
+	if q.bounded {
+		q.gate.Withdraw()
+	}
+	q.workers.Unlock()
+	q.gate.Wake()
+	q.workers.Wake()
+}
+
+// reserve reserves a place for a task, or returns why there is none. If inline is true,
+// there is none, and the caller is to run the task. opts may be nil.
+func (p *Pool) reserve(ctx context.Context, opts *submitOptions) (inline bool, err error) {
+	q, lasting := &p.queue, opts.task()
+	if weight := q.order.weightOf(lasting); q.order.capacity > 0 && weight > q.order.capacity {
+		return false, fmt.Errorf("%w: weight %d is more than the capacity of pool %q: %d", ErrInvalid, weight, p.name, q.order.capacity)
+	}
+	room := queueFull
+	if !q.gate.HasWaiters() {
+		room = q.tryReserve(lasting)
+	}
+	switch {
+	case room == reserved:
+		return false, nil
+	case p.cfg.Overflow == OverflowDropOldest:
+		if p.replaceOldest(ctx, lasting) {
+			return false, nil
+		}
+	case room == shareFull:
+	case p.cfg.Overflow == OverflowBlock:
+		return false, p.block(ctx, lasting)
+	case p.cfg.Overflow == OverflowCallerRuns:
+		if q.gate.Slots() > 0 && (opts == nil || !opts.hold && opts.delay == 0 && opts.serial == "") {
+			return true, nil
+		}
+	}
+	if room == shareFull {
+		return false, p.shareFull(lasting)
+	}
+	return false, p.full()
+}
+
+// block waits for a place until ctx is done or the drain begins.
+func (p *Pool) block(ctx context.Context, opts *options) error {
+	var stop <-chan struct{} = p.reg.drain.begun
+	if from, ok := FromContext(ctx); ok && from.queue.reg == p.reg {
+		stop = p.reg.drain.canceling // what a running task submits is admitted for longer
+	}
+	room := queueFull // written before Acquire returns true
+	if p.queue.gate.Acquire(ctx, stop, p.queue.reserver(opts, &room)) {
+		if room == shareFull {
+			return p.shareFull(opts)
+		}
+		return nil
+	}
+	select {
+	case <-stop:
+		return ErrClosed
+	default:
+		return fmt.Errorf("%w: %w", p.full(), context.Cause(ctx))
+	}
+}
+
+// reserver returns tryReserve for a waiter. The wait ends if the task's share is full, too:
+// those behind it must not wait for that share. It copies what tryReserve needs: to capture
+// opts would make the options of every submission escape to the heap.
+func (q *queue) reserver(opts *options, got *room) func() bool {
+	var needed *options
+	if opts != nil {
+		needed = new(options)
+		*needed = *opts
+	}
+	return func() bool {
+		*got = q.tryReserve(needed)
+		return *got != queueFull
+	}
+}
+
+// replaceOldest drops the oldest queued task, of a crowded share or of the task's own if that
+// is full, and gives its place to the new one. It reports false if no task can be dropped.
+func (p *Pool) replaceOldest(ctx context.Context, opts *options) bool {
+	q := &p.queue
+	q.workers.Lock()
+	q.workers.TakeOver()
+	from := q.order.crowded()
+	if q.order.full(opts) {
+		from = q.order.find(opts)
+	}
+	oldest := q.order.oldest(from)
+	if oldest == nil {
+		q.workers.Unlock()
+		return false
+	}
+	q.takeAwayLocked(oldest)
+	q.order.aborted-- // it is out of the order already
+	q.order.reserve(opts)
+	q.workers.Unlock()
+	q.workers.Wake() // what had to wait behind it may start
+	// On a goroutine of its own: an observer or a hand-over may be slow, or end it.
+	go func() {
+		pprof.SetGoroutineLabels(oldest.kind.labels)
+		q.drop(ctx, oldest, ErrFull)
+	}()
+	select {
+	case <-oldest.doneChan():
+	case <-ctx.Done():
+	}
+	return true
+}
+
+// full returns the error of a refusal.
+func (p *Pool) full() *FullError {
+	queued, running := p.queue.gate.Count()
+	workers := int(p.workers.Load())
+	return p.fullError(FullError{Running: running, Queued: queued, Limit: p.cfg.Queue + workers}, workers)
+}
+
+// shareFull returns the error of a refusal because of the limit of a share.
+func (p *Pool) shareFull(opts *options) *FullError {
+	q := &p.queue
+	err := FullError{Limit: p.cfg.ShareLimit}
+	if opts != nil {
+		err.Share = opts.share
+	}
+	q.workers.Lock()
+	if s := q.order.find(opts); s != nil {
+		err.Running, err.Queued = int(s.running), int(s.live-s.running)
+	}
+	q.workers.Unlock()
+	return p.fullError(err, err.Running) // which is how many workers the share has had of late
+}
+
+// fullError completes the error of a refusal, by so many workers that make room. As long as
+// the pool is as full as it was, it is the same error, so that refusing a burst allocates
+// nothing.
+func (p *Pool) fullError(now FullError, workers int) *FullError {
+	now.Pool = p.name
+	after := time.Duration(p.queue.mean.Load()) * time.Duration(now.Queued+1) / time.Duration(max(1, workers))
+	if after <= 0 {
+		after = time.Second // no task has ended yet
+	}
+	now.RetryAfter = min(after, time.Hour)
+	if last := p.lastFull.Load(); last != nil && *last == now {
+		return last
+	}
+	err := new(FullError)
+	*err = now
+	p.lastFull.Store(err)
+	return err
+}
