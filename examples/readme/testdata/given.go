@@ -101,3 +101,9 @@ func stopConsuming(ctx context.Context) error { return nil }
 var adminServer *http.Server
 
 func newApp(reg *tether.Registry) http.Handler { return nil }
+
+func export(ctx context.Context) error { return nil }
+
+var tenant string
+
+func transcode(ctx context.Context) error { return nil }
