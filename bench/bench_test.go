@@ -10,9 +10,10 @@ import (
 	"github.com/seed-2e639f12/tether/bench/workload"
 )
 
-// TestMain lets the test binary be the client of W15.
+// TestMain lets the test binary be the client of W15, and the service of W16's storm.
 func TestMain(m *testing.M) {
 	load.Main()
+	workload.StormMain()
 	// The ants package starts a pool when it is imported and never ends it.
 	goleak.VerifyTestMain(m, goleak.IgnoreCurrent())
 }

@@ -19,7 +19,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m, goleak.IgnoreCurrent()) }
 
 // everyone are all candidates that any workload has.
 func everyone() []peers.Candidate {
-	all := append(peers.All(), peers.Inline(), peers.GoSharedContext())
+	all := append(peers.All(), peers.Inline(), peers.GoSharedContext(), peers.TetherFixed(1), peers.TetherAdaptive(), peers.TetherGuarded(1))
 	all = append(all, peers.RegistryFeatures()...)
 	return append(all, peers.PoolFeatures()...)
 }

@@ -3,8 +3,10 @@ package peers
 import (
 	"context"
 	"log/slog"
+	"strconv"
 
 	"github.com/seed-2e639f12/tether"
+	"github.com/seed-2e639f12/tether/adaptive"
 )
 
 // Tether is the library with its defaults: every task has a name, an id, a state and a
@@ -121,4 +123,41 @@ func tetherContexts(submitter context.Context, answered func()) (*Contexts, erro
 		},
 		Close: func() error { defer answered(); return drain(reg)() },
 	}, nil
+}
+
+// TetherFixed is a pool with that many workers, whatever limit a workload asks for.
+func TetherFixed(workers int) Candidate {
+	return Candidate{
+		Name: strconv.Itoa(workers) + " workers", Kind: Ours,
+		Limited: func(int) (*System, error) { return tetherPool(workers, tether.Unbounded), nil },
+	}
+}
+
+// TetherAdaptive is a pool that begins with 2 workers. Package adaptive moves them between
+// 1 and the limit.
+func TetherAdaptive() Candidate {
+	return Candidate{
+		Name: "adaptive", Kind: Ours, Setting: "`adaptive.Controller.Adapt(pool, 1, limit)`, `Pool{Workers: 2, Queue: Unbounded}`",
+		Limited: func(limit int) (*System, error) {
+			workers := adaptive.New(adaptive.Config{Logger: slog.New(slog.DiscardHandler)})
+			reg := newRegistry(tether.Config{Observer: workers})
+			p := reg.NewPool("pool", tether.PoolConfig{Workers: 2, Queue: tether.Unbounded})
+			if err := workers.Adapt(p, 1, limit); err != nil {
+				return nil, err
+			}
+			return tetherSystem(reg, p), nil
+		},
+	}
+}
+
+// TetherGuarded is a pool that refuses tasks while less than that many bytes are left below
+// GOMEMLIMIT.
+func TetherGuarded(headroom int64) Candidate {
+	return Candidate{
+		Name: "tether guarded", Kind: Ours, Setting: "`Config{MemoryHeadroom: " + strconv.FormatInt(headroom>>20, 10) + " MiB}`, `Pool{Workers: limit, Queue: Unbounded}`", Queues: true,
+		Limited: func(limit int) (*System, error) {
+			reg := newRegistry(tether.Config{MemoryHeadroom: headroom})
+			return tetherSystem(reg, reg.NewPool("pool", tether.PoolConfig{Workers: limit, Queue: tether.Unbounded})), nil
+		},
+	}
 }

@@ -74,7 +74,7 @@ func (w Workload) AllCandidates() []peers.Candidate {
 func All() []Family {
 	return []Family{
 		empty(), pools(), cpu(), sleeping(), stacks(), results(),
-		overload(), memory(), draining(), latency(), live(), ablation(), lifelike(), service(),
+		overload(), memory(), draining(), latency(), live(), ablation(), lifelike(), service(), protection(),
 	}
 }
 

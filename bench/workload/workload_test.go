@@ -16,9 +16,10 @@ import (
 	"github.com/seed-2e639f12/tether/bench/peers"
 )
 
-// TestMain lets the test binary be the client of W15.
+// TestMain lets the test binary be the client of W15, and the service of W16's storm.
 func TestMain(m *testing.M) {
 	load.Main()
+	StormMain()
 	// The ants package starts a pool when it is imported and never ends it.
 	goleak.VerifyTestMain(m, goleak.IgnoreCurrent())
 }

@@ -20,10 +20,12 @@ import (
 
 	"github.com/seed-2e639f12/tether/bench/internal/load"
 	"github.com/seed-2e639f12/tether/bench/internal/sample"
+	"github.com/seed-2e639f12/tether/bench/workload"
 )
 
 func main() {
 	load.Main()
+	workload.StormMain()
 	if err := run(os.Args[1:], os.Stdout, os.Stderr); err != nil {
 		fmt.Fprintln(os.Stderr, "report:", err)
 		os.Exit(1)
