@@ -3,7 +3,6 @@ package tether
 import (
 	"math"
 	"slices"
-	"time"
 )
 
 // order is the order in which the tasks of a queue start: first in, first out, with four
@@ -19,6 +18,8 @@ type order struct {
 	maxWait      int64 // in ns; 0 means no bound
 	shareLimit   int32 // live tasks of one share
 	shareWorkers int32 // running tasks of one share
+	pace         pace  // of the pool
+	sharePace    pace  // of each share
 	bounded      bool  // shares have one of these bounds
 	noShares     bool  // Share has no effect: no task waits for a worker here
 	_            [64]byte
@@ -30,6 +31,7 @@ type order struct {
 	keys         map[string]*serialKey // of live tasks
 	weight, used int64                 // of live tasks, and of those that run
 	overdue      []*Task               // removed because they have waited for maxWait; see queue.dropOverdueLocked
+	theoretical  int64                 // time of the next start; see pace
 	aborted      int                   // aborted tasks that are listed still; an estimate, since it only decides when to sweep
 }
 
@@ -44,7 +46,11 @@ type serialKey struct {
 func (o *order) init(cfg PoolConfig) {
 	o.capacity, o.maxWait = cfg.Capacity, int64(cfg.MaxWait)
 	o.shareLimit, o.shareWorkers = orMax(cfg.ShareLimit), orMax(cfg.ShareWorkers)
-	if o.bounded = cfg.ShareLimit > 0 || cfg.ShareWorkers > 0; o.bounded {
+	o.pace, o.sharePace = cfg.Rate.pace(), cfg.ShareRate.pace()
+	o.theoretical = math.MinInt64
+	o.plain.theoretical, o.plain.paused = math.MinInt64, math.MinInt64
+	o.bounded = cfg.ShareLimit > 0 || cfg.ShareWorkers > 0
+	if o.bounded || cfg.ShareRate != (Rate{}) {
 		o.takeTurns()
 	}
 }
@@ -59,7 +65,7 @@ func orMax(n int) int32 {
 
 // counts reports whether a task with these options must be counted by reserve.
 func (o *order) counts(opts *options) bool {
-	return o.capacity > 0 || o.bounded || o.maxWait > 0 || opts != nil && (opts.serial != "" || opts.share != "" || opts.urgent)
+	return o.capacity > 0 || o.bounded || o.maxWait > 0 || o.pace.interval > 0 || o.sharePace.interval > 0 || opts != nil && (opts.serial != "" || opts.share != "" || opts.urgent)
 }
 
 // before reports whether s is next before b. A free worker goes to the share with the
@@ -79,6 +85,9 @@ func (o *order) takeTurns() {
 	for l := range o.turns.ready {
 		o.turns.ready[l].Init((*share).before, func(s *share) *int32 { return &s.place[l] })
 	}
+	due := func(a, b *share) bool { return a.due < b.due }
+	o.turns.asleep.Init(due, func(s *share) *int32 { return &s.asleepPlace })
+	o.turns.idle.Init(due, func(s *share) *int32 { return &s.idlePlace })
 	for _, k := range o.keys {
 		for _, t := range k.waiting {
 			if !t.has(aborting) {
@@ -110,11 +119,14 @@ func (o *order) full(opts *options) bool {
 
 // couldStart reports whether nothing but a free worker is missing for a task that is about
 // to be submitted, as far as its weight, share and key are concerned.
-func (o *order) couldStart(opts *options) bool {
+func (o *order) couldStart(opts *options, now func() int64) bool {
 	if o.capacity > 0 && o.weightOf(opts) > o.capacity-o.weight {
 		return false
 	}
-	if s := o.find(opts); s != nil && s.live >= o.shareWorkers {
+	if s := o.find(opts); s != nil && (s.live >= o.shareWorkers || isLater(o.earliest(s), now)) {
+		return false
+	}
+	if isLater(o.pace.earliest(o.theoretical), now) {
 		return false
 	}
 	return opts == nil || opts.serial == "" || o.keys[opts.serial] == nil
@@ -192,7 +204,7 @@ func (o *order) level(opts *options) level {
 func (o *order) settle(s *share) {
 	if o.turns != nil {
 		for l := range s.lists {
-			o.turns.ready[l].Set(s, s.lists[l].head != nil && s.running < o.shareWorkers)
+			o.turns.ready[l].Set(s, s.lists[l].head != nil && s.running < o.shareWorkers && !o.turns.asleep.Has(s))
 		}
 	}
 }
@@ -264,11 +276,18 @@ func (o *order) first() (*share, level) {
 // false if there is none, nil and true if the first one has to wait for room. It removes
 // what is overdue on the way.
 func (o *order) next(now int64) (t *Task, stalled bool) {
+	o.wake(now)
 	for s, l := o.first(); s != nil; s, l = o.first() {
 		list := &s.lists[l]
 		if o.removeDead(list, now) {
 			o.settle(s)
 			continue
+		}
+		if o.sleeps(s, now) {
+			continue
+		}
+		if o.pace.earliest(o.theoretical) > now {
+			return nil, true
 		}
 		t := (*Task)(list.head)
 		if o.capacity > 0 || t.extra.Load() != nil { // otherwise it has neither a weight nor a key
@@ -284,7 +303,13 @@ func (o *order) next(now int64) (t *Task, stalled bool) {
 		}
 		list.pop()
 		s.running++
+		if o.pace.interval > 0 {
+			o.theoretical = o.pace.start(o.theoretical, now)
+		}
 		if o.turns != nil {
+			if o.sharePace.interval > 0 {
+				s.theoretical = o.sharePace.start(s.theoretical, now)
+			}
 			o.turns.take(s, l)
 			o.wait(s, -1)
 			o.settle(s)
@@ -308,40 +333,6 @@ func (o *order) removeDead(l *list, now int64) bool {
 	}
 	l.pop()
 	return true
-}
-
-// tick removes all that is overdue, and returns when the next task will be: as far as the
-// first ones of the lists tell, since each list is nearly in the order of the queueing.
-func (o *order) tick(now int64) (next int64) {
-	next = noTime
-	if o.maxWait == 0 {
-		return next
-	}
-	o.eachShare(func(s *share) {
-		for l := range s.lists {
-			for s.lists[l].head != nil && o.removeDead(&s.lists[l], now) {
-			}
-			if head := s.lists[l].head; head != nil {
-				next = min(next, later((*Task)(head).queuedAt(), time.Duration(o.maxWait)))
-			}
-		}
-		o.settle(s)
-	})
-	for _, k := range o.keys {
-		k.waiting = slices.DeleteFunc(k.waiting, func(t *Task) bool {
-			if t.has(aborting) {
-				o.aborted--
-				return true
-			}
-			if now-t.queuedAt() >= o.maxWait {
-				o.overdue = append(o.overdue, t)
-				return true
-			}
-			next = min(next, later(t.queuedAt(), time.Duration(o.maxWait)))
-			return false
-		})
-	}
-	return next
 }
 
 // take counts a turn.

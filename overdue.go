@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"runtime/pprof"
+	"slices"
 	"time"
 
 	"github.com/seed-2e639f12/tether/internal/weaktimer"
@@ -34,7 +35,7 @@ type overdue struct {
 }
 
 // alarm is the one timer of a queue, for what happens to its tasks while no worker looks:
-// they become overdue. Guarded by the queue's lock.
+// they become overdue, or their share may start one. Guarded by the queue's lock.
 type alarm struct {
 	timer *time.Timer
 	at    int64     // when it rings; 0 if it does not
@@ -45,7 +46,7 @@ type alarm struct {
 // noTime is a time that does not come.
 const noTime = math.MaxInt64
 
-// minAlarm is the least time from one ring of an alarm to the next.
+// minAlarm is the least time from one ring of an alarm for overdue tasks to the next.
 const minAlarm = 10 * time.Millisecond
 
 // setAlarmLocked makes the alarm ring at the given time, or earlier. The queue's lock must be
@@ -80,11 +81,9 @@ func (q *queue) ring() {
 	q.dropOverdueLocked(now)
 	q.alarm.at = 0
 	if q.order.maxWait > 0 && q.table.Count() > q.endedLocked() {
-		next = min(next, later(now, time.Duration(q.order.maxWait)))
+		next = min(next, later(now, max(time.Duration(q.order.maxWait), minAlarm)))
 	}
-	if next != noTime {
-		q.setAlarmLocked(max(next, later(now, minAlarm)))
-	}
+	q.setAlarmLocked(next)
 	q.workers.Unlock()
 	q.workers.Wake()
 }
@@ -140,4 +139,45 @@ func (q *queue) dropOverdue() {
 		pprof.SetGoroutineLabels(next.task.kind.labels)
 		q.abort(q.reg.drain.canceled, next.task, next.err)
 	}
+}
+
+// tick removes all that is overdue, and returns when the next task will be: as far as the
+// first ones of the lists tell, since each list is nearly in the order of the queueing.
+func (o *order) tick(now int64) (next int64) {
+	o.wake(now)
+	next = o.nextWake(now)
+	if o.maxWait == 0 {
+		return next
+	}
+	o.eachShare(func(s *share) {
+		for l := range s.lists {
+			for s.lists[l].head != nil && o.removeDead(&s.lists[l], now) {
+			}
+			if head := s.lists[l].head; head != nil {
+				next = min(next, o.overdueAt((*Task)(head), now))
+			}
+		}
+		o.settle(s)
+	})
+	for _, k := range o.keys {
+		k.waiting = slices.DeleteFunc(k.waiting, func(t *Task) bool {
+			if t.has(aborting) {
+				o.aborted--
+				return true
+			}
+			if now-t.queuedAt() >= o.maxWait {
+				o.overdue = append(o.overdue, t)
+				return true
+			}
+			next = min(next, o.overdueAt(t, now))
+			return false
+		})
+	}
+	return next
+}
+
+// overdueAt returns when a task will be overdue, but not sooner than the alarm is to ring
+// for that.
+func (o *order) overdueAt(t *Task, now int64) int64 {
+	return max(later(t.queuedAt(), time.Duration(o.maxWait)), later(now, minAlarm))
 }

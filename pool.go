@@ -80,6 +80,11 @@ type PoolConfig struct {
 	// the same share.
 	ShareWorkers, ShareLimit int
 
+	// Rate bounds how many attempts of the pool start in a time, and ShareRate how many of
+	// each [Share]. Tasks wait for that in the queue, without a worker. The zero value is no
+	// bound. See [PauseShare] for a share that is told to wait.
+	Rate, ShareRate Rate
+
 	// MaxWait is how long a task may wait for a worker. One that has waited as long is never
 	// started: it is dropped with a [*MaxWaitError], or handed over (see [HandOver]). The
 	// wait begins when the task is queued, also after Hold, Delay or the wait for a retry;
@@ -114,7 +119,7 @@ func (r *Registry) NewPool(name string, cfg PoolConfig) *Pool {
 	if err := namecache.Check(name); err != nil {
 		panic(fmt.Sprintf("tether: NewPool: %v", err))
 	}
-	if cfg.Workers < 0 || cfg.Queue < 0 || cfg.Capacity < 0 || cfg.ShareWorkers < 0 || cfg.ShareLimit < 0 || cfg.MaxWait < 0 || cfg.Overflow > OverflowCallerRuns || cfg.AtStop > AtStopDrop {
+	if cfg.Workers < 0 || cfg.Queue < 0 || cfg.Capacity < 0 || cfg.ShareWorkers < 0 || cfg.ShareLimit < 0 || cfg.MaxWait < 0 || !cfg.Rate.valid() || !cfg.ShareRate.valid() || cfg.Overflow > OverflowCallerRuns || cfg.AtStop > AtStopDrop {
 		panic(fmt.Sprintf("tether: NewPool(%q): negative or unknown setting in %+v", name, cfg))
 	}
 	p := &Pool{reg: r, name: name, cfg: cfg}
@@ -225,6 +230,10 @@ func (p *Pool) Stats() PoolStats {
 type ShareStats struct {
 	Share           string // the key; empty for the tasks without one
 	Queued, Running int    // tasks that wait for a worker, and that run
+
+	// NotBefore is when the next task may start, if that is later than now, because of
+	// ShareRate or [PauseShare].
+	NotBefore time.Time
 }
 
 // Shares returns the n shares that have the most tasks waiting for a worker, largest first.

@@ -328,6 +328,9 @@ func (q *queue) Next(now int64) (n *node, stalled bool) {
 	for q.dropOverdueLocked(now) && t == nil {
 		t, stalled = q.order.next(now)
 	}
+	if q.order.turns != nil || q.order.pace.interval > 0 {
+		q.setAlarmLocked(q.order.nextWake(now))
+	}
 	if t == nil {
 		return nil, stalled
 	}

@@ -29,7 +29,7 @@ func (q *queue) tryReserve(opts *options) room {
 	if q.order.full(opts) {
 		return shareFull
 	}
-	if q.bounded && !q.gate.TryAcquire(q.order.couldStart(opts)) {
+	if q.bounded && !q.gate.TryAcquire(q.order.couldStart(opts, q.reg.now)) {
 		return queueFull
 	}
 	q.order.reserve(opts)
@@ -166,6 +166,10 @@ func (p *Pool) shareFull(opts *options) *FullError {
 	q.workers.Lock()
 	if s := q.order.find(opts); s != nil {
 		err.Running, err.Queued = int(s.running), int(s.live-s.running)
+		err.RetryAfter = time.Duration(max(0, q.order.earliest(s)-q.reg.now()))
+		if pace := time.Duration(q.order.sharePace.interval); pace > err.RetryAfter {
+			err.RetryAfter = pace
+		}
 	}
 	q.workers.Unlock()
 	return p.fullError(err, err.Running) // which is how many workers the share has had of late
@@ -180,7 +184,7 @@ func (p *Pool) fullError(now FullError, workers int) *FullError {
 	if after <= 0 {
 		after = time.Second // no task has ended yet
 	}
-	now.RetryAfter = min(after, time.Hour)
+	now.RetryAfter = min(max(after, now.RetryAfter), time.Hour)
 	if last := p.lastFull.Load(); last != nil && *last == now {
 		return last
 	}

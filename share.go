@@ -2,6 +2,7 @@ package tether
 
 import (
 	"cmp"
+	"math"
 	"slices"
 
 	"github.com/seed-2e639f12/tether/internal/heap"
@@ -20,6 +21,12 @@ type share struct {
 	waiting int32         // tasks in the list, or that stepped aside, except aborted ones
 	running int32         // tasks that next has returned
 	place   [levels]int32 // in turns.ready
+
+	// See rate.go.
+	theoretical            int64 // time of the next start by the pace
+	paused                 int64 // until when PauseShare has paused it
+	due                    int64 // until when it is asleep or idle
+	asleepPlace, idlePlace int32 // in turns.asleep, and in turns.idle
 }
 
 // turns are the shares of a pool.
@@ -27,6 +34,8 @@ type turns struct {
 	shares  map[string]*share         // with live tasks, except plain
 	most    int                       // shares at once since the map was made
 	ready   [levels]heap.Heap[*share] // with a task that may start
+	asleep  heap.Heap[*share]         // with a task that may start later, by the order of due
+	idle    heap.Heap[*share]         // without live tasks, kept until due because of their pace or pause
 	inRow   int                       // urgent tasks that have started since a normal one did, or none could
 	last    uint64                    // number of turns
 	waiting int                       // the sum of that of the shares
@@ -68,16 +77,19 @@ func (o *order) enter(opts *options) {
 	if s == nil {
 		o.takeTurns()
 		o.turns.last++
-		s = &share{key: opts.share, turn: o.turns.last}
+		s = &share{key: opts.share, turn: o.turns.last, theoretical: math.MinInt64, paused: math.MinInt64}
 		o.turns.shares[s.key] = s
 		o.turns.most = max(o.turns.most, len(o.turns.shares))
 	}
 	if o.bounded || s != &o.plain {
-		s.live++
+		if s.live++; s.live == 1 && s != &o.plain {
+			o.turns.idle.Set(s, false)
+		}
 	}
 }
 
-// leave undoes enter. A share that has no live task any more ceases to exist.
+// leave undoes enter. A share that has no live task any more ceases to exist,
+// at once or when its pace and its pause do not matter any more.
 func (o *order) leave(opts *options) {
 	s := o.share(opts)
 	if s == &o.plain {
@@ -95,7 +107,17 @@ func (o *order) leave(opts *options) {
 			o.aborted--
 		}
 	}
+	o.turns.asleep.Set(s, false)
 	o.settle(s)
+	if s.due = max(s.theoretical, s.paused); s.due > math.MinInt64 {
+		o.turns.idle.Set(s, true) // until wake removes it
+		return
+	}
+	o.remove(s)
+}
+
+// remove makes a share cease to exist.
+func (o *order) remove(s *share) {
 	delete(o.turns.shares, s.key)
 	if o.turns.longest == s {
 		o.turns.longest = nil
@@ -110,7 +132,7 @@ func (o *order) shareCount() int {
 	if o.turns == nil {
 		return 0
 	}
-	return len(o.turns.shares)
+	return len(o.turns.shares) - o.turns.idle.Len()
 }
 
 // sharesOf is Pool.Shares.
@@ -120,10 +142,13 @@ func (q *queue) sharesOf(n int) []ShareStats {
 	if turns := q.order.turns; turns != nil {
 		q.workers.TakeOver()
 		all = make([]ShareStats, 0, len(turns.shares)+1)
+		now := q.reg.now()
 		for _, s := range turns.shares {
-			all = append(all, s.stats())
+			if s.live > 0 {
+				all = append(all, q.statsOf(s, now))
+			}
 		}
-		if plain := q.order.plain.stats(); plain.Queued+plain.Running > 0 {
+		if plain := q.statsOf(&q.order.plain, now); plain.Queued+plain.Running > 0 {
 			all = append(all, plain)
 		}
 	}
@@ -134,8 +159,12 @@ func (q *queue) sharesOf(n int) []ShareStats {
 	return all[:max(0, min(n, len(all)))]
 }
 
-func (s *share) stats() ShareStats {
-	return ShareStats{Share: s.key, Queued: int(s.waiting), Running: int(s.running)}
+func (q *queue) statsOf(s *share, now int64) ShareStats {
+	stats := ShareStats{Share: s.key, Queued: int(s.waiting), Running: int(s.running)}
+	if at := q.order.earliest(s); at > now {
+		stats.NotBefore = q.reg.time(at)
+	}
+	return stats
 }
 
 // wait counts tasks of a share that wait.

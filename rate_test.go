@@ -1,0 +1,185 @@
+package tether_test
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/seed-2e639f12/tether"
+)
+
+func TestP11_RateOfAPool(t *testing.T) {
+	for _, burst := range []int{0, 1, 5} {
+		t.Run(fmt.Sprint("burst ", burst), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPool(t, tether.PoolConfig{Workers: 10, Queue: tether.Unbounded, Rate: tether.Rate{Tasks: 4, Per: time.Second, Burst: burst}})
+				for range 2 {
+					tasks := flood(t, p, "", 20, succeed)
+					for i, task := range tasks {
+						require.NoError(t, wait(task))
+						assert.Equal(t, time.Duration(max(0, i+1-max(1, burst)))*250*time.Millisecond, waited(task))
+					}
+					time.Sleep(time.Minute) // no more than a burst is saved up meanwhile
+				}
+			})
+		})
+	}
+}
+
+func TestP11_RateOfEachShare(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, tether.PoolConfig{Workers: 1, Queue: tether.Unbounded, ShareRate: tether.Rate{Tasks: 1, Per: time.Second}})
+		a, b := flood(t, p, "A", 10, succeed), flood(t, p, "B", 10, succeed)
+		for i := range 10 {
+			for _, task := range []*tether.Task{a[i], b[i]} {
+				require.NoError(t, wait(task))
+				assert.Equal(t, time.Duration(i)*time.Second, waited(task))
+			}
+		}
+		assert.Zero(t, p.Stats().Shares)
+		// A share that has no task is remembered for as long as its rate needs.
+		time.Sleep(500 * time.Millisecond)
+		again := start(t, p, "task", succeed, tether.Share("A"))
+		require.NoError(t, wait(again))
+		assert.Equal(t, 500*time.Millisecond, waited(again))
+	})
+}
+
+// A body that was told to come back later: its share waits, without a worker, and the
+// others go on.
+func TestP11_PauseShare(t *testing.T) {
+	for _, share := range []string{"slow", ""} {
+		t.Run(fmt.Sprintf("share %q", share), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPool(t, tether.PoolConfig{Workers: 1, Queue: tether.Unbounded})
+				var told atomic.Bool
+				tasks := flood(t, p, share, 5, func(ctx context.Context) error {
+					if told.Swap(true) {
+						return nil
+					}
+					assert.NoError(t, tether.PauseShare(ctx, time.Now().Add(time.Hour)))
+					assert.NoError(t, tether.PauseShare(ctx, time.Now().Add(time.Minute)), "the latest counts")
+					return errTest
+				}, tether.Retry(tether.RetryPolicy{Attempts: 2, Backoff: func(int, error) time.Duration { return time.Second }}))
+				synctest.Wait()
+				for range 3 {
+					other := start(t, p, "other", sleeper(time.Minute), tether.Share("other"))
+					require.NoError(t, wait(other))
+					assert.Zero(t, waited(other))
+				}
+				s := p.Shares(1)[0]
+				assert.Equal(t, share, s.Share)
+				assert.Equal(t, 5, s.Queued)
+				assert.Equal(t, 57*time.Minute, time.Until(s.NotBefore))
+				began := time.Now()
+				for _, task := range tasks {
+					require.NoError(t, wait(task))
+				}
+				assert.Equal(t, 57*time.Minute, time.Since(began))
+			})
+		})
+	}
+}
+
+func TestP11_PauseShareWithABoundAndADrain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRegistry(t, tether.Config{CancelBefore: time.Second})
+		p := r.NewPool("pool", tether.PoolConfig{Workers: 2, Queue: 1, ShareLimit: 2})
+		pauses := func(ctx context.Context) error { return tether.PauseShare(ctx, time.Now().Add(time.Hour)) }
+		require.NoError(t, wait(start(t, p, "task", pauses, tether.Share("A"))))
+		// A worker is free, but not for this task: it takes the place in the queue.
+		queued := start(t, p, "queued", succeed, tether.Share("A"))
+		_, err := p.Go(context.Background(), "task", succeed, tether.Share("A"))
+		assert.ErrorIs(t, err, tether.ErrFull)
+		other := start(t, p, "other", succeed, tether.Share("B"))
+		require.NoError(t, wait(other))
+		assert.Equal(t, tether.Queued, queued.State())
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		require.NoError(t, r.Shutdown(ctx))
+		assert.ErrorIs(t, queued.Err(), tether.ErrShutdown)
+	})
+}
+
+func TestP11_PauseShareRetryAfter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, tether.PoolConfig{Workers: 2, Queue: 100, ShareLimit: 1})
+		pauses := func(ctx context.Context) error { return tether.PauseShare(ctx, time.Now().Add(10*time.Minute)) }
+		require.NoError(t, wait(start(t, p, "task", pauses, tether.Share("A"))))
+		start(t, p, "queued", succeed, tether.Share("A")).Cancel(nil)
+		flood(t, p, "A", 1, succeed)
+		_, err := p.Go(context.Background(), "task", succeed, tether.Share("A"))
+		var full *tether.FullError
+		require.ErrorAs(t, err, &full)
+		assert.Equal(t, 10*time.Minute, full.RetryAfter)
+		time.Sleep(10 * time.Minute)
+	})
+}
+
+func TestPauseShare_Invalid(t *testing.T) {
+	ctx := context.Background()
+	assert.ErrorIs(t, tether.PauseShare(ctx, time.Now()), tether.ErrInvalid)
+	task := start(t, newRegistry(t, tether.Config{}), "task", func(ctx context.Context) error { return tether.PauseShare(ctx, time.Now()) })
+	assert.ErrorIs(t, wait(task), tether.ErrInvalid)
+	for _, rate := range []tether.Rate{{Tasks: -1, Per: 1}, {Tasks: 1}, {Per: 1}, {Burst: 1}, {Tasks: 1, Per: 1, Burst: -1}, {Tasks: 2, Per: 1}} {
+		assert.Panics(t, func() { newPool(t, tether.PoolConfig{Rate: rate}) }, "%+v", rate)
+		assert.Panics(t, func() { newPool(t, tether.PoolConfig{ShareRate: rate}) }, "%+v", rate)
+	}
+}
+
+// Shares that wait for their rate, with tasks or without, have no timers and no goroutines.
+func TestRate_ManyShares(t *testing.T) {
+	const shares = 20_000
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, tether.PoolConfig{Workers: 100, Queue: tether.Unbounded, ShareRate: tether.Rate{Tasks: 1, Per: time.Hour}})
+		keys := make([]string, shares)
+		for i := range keys {
+			keys[i] = fmt.Sprint("share ", i)
+		}
+		var before, after runtime.MemStats
+		goroutines := runtime.NumGoroutine()
+		for _, key := range keys {
+			require.NoError(t, wait(start(t, p, "task", succeed, tether.Share(key))))
+		}
+		assert.Zero(t, p.Stats().Shares)
+		runtime.GC()
+		runtime.ReadMemStats(&before)
+		for _, key := range keys {
+			start(t, p, "task", succeed, tether.Share(key))
+		}
+		synctest.Wait()
+		runtime.GC()
+		runtime.ReadMemStats(&after)
+		assert.LessOrEqual(t, runtime.NumGoroutine(), goroutines)
+		assert.Equal(t, shares, p.Stats().Queued)
+		assert.Less(t, float64(after.HeapAlloc-before.HeapAlloc)/shares, 700.0, "a task with its options")
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		assert.Zero(t, p.Stats().Queued)
+		time.Sleep(2 * time.Hour)
+	})
+}
+
+func ExamplePauseShare() {
+	reg := tether.New(tether.Config{})
+	ctx := context.Background()
+	webhooks := reg.NewPool("webhooks", tether.PoolConfig{Workers: 8, Queue: 1000, ShareWorkers: 2, ShareRate: tether.Rate{Tasks: 100, Per: time.Second, Burst: 100}})
+
+	calls := 0
+	task, _ := webhooks.Go(ctx, "webhook", func(ctx context.Context) error {
+		if calls++; calls == 1 { // 429 Too Many Requests, Retry-After: 0.01
+			tether.PauseShare(ctx, time.Now().Add(10*time.Millisecond))
+			return fmt.Errorf("429 Too Many Requests")
+		}
+		return nil
+	}, tether.Share("https://example.com/hook"), tether.Retry(tether.RetryPolicy{Attempts: 5, Backoff: func(int, error) time.Duration { return 0 }}))
+	fmt.Println(task.Wait(ctx), calls)
+	// Output: <nil> 2
+}
