@@ -58,11 +58,14 @@ func (c *Child) endLocked(err error) (cause error) {
 	return cause
 }
 
-func (c *Child) end(err error) {
+// end ends a child that was claimed, and that the task t has run; nil if none has.
+func (c *Child) end(err error, t *tether.Task) {
 	c.g.mu.Lock()
 	cause := c.endLocked(err)
 	c.g.mu.Unlock()
-	c.g.cancelIf(cause)
+	if cause != nil {
+		c.g.cancelAll(cause, t)
+	}
 }
 
 // Err returns nil until the child has ended, and its error after that: what the body
@@ -110,7 +113,7 @@ func (c *Child) run(ctx context.Context, t *tether.Task) (err error) {
 		// process: the child ends with its task, or not at all.
 		go func() {
 			<-t.Done()
-			c.end(t.Err())
+			c.end(t.Err(), t)
 		}()
 	}()
 	err = c.fn(ctx)
@@ -118,7 +121,7 @@ func (c *Child) run(ctx context.Context, t *tether.Task) (err error) {
 	if err != nil {
 		t.Done() // the error is the group's: the registry need not log it
 	}
-	c.end(err)
+	c.end(err, t)
 	return err
 }
 
@@ -131,14 +134,14 @@ func (c *Child) runHere() {
 			return
 		}
 		if v := recover(); v != nil {
-			c.end(c.g.panicked(v))
+			c.end(c.g.panicked(v), nil)
 		} else {
-			c.end(tether.ErrGoexit) // the goroutine of the caller of Wait is ending
+			c.end(tether.ErrGoexit, nil) // the goroutine of the caller of Wait is ending
 		}
 	}()
 	err := c.fn(ctx)
 	returned = true
-	c.end(err)
+	c.end(err, nil)
 }
 
 // panicked makes a panic of a child that has no task what it is with one: it is logged once,

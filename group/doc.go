@@ -29,8 +29,8 @@
 // Wait. A task whose child has
 // succeeded runs the next child that has not started, so that children of a microsecond do
 // not cost a task each: there are at least as many tasks as children that run at once, and at
-// most one for each child, plus one. A child that fails or panics is the last one of its
-// task, and its outcome.
+// most one for each child, plus one. A child that fails is the outcome of its task, and the
+// last one, unless the pool has no room for another task.
 //
 // Children of a registry never wait for each other to end. Those of a pool have its bounds.
 //

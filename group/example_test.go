@@ -16,7 +16,8 @@ func Example() {
 	ctx := context.Background()
 	reg := tether.New(tether.Config{})
 
-	g := group.New(ctx, reg, "load dashboard")
+	// UntilFailure is the default.
+	g := group.New(ctx, reg, "load dashboard", group.Config{Until: group.UntilFailure})
 	g.Go(func(ctx context.Context) error {
 		select {
 		case <-time.After(time.Hour):
@@ -73,6 +74,28 @@ func ExampleUntil() {
 	fmt.Println(reg.Shutdown(ctx))
 	// Output:
 	// [answer of b] <nil>
+	// <nil>
+}
+
+// What became of each child. Those that lost have the cause ErrDecided.
+func ExampleResults_Group() {
+	ctx := context.Background()
+	reg := tether.New(tether.Config{})
+	g := group.NewResults[string](ctx, reg, "ask", group.Config{Until: group.UntilSuccess})
+	slow := g.Go(func(ctx context.Context) (string, error) {
+		<-ctx.Done()
+		return "", context.Cause(ctx)
+	})
+	g.Group().Go(func(context.Context) error { return nil }) // it has no result, and counts
+	_, err := g.Wait()
+	fmt.Println(err, errors.Is(slow.Err(), group.ErrDecided))
+
+	late := g.Group().Go(func(context.Context) error { return nil })
+	fmt.Println(errors.Is(late.Err(), group.ErrEnded))
+	fmt.Println(reg.Shutdown(ctx))
+	// Output:
+	// <nil> true
+	// true
 	// <nil>
 }
 

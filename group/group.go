@@ -138,6 +138,12 @@ func (g *Group) Cancel(cause error) {
 	if cause == nil {
 		cause = context.Canceled
 	}
+	g.cancelAll(cause, nil)
+}
+
+// cancelAll is Cancel, except for one task: that of the child which has decided, and is about
+// to end with its own error.
+func (g *Group) cancelAll(cause error, except *tether.Task) {
 	g.mu.Lock()
 	if g.cause != nil || g.ended {
 		g.mu.Unlock()
@@ -151,7 +157,9 @@ func (g *Group) Cancel(cause error) {
 	running := slices.Clone(g.running)
 	g.mu.Unlock()
 	for _, t := range running {
-		t.Cancel(cause)
+		if t != except {
+			t.Cancel(cause)
+		}
 	}
 }
 
@@ -198,7 +206,9 @@ func (g *Group) add(fn tether.Func, result any) *Child {
 		c.claimLocked()
 		cause := c.endLocked(fmt.Errorf("%w: nil body", tether.ErrInvalid))
 		g.mu.Unlock()
-		g.cancelIf(cause)
+		if cause != nil {
+			g.Cancel(cause)
+		}
 		return c
 	case g.cause != nil:
 		c.claimLocked()
@@ -266,7 +276,9 @@ func (g *Group) submit(number uint64) {
 	}
 	g.notifyLocked()
 	g.mu.Unlock()
-	g.cancelIf(cause)
+	if cause != nil {
+		g.Cancel(cause)
+	}
 }
 
 // refusedLocked ends the children that have no task because of err, unless there is no more
@@ -284,13 +296,6 @@ func (g *Group) notifyLocked() {
 	if g.changed != nil {
 		close(g.changed)
 		g.changed = nil
-	}
-}
-
-// cancelIf cancels the group if a child has decided.
-func (g *Group) cancelIf(cause error) {
-	if cause != nil {
-		g.Cancel(cause)
 	}
 }
 
@@ -327,19 +332,39 @@ func (g *Group) runChildren(ctx context.Context) (err error) {
 		g.mu.Unlock()
 		g.submit(need)
 	}()
-	for {
+	for c != nil {
 		g.submit(need)
-		if err = c.run(ctx, t); err != nil || ctx.Err() != nil {
-			return err
+		if failure := c.run(ctx, t); err == nil {
+			err = failure
 		}
-		g.mu.Lock()
-		c = g.claimLocked()
-		need = g.needsTaskLocked()
-		g.mu.Unlock()
-		if c == nil {
-			return nil
+		if ctx.Err() != nil {
+			break
+		}
+		if c, need = g.nextChild(err != nil); c == nil {
+			break
 		}
 	}
+	return err
+}
+
+// nextChild takes the next child for a task that runs already, and the number of the task
+// that the caller must submit. A task of which a child has failed takes another one only
+// if no other task will.
+func (g *Group) nextChild(failed bool) (c *Child, need uint64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if failed {
+		need := g.needsTaskLocked()
+		g.mu.Unlock()
+		g.submit(need)
+		g.mu.Lock()
+		if g.starting != 0 {
+			return nil, 0
+		}
+		return g.claimLocked(), 0
+	}
+	c = g.claimLocked()
+	return c, g.needsTaskLocked()
 }
 
 // Wait waits until all children have ended, and runs those that have not started: see the

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"weak"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -153,6 +154,7 @@ func TestG2_OneDecides(t *testing.T) {
 			b := g.Go(func(context.Context) error { time.Sleep(time.Second); return errTest })
 			c := g.Go(sleep(time.Hour))
 			d := g.Go(func(ctx context.Context) error { <-ctx.Done(); return nil })
+			synctest.Wait() // all run in tasks
 			began := time.Now()
 			assert.Equal(t, errTest, g.Wait())
 			assert.Equal(t, time.Second, time.Since(began))
@@ -161,6 +163,9 @@ func TestG2_OneDecides(t *testing.T) {
 			assert.Equal(t, errTest, c.Err())
 			assert.NoError(t, d.Err())
 			assert.NotContains(t, log.String(), "task failed", "the error is that of Wait")
+			synctest.Wait()
+			assert.EqualValues(t, 1, reg.Stats().Failed, "the task of the one that has failed")
+			assert.LessOrEqual(t, reg.Stats().Canceled, uint64(3))
 		})
 	})
 	t.Run("what has not started never does", func(t *testing.T) {
@@ -270,6 +275,38 @@ func TestG2_OneDecides(t *testing.T) {
 			assert.Equal(t, context.Canceled, g.Wait())
 		})
 	})
+}
+
+// A group that has been waited for is garbage, however long its parent goes on.
+func TestTheParentDoesNotKeepGroups(t *testing.T) {
+	reg := tether.New(tether.Config{Logger: slog.New(slog.DiscardHandler), Retain: -1})
+	require.NoError(t, inTask(t, reg, func(ctx context.Context) error {
+		var groups []weak.Pointer[group.Group]
+		for range 100 {
+			g := group.New(ctx, reg, "child")
+			g.Go(func(context.Context) error { return nil })
+			if err := g.Wait(); err != nil {
+				return err
+			}
+			groups = append(groups, weak.Make(g))
+		}
+		kept := 0
+		for range 100 { // tasks of the last groups may be ending
+			runtime.GC()
+			kept = 0
+			for _, g := range groups {
+				if g.Value() != nil {
+					kept++
+				}
+			}
+			if kept <= 1 {
+				break
+			}
+		}
+		assert.LessOrEqual(t, kept, 1)
+		return nil
+	}))
+	require.NoError(t, reg.Shutdown(context.Background()))
 }
 
 // A group's context ends with the group, as that of errgroup does.
@@ -435,6 +472,24 @@ func TestG4_NestedGroupsInAFullPool(t *testing.T) {
 			}))
 		})
 	})
+	t.Run("a child that is added while another caller waits", func(t *testing.T) {
+		bubble(t, func(t *testing.T, reg *tether.Registry, log *logbook) {
+			pool := reg.NewPool("pool", tether.PoolConfig{Workers: 1, Queue: 1})
+			require.NoError(t, inTask(t, pool, func(ctx context.Context) error {
+				g := group.New(ctx, pool, "child")
+				added := make(chan struct{})
+				g.Go(func(context.Context) error {
+					synctest.Wait() // the other caller waits
+					g.Go(func(context.Context) error { close(added); return nil })
+					<-added
+					return nil
+				})
+				other := make(chan error)
+				go func() { other <- g.Wait() }()
+				return errors.Join(g.Wait(), <-other)
+			}))
+		})
+	})
 	t.Run("the limit of the registry", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			reg := tether.New(tether.Config{Limit: 2, Logger: slog.New(slog.DiscardHandler)})
@@ -473,6 +528,33 @@ func TestG8_OutsideOfTasksThePoolDecides(t *testing.T) {
 			assert.Equal(t, 10*time.Second, time.Since(began))
 		})
 	})
+	for _, fail := range []bool{false, true} {
+		t.Run(fmt.Sprintf("a pool without a queue, failures %v", fail), func(t *testing.T) {
+			bubble(t, func(t *testing.T, reg *tether.Registry, log *logbook) {
+				pool := reg.NewPool("pool", tether.PoolConfig{Workers: 3})
+				var ran atomic.Int32
+				g := group.New(ctx, pool, "child", group.Config{Until: group.UntilEnd})
+				for i := range 30 {
+					g.Go(func(context.Context) error {
+						ran.Add(1)
+						time.Sleep(time.Second)
+						if fail && i%2 == 0 {
+							return errTest
+						}
+						return nil
+					})
+				}
+				err := g.Wait()
+				assert.EqualValues(t, 30, ran.Load())
+				assert.NotErrorIs(t, err, tether.ErrFull)
+				if fail {
+					assert.Equal(t, 15, strings.Count(err.Error(), "test error"))
+				} else {
+					assert.NoError(t, err)
+				}
+			})
+		})
+	}
 	t.Run("its refusal", func(t *testing.T) {
 		bubble(t, func(t *testing.T, reg *tether.Registry, log *logbook) {
 			pool := reg.NewPool("pool", tether.PoolConfig{Workers: 1})

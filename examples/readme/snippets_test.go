@@ -142,7 +142,7 @@ var imports = map[string]string{
 	"prometheus": "github.com/prometheus/client_golang/prometheus", "goleak": "go.uber.org/goleak",
 	"pprof": "net/http/pprof", "promhttp": "github.com/prometheus/client_golang/prometheus/promhttp",
 	"errgroup": "golang.org/x/sync/errgroup", "pond": "github.com/alitto/pond/v2", "ants": "github.com/panjf2000/ants/v2",
-	"cron": "github.com/robfig/cron/v3", "debounce": module + "/debounce", "rate": "golang.org/x/time/rate",
+	"cron": "github.com/robfig/cron/v3", "debounce": module + "/debounce", "group": module + "/group", "rate": "golang.org/x/time/rate",
 }
 
 const module = "github.com/seed-2e639f12/tether"
