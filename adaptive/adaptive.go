@@ -28,8 +28,8 @@
 // or held up by [tether.PoolConfig].Capacity or Serial keys keeps its number. Of a task with
 // Retry, the first attempt is measured.
 //
-// A number that has proved best is left alone for 4 measurements, then for 8, and so on
-// up to 32, before its neighbors are tried again. It is reconsidered at once if the latency
+// A number that has proved best is left alone for 8 measurements, then for 16, and so on
+// up to 64, before its neighbors are tried again. It is reconsidered at once if the latency
 // changes by half.
 //
 // # Cost

@@ -22,8 +22,8 @@ const (
 	certainty  = 2.0  // standard errors by which a difference must exceed what is asked of it
 	noise      = 0.03 // relative deviation of a measurement that its own tasks do not show
 	shift      = 0.35 // of the logarithm of the cost: that the work has changed
-	firstRest  = 4    // measurements between two trials of a number that has proved best
-	longest    = 32
+	firstRest  = 8    // measurements between two trials of a number that has proved best
+	longest    = 64
 	nearlyFull = 0.9 // share of the workers that must be busy for a task to count
 )
 
@@ -49,11 +49,12 @@ type search struct {
 	up       bool    // the direction of the trials
 	step     float64 // the binary logarithm of the ratio of workers
 	turned   float64 // the first step in the other direction
+	glance   bool    // one candidate in each direction is enough, because the base has proved best before
 	done     [2]bool // by direction, down and up: no better number there
 	rejected [2]int  // by direction: the nearest candidate that was no better; 0 if none
 
 	rest, nextRest int     // measurements until the next trial, and from that one to the next
-	usual          float64 // the logarithm of the cost while resting
+	usual          float64 // the logarithm of the cost at a base that has proved best
 	strange        bool    // the last measurement differed from usual
 
 	known         float64 // the cost at the base, as last measured; 0 if it has not been
@@ -114,7 +115,7 @@ func (s *search) restart(workers int, step float64) {
 func (s *search) look(upward bool, step float64) {
 	s.up, s.step, s.turned = upward, step, max(step, largest/2)
 	s.done, s.rejected = [2]bool{}, [2]int{}
-	s.rest, s.strange = 0, false
+	s.rest, s.strange, s.glance = 0, false, false
 	s.forget()
 }
 
@@ -174,17 +175,16 @@ func (s *search) decide(m sums) []Change {
 	}
 	s.at[0].add(m)
 	s.known = m.cost()
+	if s.glance && s.hasShifted(m) {
+		// Measure the base again: a part of this measurement may be of the time before.
+		s.nextRest, s.candidate = firstRest, 0
+		s.look(math.Log(m.cost()) < s.usual, largest/2)
+		s.set(s.base)
+		s.measured.settle = s.base
+		return nil
+	}
 	if s.rest > 0 {
-		s.rest--
-		if s.hasShifted(m) {
-			// Measure the base again: a part of this measurement may be of the time before.
-			s.nextRest = firstRest
-			s.look(math.Log(m.cost()) < s.usual, largest/2)
-			s.set(s.base)
-			s.measured.settle = s.base
-			return nil
-		}
-		if s.rest > 0 {
+		if s.rest--; s.rest > 0 {
 			s.at[0] = m // what a trial is compared with is the last measurement
 			s.set(s.base)
 			return nil
@@ -204,7 +204,7 @@ func (s *search) allFailed() []Change {
 	return []Change{{From: from, To: s.base, Reason: "no task succeeded"}}
 }
 
-// hasShifted compares a measurement at rest with the usual one. It reports whether the cost
+// hasShifted compares a measurement at the base with the usual one. It reports whether the cost
 // has changed twice in a row, or by far.
 func (s *search) hasShifted(m sums) bool {
 	d := math.Log(m.cost()) - s.usual
@@ -273,7 +273,7 @@ func (s *search) wasRejected(c int) bool {
 
 // smaller halves the step, or ends the search in that direction.
 func (s *search) smaller(d int) {
-	if s.step /= 2; s.step < smallest {
+	if s.step /= 2; s.step < smallest || s.glance {
 		s.step, s.done[d] = smallest, true
 	}
 }
@@ -303,7 +303,7 @@ func (s *search) accept(throughput float64) []Change {
 	change := Change{From: s.base, To: s.candidate, Reason: fmt.Sprintf("%.2f times the throughput", throughput)}
 	s.base, s.candidate, s.known = s.candidate, 0, s.at[1].cost()
 	s.at[0], s.at[1], s.pairs = s.at[1], sums{}, 0
-	s.nextRest = firstRest
+	s.nextRest, s.glance = firstRest, false
 	s.done = [2]bool{down: s.up, up: !s.up} // the number behind it is known to be worse
 	s.step = min(2*s.step, largest)
 	s.moves++
@@ -328,9 +328,12 @@ func (s *search) reject(throughput float64) []Change {
 
 // relax leaves the base alone for a while.
 func (s *search) relax() {
-	cost := s.at[0]
+	if !s.glance {
+		s.usual, s.strange = math.Log(s.at[0].cost()), false
+	}
+	strange := s.strange
 	s.look(true, smallest)
-	s.usual = math.Log(cost.cost())
+	s.glance, s.turned, s.strange = true, largest/4, strange
 	s.rest = s.nextRest
 	s.nextRest = min(2*s.nextRest, longest)
 	s.set(s.base)
