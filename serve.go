@@ -42,8 +42,13 @@ type RunConfig struct {
 	LastServers []Server
 
 	// PreStop is how long the Servers go on serving after the signal, while Ready is
-	// false already: the time in which a load balancer notices. It counts against
-	// StopTimeout, of which it must be at most half. Zero means no wait.
+	// false already: the time in which a load balancer notices. Requests that it sends
+	// after that are refused. It should be at least the period of its probe times the
+	// failures after which it gives up, plus the time until all its nodes have heard of it;
+	// in Kubernetes, where a pod that is deleted is taken out without a probe, the latter
+	// alone, which is usually a few seconds. It ends early if [Server].Quiet of each of the
+	// Servers allows it. It counts against StopTimeout, of which it must be at most half.
+	// Zero means no wait.
 	PreStop time.Duration
 
 	// StopTimeout is the time for all of the stop, from the signal to the return of
@@ -87,6 +92,14 @@ type Server struct {
 	// Pending describes what Stop waits for, such as "3 open connections". Run calls
 	// it for the log record about a slow stop. It may be nil.
 	Pending func() string
+
+	// Quiet reports whether the requests that came before the stop began have ceased, so
+	// that the load balancer can be taken to have noticed. During PreStop, Run calls it ten
+	// times a second, and ends PreStop once it has returned true for all of the Servers
+	// that are left to stop. If nil, or if it panics or does not return, PreStop passes in
+	// full. For a server that takes no requests, such as a queue's consumer, it should
+	// return true.
+	Quiet func(began time.Time) bool
 }
 
 // A Closer is what [Registry.Run] closes after the drain.
@@ -106,6 +119,7 @@ const (
 	sameSignal     = time.Second            // signals closer together than this are one
 	lateReturn     = 100 * time.Millisecond // for a step to return after its context is done
 	pendingTimeout = time.Second            // for a server's Pending
+	quietPoll      = 100 * time.Millisecond // between calls of the servers' Quiet
 	leastClosing   = 500 * time.Millisecond // for all closers, if their time is used up
 	lastRecords    = 250 * time.Millisecond // for the log handler, once everything has ended
 	reportTimeout  = time.Second            // for the report that a second signal prints
@@ -116,7 +130,7 @@ const (
 //
 //  1. [Registry.Ready] is false, and [Registry.Stopping] is closed: streams,
 //     websockets and producers end now.
-//  2. PreStop passes.
+//  2. PreStop passes, or the servers are quiet.
 //  3. The Servers stop, all at once.
 //  4. The drain, as [Registry.Shutdown] describes it.
 //  5. The Closers are called, one after the other.

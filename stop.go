@@ -40,7 +40,8 @@ func (s *serving) stop() error {
 	return errors.Join(s.errs...)
 }
 
-// preStop waits for PreStop to pass, or for the last of the servers to end.
+// preStop waits for PreStop to pass, for the servers to be quiet, or for the last of them
+// to end.
 func (s *serving) preStop() {
 	if s.cfg.PreStop == 0 {
 		return
@@ -48,14 +49,68 @@ func (s *serving) preStop() {
 	defer s.reg.drain.progress.begin("PreStop", time.Now().Add(s.cfg.PreStop))()
 	timer := time.NewTimer(s.cfg.PreStop)
 	defer timer.Stop()
+	end := make(chan struct{})
+	defer close(end)
+	quiet := s.watchQuiet(end)
 	for s.anyServes() {
 		select {
 		case <-timer.C:
+			return
+		case <-quiet:
+			s.reg.stopLog(slog.LevelInfo, "stopping: no more requests", slog.Duration("after", time.Since(s.began)))
 			return
 		case srv := <-s.ended:
 			s.serveFailed(srv)
 		}
 	}
+}
+
+// watchQuiet returns a channel that is closed when all servers are quiet, unless end is
+// closed before. The goroutine of Run does not call Quiet, which may not return.
+func (s *serving) watchQuiet(end <-chan struct{}) <-chan struct{} {
+	quiet := make(chan struct{})
+	go func() {
+		ticker := time.NewTicker(quietPoll)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-end:
+				return
+			case <-ticker.C:
+			}
+			all, err := s.allQuiet()
+			if err != nil {
+				return // it is logged
+			}
+			if all {
+				close(quiet)
+				return
+			}
+		}
+	}()
+	return quiet
+}
+
+// allQuiet reports whether each server that is left to stop is quiet. The error is that of
+// a Quiet that has panicked.
+func (s *serving) allQuiet() (all bool, err error) {
+	all = true
+	for _, srv := range s.servers {
+		if !srv.serves() {
+			continue
+		}
+		if srv.Quiet == nil {
+			return false, nil
+		}
+		err = s.reg.contain("Quiet of "+srv.label, func() error {
+			all = srv.Quiet(s.began)
+			return nil
+		})
+		if err != nil || !all {
+			return false, err
+		}
+	}
+	return all, nil
 }
 
 // reportCrashes notes each Serve that has crashed since the stop began. What a Serve
@@ -75,15 +130,16 @@ func (s *serving) reportCrashes() {
 	}
 }
 
-func (s *serving) anyServes() bool {
-	return slices.ContainsFunc(s.servers, func(srv *server) bool {
-		select {
-		case <-srv.done:
-			return false
-		default:
-			return srv.Stop != nil
-		}
-	})
+func (s *serving) anyServes() bool { return slices.ContainsFunc(s.servers, (*server).serves) }
+
+// serves reports whether the server is left to stop.
+func (srv *server) serves() bool {
+	select {
+	case <-srv.done:
+		return false
+	default:
+		return srv.Stop != nil
+	}
 }
 
 // stopServers stops the servers, all at once, and waits for them until the deadline.

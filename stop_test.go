@@ -408,3 +408,73 @@ func TestD7_InvalidRun(t *testing.T) {
 	}
 	assert.True(t, r.Ready())
 }
+
+// PreStop ends early when the servers say that nothing comes any more, and only then.
+func TestD7_PreStopEndsWhenTheServersAreQuiet(t *testing.T) {
+	const preStop = 5 * time.Second
+	always := func(time.Time) bool { return true }
+	after := func(d time.Duration) func(time.Time) bool {
+		return func(began time.Time) bool { return time.Since(began) >= d }
+	}
+	for name, test := range map[string]struct {
+		quiet []func(time.Time) bool // of each server
+		want  time.Duration
+	}{
+		"at once":                        {[]func(time.Time) bool{always}, 100 * time.Millisecond},
+		"after a while":                  {[]func(time.Time) bool{after(2 * time.Second)}, 2 * time.Second},
+		"all of them":                    {[]func(time.Time) bool{always, after(3 * time.Second), after(time.Second)}, 3 * time.Second},
+		"later than PreStop":             {[]func(time.Time) bool{after(time.Minute)}, preStop},
+		"not together":                   {[]func(time.Time) bool{after(time.Second), func(began time.Time) bool { return time.Since(began) < time.Second }}, preStop},
+		"one that does not know":         {[]func(time.Time) bool{always, nil}, preStop},
+		"one that panics":                {[]func(time.Time) bool{func(time.Time) bool { panic("quiet") }}, preStop},
+		"one that ends its goroutine":    {[]func(time.Time) bool{func(time.Time) bool { runtime.Goexit(); return true }}, preStop},
+		"one that returns much too late": {[]func(time.Time) bool{func(time.Time) bool { time.Sleep(time.Minute); return true }}, preStop},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				reg := tether.New(tether.Config{Logger: slog.New(slog.DiscardHandler)})
+				cfg := tether.RunConfig{PreStop: preStop, Signals: noSignals}
+				stopped := make(chan time.Time, len(test.quiet))
+				for _, quiet := range test.quiet {
+					down := make(chan struct{})
+					cfg.Servers = append(cfg.Servers, tether.Server{
+						Serve: func() error { <-down; return nil },
+						Stop:  func(context.Context) error { stopped <- time.Now(); close(down); return nil },
+						Quiet: quiet,
+					})
+				}
+				ctx, stop := context.WithCancel(t.Context())
+				done := make(chan error, 1)
+				go func() { done <- reg.Run(ctx, cfg) }()
+				synctest.Wait()
+				began := time.Now()
+				stop()
+				assert.NoError(t, <-done)
+				for range test.quiet {
+					assert.Equal(t, test.want, (<-stopped).Sub(began))
+				}
+				time.Sleep(2 * time.Minute) // for the Quiet that is late
+			})
+		})
+	}
+	t.Run("a server that has ended, or is not to be stopped, is not asked", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			reg := tether.New(tether.Config{Logger: slog.New(slog.DiscardHandler)})
+			ctx, stop := context.WithCancel(t.Context())
+			down := make(chan struct{})
+			go func() {
+				time.Sleep(time.Second)
+				stop()
+			}()
+			began := time.Now()
+			err := reg.Run(ctx, tether.RunConfig{PreStop: preStop, Signals: noSignals, Servers: []tether.Server{
+				{Serve: func() error { <-down; return nil }, Stop: func(context.Context) error { close(down); return nil }, Quiet: always},
+				{Serve: func() error { time.Sleep(2050 * time.Millisecond); return nil }, Stop: func(context.Context) error { return nil }},
+				{Serve: func() error { time.Sleep(time.Hour); return nil }},
+			}})
+			assert.NoError(t, err)
+			assert.Equal(t, 2100*time.Millisecond, time.Since(began).Round(10*time.Millisecond))
+			time.Sleep(time.Hour)
+		})
+	})
+}

@@ -82,4 +82,14 @@
 //
 // [ListenAndServe] attaches and serves any number of servers. On SIGTERM it stops the servers
 // and then drains the tasks. [Readiness] and [Liveness] are for Kubernetes' probes.
+//
+//	err := tetherhttp.ListenAndServe(ctx, reg, tether.RunConfig{
+//		PreStop:     3 * time.Second,
+//		StopTimeout: 25 * time.Second,
+//	}, srv)
+//
+// PreStop gives the load balancer time to notice the stop. It should be at least the period of
+// the load balancer's probe times the failures after which it gives up, plus the time until all
+// its nodes know. It ends early when the requests have ceased, see [Server]. The process must
+// be given more time than StopTimeout before it is killed.
 package tetherhttp

@@ -18,3 +18,14 @@ func AfterSubmit(h http.Handler, do func(*tether.Task)) http.Handler {
 	}
 	return h
 }
+
+// Attachments returns how often Attach was called for a server with this handler.
+func Attachments(h http.Handler) int {
+	switch h := h.(type) {
+	case *counter:
+		return Attachments(h.next)
+	case *handler:
+		return 1 + Attachments(h.next)
+	}
+	return 0
+}

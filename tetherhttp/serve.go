@@ -4,12 +4,9 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"slices"
-	"strings"
-	"sync"
-	"sync/atomic"
+	"time"
 
 	"github.com/seed-2e639f12/tether"
 )
@@ -24,13 +21,28 @@ import (
 func ListenAndServe(ctx context.Context, reg *tether.Registry, cfg tether.RunConfig, srvs ...*http.Server) error {
 	servers := slices.Clone(cfg.Servers)
 	for _, srv := range srvs {
-		if h, ok := srv.Handler.(*handler); !ok || h.releaser.reg != reg {
+		if !attached(srv, reg) {
 			Attach(srv, reg)
 		}
 		servers = append(servers, Server(srv.Addr, srv))
 	}
 	cfg.Servers = servers
 	return reg.Run(ctx, cfg)
+}
+
+// attached reports whether srv.Handler is what Attach has made of it, for reg.
+func attached(srv *http.Server, reg *tether.Registry) bool {
+	next := srv.Handler
+	for {
+		switch h := next.(type) {
+		case *counter:
+			next = h.next
+		case *handler:
+			return h.releaser.reg == reg
+		default:
+			return false
+		}
+	}
 }
 
 // Server returns srv as a [tether.Server] for [tether.RunConfig]. Its functions may be
@@ -42,8 +54,22 @@ func ListenAndServe(ctx context.Context, reg *tether.Registry, cfg tether.RunCon
 // Serve is srv.ListenAndServe, or srv.ListenAndServeTLS if srv.TLSConfig has a certificate.
 // Stop is srv.Shutdown; if its context ends first, Stop closes the connections that are left,
 // so that no request outlives the server, and its error says how many. Pending describes the
-// open connections. For that Server sets srv.ConnState to a hook that calls the function that
-// was there; it must be called before srv serves.
+// open connections.
+//
+// Quiet ends the PreStop of [tether.RunConfig] early. It returns true when no connection and
+// no request has come for 800 ms, and for twice as long as the longest pause of the half
+// minute before the stop and since: a server that has a request every five seconds is not
+// quiet before ten seconds, and one that has served for less than half a minute is never
+// quiet. A request for [Readiness] or [Liveness] does not count, nor does
+// the connection that it came on, unless it came by HTTP/2.
+//
+// While PreStop passes, responses of HTTP/1 have Connection: close, so that the persistent
+// connections of clients and proxies end between two requests. Stop would close them at once
+// if they are idle, even if a request is on its way.
+//
+// For these, Server sets srv.ConnState and srv.ConnContext to hooks that call the functions
+// that were there, and wraps srv.Handler. It must be called after srv.Handler is set and
+// before srv serves. If another handler is set later, requests of HTTP/2 are not seen.
 //
 // Server does not call [Attach].
 func Server(name string, srv *http.Server) tether.Server {
@@ -51,7 +77,7 @@ func Server(name string, srv *http.Server) tether.Server {
 	if c := srv.TLSConfig; c != nil && (len(c.Certificates) > 0 || c.GetCertificate != nil || c.GetConfigForClient != nil) {
 		serve = func() error { return srv.ListenAndServeTLS("", "") }
 	}
-	var conns openConns
+	conns := &openConns{arrivals: arrivals{epoch: time.Now()}}
 	conns.hook(srv)
 	stop := func(ctx context.Context) error {
 		err := srv.Shutdown(ctx)
@@ -65,68 +91,15 @@ func Server(name string, srv *http.Server) tether.Server {
 		}
 		return fmt.Errorf("%w: closed %s", err, left)
 	}
-	return tether.Server{Name: name, Serve: serve, Stop: stop, Pending: conns.String}
-}
-
-// openConns knows the states of a server's open connections.
-type openConns struct{ states sync.Map } // net.Conn to *atomic.Int32, an http.ConnState
-
-func (o *openConns) hook(srv *http.Server) {
-	next := srv.ConnState
-	srv.ConnState = func(c net.Conn, state http.ConnState) {
-		o.note(c, state)
-		if next != nil {
-			next(c, state)
-		}
-	}
-}
-
-func (o *openConns) note(c net.Conn, state http.ConnState) {
-	if !hashable(c) {
-		return
-	}
-	switch state {
-	case http.StateClosed, http.StateHijacked: // Shutdown does not wait for these
-		o.states.Delete(c)
-		return
-	case http.StateNew:
-		o.states.Store(c, new(atomic.Int32)) // http.StateNew is zero
-		return
-	}
-	if v, ok := o.states.Load(c); ok {
-		v.(*atomic.Int32).Store(int32(state))
-	}
-}
-
-// String describes the open connections, such as "3 open connections (2 active, 1 idle)". It
-// is empty if there are none.
-func (o *openConns) String() string {
-	var total int
-	var by [http.StateIdle + 1]int
-	for _, v := range o.states.Range {
-		total++
-		by[v.(*atomic.Int32).Load()]++
-	}
-	var parts []string
-	for _, state := range []http.ConnState{http.StateActive, http.StateNew, http.StateIdle} {
-		if n := by[state]; n > 0 {
-			parts = append(parts, fmt.Sprint(n, " ", state))
-		}
-	}
-	switch total {
-	case 0:
-		return ""
-	case 1:
-		return "1 open connection (" + parts[0] + ")"
-	}
-	return fmt.Sprintf("%d open connections (%s)", total, strings.Join(parts, ", "))
+	return tether.Server{Name: name, Serve: serve, Stop: stop, Pending: conns.String, Quiet: conns.quiet}
 }
 
 // Readiness returns a handler that answers 200 until the stop begins and 503 from then on, as
 // [tether.Registry.Ready] reports. It is for Kubernetes' readinessProbe, which takes the
 // process out of the load balancer.
 func Readiness(reg *tether.Registry) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		forgetProbe(r)
 		if !reg.Ready() {
 			probe(w, http.StatusServiceUnavailable, "stopping\n")
 			return
@@ -138,7 +111,8 @@ func Readiness(reg *tether.Registry) http.Handler {
 // Liveness returns a handler that always answers 200, during the drain too. It is for
 // Kubernetes' livenessProbe, which would otherwise kill a process that is finishing its work.
 func Liveness() http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		forgetProbe(r)
 		probe(w, http.StatusOK, "alive\n")
 	})
 }

@@ -115,6 +115,7 @@ type config struct {
 	workers, queue  int
 	durable, role   string
 	durableBackoff  func(attempt int, err error) time.Duration
+	preStop         time.Duration
 	stopTimeout     time.Duration
 	maxImport       int64
 	webhook         string
@@ -282,6 +283,7 @@ func parseFlags(args []string, help io.Writer) (config, error) {
 	f.IntVar(&cfg.queue, "queue", 1000, "number of orders that may wait; more are answered 503. With -durable any number may wait, on the queue")
 	f.StringVar(&cfg.durable, "durable", "", "`queue` for the work on orders, to outlive the process: a SQLite file's name, or the URL of a server: postgres://, redis://, rediss://, amqp://, amqps:// (default: none; orders wait in memory)")
 	f.StringVar(&cfg.role, "role", "both", "with -durable: web takes orders, worker works on them and sends the webhooks, both does both. On one -data there may be one web and any number of workers")
+	f.DurationVar(&cfg.preStop, "pre-stop", 0, "time for a load balancer to notice the stop at /ready, in which the shop still serves; at most half of -stop-timeout")
 	f.DurationVar(&cfg.stopTimeout, "stop-timeout", 25*time.Second, "time for all of the stop, from the signal to the end of the process")
 	f.Int64Var(&cfg.maxImport, "max-import", 2<<30, "`bytes` of the largest import; more are answered 413")
 	f.StringVar(&cfg.webhook, "webhook", "", "`URL` that each invoice is announced to (default: a built-in receiver)")
@@ -305,8 +307,8 @@ be given in CHECKOUT_DURABLE instead.
 	if f.NArg() > 0 {
 		return cfg, fmt.Errorf("unexpected argument %q", f.Arg(0))
 	}
-	if cfg.workers < 1 || cfg.queue < 1 || cfg.maxImport < 1 || cfg.stopTimeout <= 0 || cfg.webhookFail < 0 || cfg.stuck < 0 {
-		return cfg, errors.New("-workers, -queue, -max-import and -stop-timeout must be positive, -webhook-fail and -stuck-after must not be negative")
+	if cfg.workers < 1 || cfg.queue < 1 || cfg.maxImport < 1 || cfg.stopTimeout <= 0 || cfg.preStop < 0 || cfg.preStop > cfg.stopTimeout/2 || cfg.webhookFail < 0 || cfg.stuck < 0 {
+		return cfg, errors.New("-workers, -queue, -max-import and -stop-timeout must be positive, -webhook-fail and -stuck-after must not be negative, -pre-stop must be at most half of -stop-timeout")
 	}
 	// Not only a flag: other users of the machine can read the arguments of a process.
 	if cfg.durable == "" {

@@ -246,6 +246,7 @@ func (s *shop) serve(ctx context.Context, listener, adminListener net.Listener, 
 	// Its requests are not waited for: the live page has shown the drain by then.
 	live.Stop = func(context.Context) error { return admin.Close() }
 	cfg := tether.RunConfig{
+		PreStop:     s.cfg.preStop,
 		StopTimeout: s.cfg.stopTimeout,
 		Closers:     append([]tether.Closer{{Name: "summary", Close: summary}}, s.closers()...),
 		LastServers: []tether.Server{live},

@@ -138,7 +138,7 @@ var imports = map[string]string{
 	"strconv": "strconv", "sync": "sync", "synctest": "testing/synctest", "syscall": "syscall", "testing": "testing", "time": "time",
 	"tether": module, "tetherhttp": module + "/tetherhttp", "tethertest": module + "/tethertest",
 	"tetherhttptest": module + "/tetherhttp/tetherhttptest", "tetherprom": module + "/prom", "tetherotel": module + "/otel",
-	"schedule": module + "/schedule", "durable": module + "/durable", "sqlite": module + "/durable/sqlite",
+	"schedule": module + "/schedule", "systemd": module + "/systemd", "durable": module + "/durable", "sqlite": module + "/durable/sqlite",
 	"prometheus": "github.com/prometheus/client_golang/prometheus", "goleak": "go.uber.org/goleak",
 	"pprof": "net/http/pprof", "promhttp": "github.com/prometheus/client_golang/prometheus/promhttp",
 	"errgroup": "golang.org/x/sync/errgroup", "pond": "github.com/alitto/pond/v2", "ants": "github.com/panjf2000/ants/v2",

@@ -31,6 +31,7 @@ var (
 	admin       = flag.String("admin", "localhost:8083", "`address` of the live page; it has no authentication")
 	work        = flag.Duration("work", 3*time.Second, "how long it takes to send a mail")
 	every       = flag.Duration("every", 10*time.Second, "how often the number of mails is printed")
+	preStop     = flag.Duration("pre-stop", 0, "time for a load balancer to notice the stop; the server serves meanwhile")
 	stopTimeout = flag.Duration("stop-timeout", 25*time.Second, "time for all of the stop")
 )
 
@@ -75,6 +76,7 @@ func main() {
 	// ListenAndServe returns when everything has ended, or its time has.
 	err = tetherhttp.ListenAndServe(ctx, reg, tether.RunConfig{
 		LastServers: []tether.Server{tetherhttp.Server("live page", live)},
+		PreStop:     *preStop,
 		StopTimeout: *stopTimeout,
 	}, public)
 	fmt.Println(reg.Report())
