@@ -14,6 +14,9 @@ import (
 	"github.com/seed-2e639f12/tether"
 )
 
+// noContext is a nil context.
+var noContext context.Context
+
 // A refusal that no caller is told of is counted and logged.
 func TestDetach(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -28,7 +31,7 @@ func TestDetach(t *testing.T) {
 			tether.Detach(context.Background(), p, "welcome mail", succeed)
 		}
 		tether.Detach(context.Background(), p, "", succeed)
-		tether.Detach(nil, r, "no context", succeed) //nolint:staticcheck // what is tested
+		tether.Detach(noContext, r, "no context", succeed)
 		assert.Equal(t, uint64(11), p.Stats().Refused)
 		full := logged.about("welcome mail")
 		require.Len(t, full, 1, "one a second")
@@ -163,7 +166,7 @@ func TestWaitIdle(t *testing.T) {
 	t.Run("invalid", func(t *testing.T) {
 		r := newRegistry(t, tether.Config{})
 		assert.ErrorIs(t, tether.WaitIdle(context.Background(), nil), tether.ErrInvalid)
-		assert.ErrorIs(t, tether.WaitIdle(nil, r), tether.ErrInvalid) //nolint:staticcheck // what is tested
+		assert.ErrorIs(t, tether.WaitIdle(noContext, r), tether.ErrInvalid)
 	})
 }
 

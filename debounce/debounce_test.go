@@ -20,6 +20,9 @@ import (
 	"github.com/seed-2e639f12/tether/debounce"
 )
 
+// noContext is a nil context.
+var noContext context.Context
+
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var bg = context.Background()
@@ -244,7 +247,7 @@ func TestDebouncer(t *testing.T) {
 		r, j := newRegistry(t), newJournal()
 		d := debounce.New(r, "task", debounce.Config{Wait: time.Second, Options: []tether.Option{tether.Unique("x")}})
 		for _, err := range []error{
-			second(d.Go(bg, "", j.body("x"))), second(d.Go(bg, "a", nil)), second(d.Go(nil, "a", j.body("x"))), //nolint:staticcheck // what is tested
+			second(d.Go(bg, "", j.body("x"))), second(d.Go(bg, "a", nil)), second(d.Go(noContext, "a", j.body("x"))),
 		} {
 			assert.ErrorIs(t, err, tether.ErrInvalid)
 		}
