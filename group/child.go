@@ -81,6 +81,9 @@ func (c *Child) Err() error {
 // runs it where [Group.Wait] would, and returns when it has ended. Otherwise, if ctx is done
 // first, Wait returns context.Cause(ctx), and the child goes on.
 func (c *Child) Wait(ctx context.Context) error {
+	if ctx == nil {
+		return fmt.Errorf("%w: nil context", tether.ErrInvalid)
+	}
 	g := c.g
 	g.mu.Lock()
 	if c.state.Load() == waiting && g.helps {

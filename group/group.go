@@ -255,8 +255,8 @@ func (g *Group) submit(number uint64) {
 	if number == 0 {
 		return
 	}
-	var t *tether.Task
-	var err error
+	t, err := (*tether.Task)(nil), tether.ErrGoexit // unless Go returns
+	defer func() { g.submitted(number, t, err) }()
 	switch {
 	case g.pool == nil:
 		t, err = g.reg.Go(g.ctx, g.name, g.body)
@@ -265,6 +265,10 @@ func (g *Group) submit(number uint64) {
 	default:
 		t, err = g.pool.Go(g.ctx, g.name, g.body)
 	}
+}
+
+// submitted notes what became of a submission.
+func (g *Group) submitted(number uint64, t *tether.Task, err error) {
 	g.mu.Lock()
 	var cause error
 	if g.starting == number { // otherwise it has started already
@@ -413,7 +417,7 @@ func (g *Group) waitLocked(done, canceled <-chan struct{}) {
 	}
 	changed, start := g.changed, g.start
 	var dropped <-chan struct{}
-	if g.waiting > 0 && start != nil { // so that this Wait does not help
+	if g.waiting > 0 && start != nil && !g.helps {
 		dropped = start.Done()
 	}
 	g.mu.Unlock()
@@ -425,7 +429,7 @@ func (g *Group) waitLocked(done, canceled <-chan struct{}) {
 	}
 	g.mu.Lock()
 	var cause error
-	if start != nil && g.start == start && start.State().Final() {
+	if dropped != nil && g.start == start && start.State().Final() {
 		// It was canceled, or dropped for a newer task, before it could start.
 		g.starting, g.start = 0, nil
 		if len(g.running) == 0 {

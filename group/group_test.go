@@ -808,6 +808,44 @@ func TestG7_TasksThatAreCanceled(t *testing.T) {
 			require.NoError(t, g.Wait())
 		})
 	})
+	t.Run("while one child is waited for", func(t *testing.T) {
+		bubble(t, func(t *testing.T, reg *tether.Registry, log *logbook) {
+			pool := reg.NewPool("pool", tether.PoolConfig{Workers: 1, Queue: 1})
+			require.NoError(t, inTask(t, reg, func(ctx context.Context) error {
+				pool.Pause() // so that another caller of Wait runs the first child
+				g := group.New(ctx, pool, "child")
+				first := g.Go(sleep(time.Second))
+				other := make(chan error)
+				go func() { other <- g.Wait() }()
+				synctest.Wait()
+				second := g.Go(sleep(time.Second))
+				defer func() { assert.NoError(t, <-other) }()
+				var queued *tether.Task
+				for task := range reg.Tasks() {
+					if task.State() == tether.Queued {
+						queued = task
+					}
+				}
+				require.NotNil(t, queued)
+				time.AfterFunc(time.Millisecond, func() { queued.Cancel(errTest) })
+				assert.NoError(t, first.Wait(ctx))
+				assert.NoError(t, second.Wait(ctx))
+				return g.Wait()
+			}))
+		})
+	})
+	t.Run("a refusal that ends the goroutine", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			reg := tether.New(tether.Config{Logger: slog.New(slog.DiscardHandler), Observer: refusalLeaver{}})
+			pool := reg.NewPool("pool", tether.PoolConfig{Workers: 1})
+			pool.Pause()
+			g := group.New(context.Background(), pool, "child")
+			go g.Go(sleep(0))
+			synctest.Wait()
+			assert.ErrorIs(t, g.Wait(), tether.ErrGoexit)
+			require.NoError(t, reg.Shutdown(context.Background()))
+		})
+	})
 	t.Run("an observer that ends the goroutine", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			reg := tether.New(tether.Config{Logger: slog.New(slog.DiscardHandler), Observer: leaver{}})
@@ -819,6 +857,10 @@ func TestG7_TasksThatAreCanceled(t *testing.T) {
 		})
 	})
 }
+
+type refusalLeaver struct{ tether.NopObserver }
+
+func (refusalLeaver) TaskRefused(context.Context, string, error) { runtime.Goexit() }
 
 type leaver struct{ tether.NopObserver }
 
@@ -844,6 +886,7 @@ func TestInvalid(t *testing.T) {
 	}
 	g := group.NewResults[int](ctx, reg, "child")
 	assert.ErrorIs(t, g.Go(nil).Err(), tether.ErrInvalid)
+	assert.ErrorIs(t, g.Go(nil).Wait(none), tether.ErrInvalid)
 	_, err := g.Wait()
 	assert.ErrorIs(t, err, tether.ErrInvalid)
 	assert.ErrorIs(t, context.Cause(g.Group().Context()), tether.ErrInvalid)

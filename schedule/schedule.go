@@ -2,6 +2,7 @@ package schedule
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"strconv"
 	"time"
@@ -125,6 +126,9 @@ func (sch *Schedule) Info() Info {
 // The error is that of [tether.Registry.Go] if the run is not admitted; [ErrRemoved];
 // [tether.ErrClosed] once the stop has begun.
 func (sch *Schedule) Run(ctx context.Context) (*tether.Task, error) {
+	if ctx == nil {
+		return nil, fmt.Errorf("%w: nil context", tether.ErrInvalid)
+	}
 	s := sch.s
 	s.mu.Lock()
 	switch {
