@@ -61,7 +61,7 @@ func ExampleRunConfig() {
 func ExampleLoopConfig() {
 	reg := tether.New(tether.Config{Logger: slog.New(slog.DiscardHandler)})
 	lost := errors.New("the broker is gone")
-	_, err := reg.Loop(context.Background(), "consumer", func(context.Context) error { return lost }, tether.LoopConfig{
+	loop, err := reg.Loop(context.Background(), "consumer", func(context.Context) error { return lost }, tether.LoopConfig{
 		Restarts:   2,
 		Backoff:    func(int, error) time.Duration { return time.Millisecond },
 		ResetAfter: 10 * time.Minute, // the default
@@ -71,6 +71,6 @@ func ExampleLoopConfig() {
 		panic(err)
 	}
 	err = reg.Run(context.Background(), tether.RunConfig{Signals: []os.Signal{}})
-	fmt.Println(errors.Is(err, lost))
-	// Output: true
+	fmt.Println(errors.Is(err, lost), loop.IsLoop(), loop.Attempt())
+	// Output: true true 3
 }

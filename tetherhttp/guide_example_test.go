@@ -13,6 +13,7 @@ import (
 
 	"github.com/seed-2e639f12/tether"
 	"github.com/seed-2e639f12/tether/tetherhttp"
+	"github.com/seed-2e639f12/tether/tetherhttp/storetest"
 )
 
 // A service: a task after the response, work that may take longer than a client waits,
@@ -268,5 +269,52 @@ func ExampleTasksConfig() {
 	// 200 2
 	// true false
 	// 202
+	// <nil>
+}
+
+// A task that starts now, from code that knows no registry.
+func ExampleGo() {
+	reg := tether.New(tether.Config{Logger: slog.New(slog.DiscardHandler)})
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, err := tetherhttp.Go(r.Context(), "warm up", func(context.Context) error { return nil }); err != nil {
+			tetherhttp.ProblemOf(err).ServeHTTP(w, r)
+		}
+	}))
+	tetherhttp.Attach(srv.Config, reg)
+	srv.Start()
+	send(http.NewRequest("GET", srv.URL, nil))
+	srv.Close()
+	fmt.Println(reg.Shutdown(context.Background()), reg.Stats().Succeeded)
+	// Output: <nil> 1
+}
+
+// A store that is away: what is answered meanwhile, and what becomes of the tasks.
+func ExampleStoreConfig() {
+	reg := tether.New(tether.Config{Logger: slog.New(slog.DiscardHandler)})
+	memory := storetest.NewMemory() // in a service: engine.Store() of sqlite, postgres or redis
+	shared := tetherhttp.NewStore("shop", memory, tetherhttp.StoreConfig{
+		RetainFor: time.Hour, MaxResult: 1 << 20, Timeout: time.Second,
+		Logger: slog.New(slog.DiscardHandler),
+	})
+	report := func(ctx context.Context, _ *http.Request) (string, error) {
+		<-ctx.Done()
+		cause := context.Cause(ctx)
+		switch {
+		case errors.Is(cause, tetherhttp.ErrStoreUnavailable): // no other replica would know the 202
+			fmt.Println("canceled: the store is away")
+		case errors.Is(cause, tetherhttp.ErrLost): // this process could not reach it for too long
+			fmt.Println("canceled: given up")
+		}
+		return "", cause
+	}
+	srv := httptest.NewServer(tetherhttp.Async(reg, "report", report, tetherhttp.AsyncConfig{Store: shared, Always202: true}))
+	memory.Fail(func(string) error { return errors.New("no route to host") })
+	res := send(http.NewRequest("POST", srv.URL, nil))
+	fmt.Println(res.status, res.header.Get("Retry-After") != "")
+	srv.Close()
+	fmt.Println(reg.Shutdown(context.Background()))
+	// Unordered output:
+	// canceled: the store is away
+	// 503 true
 	// <nil>
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/seed-2e639f12/tether/durable/postgres"
+	"github.com/seed-2e639f12/tether/tetherhttp"
 )
 
 // An engine behind PgBouncer in transaction mode, with tables that a migration has made.
@@ -35,4 +36,6 @@ func ExampleConfig() {
 		log.Fatal(err)
 	}
 	defer engine.Close()
+	shared := tetherhttp.NewStore("shop", engine.Store()) // the status of tasks, for all replicas
+	_ = shared
 }

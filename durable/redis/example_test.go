@@ -11,6 +11,7 @@ import (
 	"github.com/seed-2e639f12/tether"
 	"github.com/seed-2e639f12/tether/durable"
 	"github.com/seed-2e639f12/tether/durable/redis"
+	"github.com/seed-2e639f12/tether/tetherhttp"
 )
 
 // A worker on Redis: redis.Open has the defaults of what is set here.
@@ -51,4 +52,6 @@ func ExampleOpen() {
 		log.Fatal(err)
 	}
 	defer engine.Close()
+	shared := tetherhttp.NewStore("shop", engine.Store()) // the status of tasks, for all replicas
+	_ = shared
 }

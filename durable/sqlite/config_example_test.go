@@ -21,6 +21,7 @@ func ExampleConfig() {
 	if err != nil {
 		log.Fatal(err)
 	}
+	_ = engine.Store() // for tetherhttp.NewStore, in the same file
 	fmt.Println(engine.Support().Engine, engine.Close())
 	// Output: sqlite <nil>
 }

@@ -25,7 +25,8 @@ const (
 
 const (
 	forEngines = "for those who write an engine: package durable/sqlite is one"
-	contract   = "the package's documentation shows it, and each engine's tests"
+	forStores  = "for those who write a store: durable/internal has them"
+	contract   = "the package's documentation shows it, and the tests of each engine and store"
 )
 
 // exceptions are the names without an example, by package, and why.
@@ -39,16 +40,19 @@ var exceptions = map[string]map[string]string{
 		"Benchmarks": contract, "Contract": contract, "Fixture": contract, "Main": contract, "PgBouncer": contract,
 		"Postgres": contract, "RabbitMQ": contract, "Redis": contract, "Server": contract, "Serverless": contract,
 	},
+	"tetherhttp/store":     {"Backend": forStores, "ErrConflict": forStores, "Record": forStores},
+	"tetherhttp/storetest": {"Contract": contract, "Memory.Calls": contract, "Memory.Clear": contract},
 }
 
 // implemented are methods that exist because an interface asks for them: of the standard
-// library, tether.Observer, prometheus.Collector and durable.Engine. Programs do not call
+// library, tether.Observer, prometheus.Collector, durable.Engine and store.Backend. Programs do not call
 // them by name.
 var implemented = []string{
 	"Error", "Is", "ServeHTTP", "String", "Unwrap",
 	"TaskSubmitted", "TaskStarted", "TaskRetrying", "TaskStuck", "TaskEnded", "TaskRefused",
 	"Collect", "Describe",
 	"Consume", "Enqueue", "RetryDead", "Support",
+	"Delete", "Get", "Renew", "Swap",
 }
 
 // An exported name is in an example if a function Example… mentions it, or a declaration
