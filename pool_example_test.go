@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"time"
 
 	"github.com/seed-2e639f12/tether"
 )
@@ -175,5 +176,24 @@ func ExamplePool_Shares() {
 	fmt.Println(reg.Shutdown(context.Background()))
 	// Output:
 	// acme queued: 2 running: 1
+	// <nil>
+}
+
+// An API that takes ten calls a minute, and two at once after a pause.
+func ExampleRate() {
+	reg := tether.New(tether.Config{Logger: slog.New(slog.DiscardHandler)})
+	calls := reg.NewPool("calls", tether.PoolConfig{Workers: 4, Queue: 1000, AtStop: tether.AtStopDrop, Rate: tether.Rate{Tasks: 10, Per: time.Minute, Burst: 2}})
+	called := make(chan struct{}, 3)
+	for range 3 {
+		if _, err := calls.Go(context.Background(), "call", func(context.Context) error { called <- struct{}{}; return nil }); err != nil {
+			panic(err)
+		}
+	}
+	<-called
+	<-called
+	fmt.Println("queued:", calls.Stats().Queued) // for six seconds, without a worker
+	fmt.Println(reg.Shutdown(context.Background()))
+	// Output:
+	// queued: 1
 	// <nil>
 }

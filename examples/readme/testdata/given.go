@@ -13,6 +13,7 @@ import (
 
 	"github.com/seed-2e639f12/tether"
 	"github.com/seed-2e639f12/tether/durable"
+	"github.com/seed-2e639f12/tether/durable/sqlite"
 )
 
 var metrics tether.Observer
@@ -78,7 +79,7 @@ func makeInvoice(ctx context.Context, args InvoiceArgs) error { return nil }
 
 var invoice *durable.Job[InvoiceArgs]
 
-var engine durable.Engine
+var engine *sqlite.Engine
 
 func handle(ctx context.Context, event string) error { return nil }
 
