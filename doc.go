@@ -74,6 +74,7 @@
 //	Retry, not needed                      0.5 µs, 5
 //	Serial; Unique                         0.4 to 0.7 µs, 2 or 3; 0.8 µs, 4
 //	Delay                                  3 µs, 4: a timer
+//	Loop: to start one; a restart          3 µs, 8; 0.7 µs, none
 //	Submit; Done                           0.1 µs, 2; 0.2 µs, 2
 //	ID                                     0.15 µs, 2
 //	ctx.Value; ctx.Done in the body        0.13 µs, 1; 0.6 µs, 5

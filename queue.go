@@ -133,25 +133,6 @@ func later(t int64, d time.Duration) int64 {
 	return math.MaxInt64
 }
 
-// stopCauseLocked returns why a task that is due then must not start any more, nil if it
-// may. The queue's lock must be held.
-func (q *queue) stopCauseLocked(t *Task, due int64) error {
-	if cause := t.cause(); cause != nil {
-		return cause
-	}
-	if q.phase == open {
-		return nil
-	}
-	switch {
-	case q.phase == canceling:
-	case due >= q.reg.drain.cancelAt.Load():
-	case q.atStop == AtStopDrop && t.State() == Queued:
-	default:
-		return nil
-	}
-	return ErrShutdown
-}
-
 // release is Task.Release.
 func (q *queue) release(t *Task) bool {
 	q.workers.Lock()

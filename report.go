@@ -187,9 +187,24 @@ func (i *Info) line(now time.Time) string {
 	}
 	b.WriteByte(')')
 	if err := i.lastErr(); err != nil {
-		fmt.Fprintf(&b, ": %v", err) // which survives an Error that panics
+		b.WriteString(": " + textOf(err))
 	}
 	return b.String()
+}
+
+// textOf returns the text of an error of the user's, whose Error method may panic, or not
+// return.
+func textOf(err error) string {
+	text := make(chan string, 1)
+	go func() { text <- fmt.Sprint(err) }() // which survives a panic
+	timer := time.NewTimer(lateReturn)
+	defer timer.Stop()
+	select {
+	case s := <-text:
+		return s
+	case <-timer.C:
+		return fmt.Sprintf("an error of type %T, whose Error method has not returned", err)
+	}
 }
 
 // lastErr returns the error of the outcome or, before that, of the last attempt. It does

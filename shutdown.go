@@ -293,6 +293,25 @@ func (d *drain) dropTasks(queues []*queue, interrupt bool) {
 	}()
 }
 
+// stopCauseLocked returns why a task that is due then must not start any more, nil if it
+// may. The queue's lock must be held.
+func (q *queue) stopCauseLocked(t *Task, due int64) error {
+	if cause := t.cause(); cause != nil {
+		return cause
+	}
+	if q.phase == open {
+		return nil
+	}
+	switch {
+	case q.phase == canceling:
+	case due >= q.reg.drain.cancelAt.Load():
+	case q.atStop == AtStopDrop && t.State() == Queued:
+	default:
+		return nil
+	}
+	return ErrShutdown
+}
+
 func (t *Task) hasHandOver() bool {
 	x := t.extra.Load()
 	if x == nil {

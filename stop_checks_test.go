@@ -191,7 +191,7 @@ func (c *cell) checkBystanders() {
 	}
 	want := map[string]tether.State{
 		"normal": tether.Succeeded, "unique": tether.Succeeded, "busy": tether.Succeeded, "queued": tether.Succeeded,
-		"loop": tether.Canceled, "retrying": tether.Canceled,
+		"loop": tether.Canceled, "consumer": tether.Succeeded, "retrying": tether.Canceled,
 		"held": tether.Dropped, "delayed": tether.Dropped,
 	}
 	for task := range c.r.Finished() {

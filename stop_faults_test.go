@@ -210,7 +210,10 @@ var sites = []site{
 	{name: "body", trigger: func(c *cell, ctx context.Context) {
 		c.submitCulprit(ctx, func(ctx context.Context) error { return c.unlessLie(c.misbehave(ctx, "body")) })
 	}},
+	{name: loopBody}, // it runs from the beginning
 }
+
+const loopBody = "body of a loop"
 
 // submitCulprit submits a task that can start at once. Nothing waits for it.
 func (c *cell) submitCulprit(ctx context.Context, body tether.Func, opts ...tether.Option) {

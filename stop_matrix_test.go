@@ -418,6 +418,21 @@ func (c *cell) load() {
 			})
 		}
 	}
+	loop(c.t, c.r, "consumer", untilCanceled, tether.LoopConfig{Essential: true})
+	if c.coin() {
+		loop(c.t, c.r, "restarting", fail, tether.LoopConfig{
+			Restarts: tether.Unbounded, Backoff: func(int, error) time.Duration { return c.unit * 3 / 7 },
+		})
+	}
+	if c.site.name == loopBody {
+		loop(c.t, c.r, "culprit", func(ctx context.Context) error {
+			time.Sleep(time.Until(c.moment)) // canceled or not
+			if err := c.unlessLie(c.misbehave(ctx, loopBody)); err != nil {
+				return err
+			}
+			return untilCanceled(ctx)
+		}, tether.LoopConfig{Restarts: tether.Unbounded, Backoff: func(int, error) time.Duration { return c.unit }})
+	}
 	if c.child && c.site.trigger != nil {
 		start(c.t, c.r, "parent", func(ctx context.Context) error {
 			c.triggerInTime(ctx)
