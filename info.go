@@ -35,7 +35,7 @@ type Info struct {
 	Awaited    bool   // the outcome was asked for, by Wait, Done, Err or Value, or a Wait is under way
 }
 
-// Failing reports whether the outcome needs attention, by the rule that the log follows:
+// Failing reports whether the outcome needs attention, by the same rule as the log:
 // the task failed or panicked, or it was canceled or dropped because its time was up or
 // its pool was full. A task that was canceled by the program or by the drain does not
 // need attention.

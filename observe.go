@@ -17,14 +17,14 @@ type Observer interface {
 	// TaskStarted is called before the first attempt. The context that it returns is the
 	// body's: ctx, or one derived from it.
 	TaskStarted(ctx context.Context, t *Task) context.Context
-	// TaskEnded is called when the outcome is certain, before the task is done. ctx is
+	// TaskEnded is called when the outcome is known, before the task is done. ctx is
 	// what TaskStarted returned.
 	TaskEnded(ctx context.Context, t *Task)
 	// TaskRefused is called for each submission that returned an error.
 	TaskRefused(ctx context.Context, name string, err error)
 }
 
-// A RetryObserver is an [Observer] that is notified of failed attempts, too.
+// A RetryObserver is an [Observer] that is also notified of failed attempts.
 type RetryObserver interface {
 	Observer
 	// TaskRetrying is called when an attempt has ended with err and another one follows
@@ -32,7 +32,7 @@ type RetryObserver interface {
 	TaskRetrying(ctx context.Context, t *Task, err error, wait time.Duration)
 }
 
-// A StuckObserver is an [Observer] that is notified of stuck tasks, too: see
+// A StuckObserver is an [Observer] that is also notified of stuck tasks: see
 // [Config].StuckAfter.
 type StuckObserver interface {
 	Observer

@@ -20,18 +20,18 @@ const (
 	maxNamed   = 10   // tasks in the text of a DrainError
 )
 
-// Report is what became of the tasks that were live when Shutdown began, and of those
-// that they submitted. Each list has the oldest 1000 tasks.
+// Report lists the tasks that were live when Shutdown began, and the tasks that they
+// submitted, by how they ended. Each list has the oldest 1000 tasks.
 type Report struct {
 	Began, Ended time.Time
-	Finished     int    // tasks that ended by themselves
+	Finished     int    // tasks that ended on their own
 	Canceled     []Info // tasks that ended because the drain canceled their context
 	HandedOver   []Info // tasks that never started, and that their HandOver has taken over
 	NeverStarted []Info // tasks that never started; Err is the error of their HandOver, if they have one
 	Abandoned    []Info // tasks that had not ended when Shutdown returned
 	Omitted      int    // tasks that are not in the lists
-	// Stacks is where the abandoned tasks are, by name: the goroutines that run tasks of
-	// the name, and those that their bodies started.
+	// Stacks has, by the name of the abandoned tasks, the stacks of the goroutines that
+	// run tasks of that name, and of the goroutines that their bodies started.
 	Stacks map[string][]byte
 
 	left int // abandoned, listed or not
@@ -126,8 +126,8 @@ func (r *Report) list(tasks []*Task) (infos []Info) {
 	return infos
 }
 
-// String returns the report as text of several lines, for a log. Of each list it has the
-// oldest 20 tasks.
+// String returns the report as text of several lines, for a log. It has at most the 20
+// oldest tasks of each list.
 func (r *Report) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "drained in %v: %d finished, %d canceled, %d handed over, %d never started, %d abandoned",
@@ -216,8 +216,8 @@ func (i *Info) lastErr() error {
 	return i.LastErr
 }
 
-// DrainError is what Shutdown returns if its ctx is done before the tasks are. It is
-// ctx.Err() too.
+// DrainError is returned by Shutdown if its ctx is done before all tasks have ended. It
+// wraps ctx.Err().
 type DrainError struct {
 	Report *Report
 	ctx    context.Context

@@ -15,8 +15,8 @@ import (
 
 // RunConfig configures [Registry.Run]: what it serves, and how it stops.
 //
-// All of the stop happens within StopTimeout, which begins with the signal. With the
-// default of 25 s, and [Config].CancelBefore at its default of 5 s:
+// The whole stop takes at most StopTimeout, counted from the signal. With the default of
+// 25 s, and [Config].CancelBefore at its default of 5 s:
 //
 //	 0 s        the signal: Ready is false, Stopping is closed
 //	 0 s        PreStop, if it is set: the servers still serve
@@ -26,24 +26,24 @@ import (
 //	22.5 s      the drain's deadline: tasks that are left are reported
 //	22.5 – 25 s the Closers, one after the other, and then the LastServers
 //
-// If the servers take all of their time, contexts are canceled halfway between then and
-// the drain's deadline: after 20 s.
+// If the servers use all of their time, contexts are canceled halfway between the end of
+// that time and the drain's deadline: after 20 s.
 //
-// A step that is done early leaves its time to the steps after it. A step that uses
-// up its time is abandoned, and named in the error that Run returns. Run returns at
+// A step that ends early leaves its time to the steps after it. A step that exceeds its
+// time is abandoned, and named in the error that Run returns. Run returns at
 // most one second after StopTimeout.
 type RunConfig struct {
 	// Servers start together when Run is called, and stop together when the stop
-	// begins. If one of them returns on its own, the stop begins too.
+	// begins. The stop also begins if one of them returns on its own.
 	Servers []Server
 
 	// LastServers start together with Servers and serve until everything else has
 	// ended. They are for the metrics and the live page, which show the drain.
 	LastServers []Server
 
-	// PreStop is how long the Servers go on serving after the signal, while Ready is
-	// false already: the time in which a load balancer notices. Requests that it sends
-	// after that are refused. It should be at least the period of its probe times the
+	// PreStop is how long the Servers keep serving after the signal, with Ready already
+	// false, so that a load balancer can notice. Requests that it sends after that are
+	// refused. It should be at least the period of its probe times the
 	// failures after which it gives up, plus the time until all its nodes have heard of it;
 	// in Kubernetes, where a pod that is deleted is taken out without a probe, the latter
 	// alone, which is usually a few seconds. It ends early if [Server].Quiet of each of the
@@ -51,42 +51,43 @@ type RunConfig struct {
 	// Zero means no wait.
 	PreStop time.Duration
 
-	// StopTimeout is the time for all of the stop, from the signal to the return of
-	// Run. It should be shorter than the time after which the process is killed,
-	// which Kubernetes calls terminationGracePeriodSeconds (30 s unless it is set) and
-	// systemd TimeoutStopSec (90 s). Zero means 25 s.
+	// StopTimeout bounds the whole stop, from the signal until Run returns. It should be
+	// shorter than the time after which the process is killed:
+	// terminationGracePeriodSeconds in Kubernetes (30 s by default), TimeoutStopSec in
+	// systemd (90 s by default). Zero means 25 s.
 	StopTimeout time.Duration
 
-	// CloseTimeout is the end of StopTimeout that is reserved for the Closers and the
+	// CloseTimeout is the last part of StopTimeout, reserved for the Closers and the
 	// LastServers, so that telemetry can be flushed even if a task has not ended. It
 	// must be at most half of StopTimeout. Zero means a tenth of StopTimeout, but at
 	// most 10 s.
 	CloseTimeout time.Duration
 
-	// Closers are called one after the other when the drain has ended, in time or
-	// not: databases, brokers, telemetry. The time that is left is shared equally, so
-	// each is called with a context that is not done, whatever the ones before it did.
+	// Closers close databases, brokers and telemetry. They are called one after the
+	// other once the drain has ended, even if it timed out. The remaining time is shared
+	// equally, so that each is called with a context that is not done, whatever the
+	// earlier ones did.
 	Closers []Closer
 
-	// Signals begin the stop. If nil, SIGTERM and SIGINT do. If empty but not nil,
-	// none does.
+	// Signals are the signals that begin the stop. If nil, they are SIGTERM and SIGINT.
+	// If non-nil and empty, no signal begins it.
 	Signals []os.Signal
 }
 
-// A Server is what [Registry.Run] starts and stops: an HTTP or gRPC server, a
-// queue's consumer. The package tetherhttp makes one of an http.Server.
+// A Server is started and stopped by [Registry.Run]: an HTTP or gRPC server, or a
+// queue's consumer. Package tetherhttp makes one from an http.Server.
 type Server struct {
-	// Name is for errors and log records. If empty, the server's number in its list
-	// stands for it.
+	// Name is for errors and log records. If empty, the server's number in its list is
+	// used.
 	Name string
 
 	// Serve serves until Stop is called, as http.Server.ListenAndServe does. If nil,
-	// the server serves already.
+	// the server is taken to be serving already.
 	Serve func() error
 
-	// Stop makes Serve return when the requests at hand have been answered, as
+	// Stop makes Serve return once in-flight requests have been answered, as
 	// http.Server.Shutdown does. It should return when ctx is done; if it does not,
-	// Run goes on without it. If nil, the server is not stopped.
+	// Run continues without it. If nil, the server is not stopped.
 	Stop func(ctx context.Context) error
 
 	// Pending describes what Stop waits for, such as "3 open connections". Run calls
@@ -102,12 +103,12 @@ type Server struct {
 	Quiet func(began time.Time) bool
 }
 
-// A Closer is what [Registry.Run] closes after the drain.
+// A Closer is called by [Registry.Run] after the drain.
 type Closer struct {
-	// Name is for errors and log records. If empty, the closer's number stands for it.
+	// Name is for errors and log records. If empty, the closer's number is used.
 	Name string
 
-	// Close should return when ctx is done; if it does not, Run goes on without it.
+	// Close should return when ctx is done; if it does not, Run continues without it.
 	Close func(ctx context.Context) error
 }
 
@@ -125,7 +126,7 @@ const (
 	reportTimeout  = time.Second            // for the report that a second signal prints
 )
 
-// Run starts the servers and serves until a signal comes, ctx is done, or one of the
+// Run starts the servers and serves until a signal arrives, ctx is done, or one of the
 // servers returns. Then it stops, in this order:
 //
 //  1. [Registry.Ready] is false, and [Registry.Stopping] is closed: streams,
@@ -142,9 +143,9 @@ const (
 // longer than two seconds is logged with what it waits for.
 //
 // Run returns nil after a signal and a clean stop. Otherwise it returns all errors,
-// joined, each with the step it is from: `stopping server "public": context deadline
-// exceeded`. What Serve returns once its server is being stopped is not an error, except
-// for a panic. Run returns an [ErrInvalid] at once, and starts nothing, if cfg is
+// joined, each prefixed with its step: `stopping server "public": context deadline
+// exceeded`. An error that Serve returns while its server is being stopped is ignored; a
+// panic is not. Run returns an [ErrInvalid] at once, and starts nothing, if cfg is
 // invalid.
 //
 // A second signal, one second or more after the first, ends the process at once, with

@@ -72,8 +72,8 @@ func (d *drain) init() {
 //  2. Tasks that cannot start before step 4 are dropped, or handed over (see [HandOver]):
 //     those with a [Delay] or a retry's backoff that ends later, and those that are queued
 //     in a pool with AtStopDrop.
-//  3. It waits for the tasks to end. What a running task submits with its own context
-//     is still admitted, so that the last step of a chain is not lost.
+//  3. It waits for the tasks to end. A running task may still submit tasks with its own
+//     context, so that the last step of a chain is not lost.
 //  4. [Config].CancelBefore before ctx's deadline, or when ctx is done, contexts are
 //     canceled with the cause [ErrShutdown]; tasks that have not started are dropped, or
 //     handed over; nothing is admitted any more.
@@ -82,14 +82,14 @@ func (d *drain) init() {
 // If ctx has no deadline and is never done, no context is ever canceled: Shutdown waits
 // for as long as the tasks take.
 //
-// Shutdown returns nil when every task has ended, and the goroutines that ran them. If
-// ctx is done first, it returns a [*DrainError], which is ctx.Err() too: it names the
-// tasks that have not ended and shows where they are. The process may exit then, or call
-// Shutdown again to go on waiting.
+// Shutdown returns nil when all tasks and the goroutines that ran them have ended. If ctx
+// is done first, it returns a [*DrainError], which wraps ctx.Err(), names the tasks that
+// have not ended and has their stacks. The process may then exit, or call Shutdown again
+// to keep waiting.
 //
-// Shutdown may be called many times, and concurrently: the calls share one drain. Called
-// with a context of one of the registry's own tasks, for which it would wait, it returns
-// an [ErrInvalid] at once.
+// Shutdown may be called many times, and concurrently: the calls share one drain. If ctx
+// is the context of one of the registry's own tasks, for which Shutdown would have to
+// wait, it returns an [ErrInvalid] at once.
 //
 // Shutdown does not stop what submits tasks: stop the servers first, as [Registry.Run]
 // does. Pools need no shutdown of their own.
@@ -172,14 +172,14 @@ func (d *drain) settle(r *Registry) *Report {
 }
 
 // Stopping returns a channel that is closed when the stop begins: at the first signal
-// that [Registry.Run] gets, before any server is stopped, or when [Registry.Shutdown] is
+// that [Registry.Run] receives, before any server is stopped, or when [Registry.Shutdown] is
 // called. Streams, websockets and producers, such as a queue's consumer, should stop when
 // it is closed. Tasks are still admitted until the drain begins. [StoppingFrom] returns
 // the same channel to the body of a task.
 func (r *Registry) Stopping() <-chan struct{} { return r.drain.stopping }
 
-// Ready reports whether the process wants new work: false from the first signal that Run
-// gets, or from the beginning of Shutdown. It is for the readiness probe.
+// Ready reports whether the process wants new work. It is false once Run has received a
+// signal or Shutdown has begun. It is for the readiness probe.
 func (r *Registry) Ready() bool {
 	select {
 	case <-r.drain.stopping:
