@@ -15,13 +15,13 @@ import (
 	"github.com/seed-2e639f12/tether"
 )
 
-// JobConfig says how a job is run, wherever that is.
+// JobConfig configures a job, in every process that runs it.
 type JobConfig struct {
 	// Timeout limits one attempt: the handler's context is then canceled with
 	// [tether.ErrTimeout]. It is required, because nothing else would notice a job that hangs.
 	// See [Support] for the longest.
 	Timeout time.Duration
-	// MaxAttempts is the most attempts that count, the first included. Zero means 25.
+	// MaxAttempts is the maximum number of attempts that count, the first included. Zero means 25.
 	//
 	// With 1 a job that has failed is not run again, and a crash of the process in which it
 	// runs loses it; each attempt then costs the engine one more write. Otherwise a crash counts only if no other job of the worker ran beside
@@ -31,16 +31,16 @@ type JobConfig struct {
 	// count if the engine can avoid it, so 1 is not quite at most once.
 	MaxAttempts int
 	// Backoff returns the wait after an attempt, 1 for the first, that ended with err: an
-	// error may carry the time that a server has asked for (Retry-After). A negative wait is
-	// none. If Backoff is nil, tether.ExponentialBackoff(time.Second, time.Hour) is used: 25 attempts
+	// error may carry the time that a server has asked for (Retry-After). A negative wait
+	// counts as zero. If Backoff is nil, tether.ExponentialBackoff(time.Second, time.Hour) is used: 25 attempts
 	// then take about seven hours, thirteen at most. Engines round the wait up, see [Support].
 	// Backoff must be safe for concurrent use. If it panics, or has not returned after five
 	// seconds, the default is used and an error is logged.
 	Backoff func(attempt int, err error) time.Duration
-	// Headers, if non-nil, returns what travels with a job beside its arguments: the trace of
-	// ctx, for example, which [WorkerConfig].Context gives to the handler. It is called with the
+	// Headers, if non-nil, returns what is stored with a job beside its arguments, such as the
+	// trace of ctx, which [WorkerConfig].Context gives to the handler. It is called with the
 	// context of each Enqueue and Go, and must be safe for concurrent use. If it panics, or has
-	// not returned after five seconds, the job travels without headers and an error is logged.
+	// not returned after five seconds, the job is stored without headers and an error is logged.
 	Headers func(ctx context.Context) map[string]string
 }
 
@@ -84,7 +84,7 @@ func Define[A any](name string, handler func(ctx context.Context, args A) error,
 	return &Job[A]{name, handler, cfg}
 }
 
-// Definition is what a [Worker] knows of a job: a *[Job] of any type.
+// Definition is a *[Job] of any type, as a [Worker] takes it.
 type Definition interface {
 	Name() string
 	Config() JobConfig // as Define has completed them
@@ -138,7 +138,7 @@ func Unique(key string) EnqueueOption {
 	return EnqueueOption{unique: key}
 }
 
-// Receipt is what Enqueue and Go return of a job.
+// Receipt describes a job that Enqueue or Go has accepted.
 type Receipt struct {
 	// ID is the job's [Meta].ID: opaque, and the same wherever the job runs. If the job is a
 	// Duplicate, it is the ID of the first one, or "" if the engine does not know it.
@@ -155,8 +155,8 @@ type Receipt struct {
 // error, the job may be stored all the same if the error came from the network: a caller that
 // enqueues again needs Unique, or an idempotent handler.
 //
-// An engine that cannot be reached is tried again until ctx ends, for ten seconds if ctx has
-// no deadline. Give ctx the time that the caller can wait.
+// While the engine cannot be reached, Enqueue tries again until ctx is done, or for ten
+// seconds if ctx has no deadline. Give ctx a deadline that the caller can wait for.
 //
 // The error is an [*ArgsError] if args cannot be encoded, [ErrUnsupported] if the engine does
 // not support an option, [ErrInvalid] if an option is invalid, and otherwise the engine's.

@@ -44,7 +44,7 @@ type WorkerConfig struct {
 //
 // When the registry's Stopping channel is closed, the worker takes no more jobs. The drain
 // waits for the jobs that run. A job that it cancels goes back to the engine, unless it
-// succeeds all the same or fails with a [Permanent] error unrelated to the cancellation. So a
+// succeeds anyway or fails with a [Permanent] error unrelated to the cancellation. So a
 // program ends with
 //
 //	reg.Run(ctx, tether.RunConfig{…, Closers: []tether.Closer{{Name: "worker", Close: worker.Stop}, …}})
@@ -52,8 +52,8 @@ type WorkerConfig struct {
 // Jobs run as soon as the worker is started. Until Run installs its handlers a signal kills
 // the process; create ctx with signal.NotifyContext first thing in main.
 //
-// An attempt fails by an error of the handler, a panic, a Goexit, or an error after its
-// Timeout. Another attempt follows, up to MaxAttempts, except after a Permanent error or a
+// An attempt fails if the handler returns an error, before or after its Timeout, panics, or
+// calls runtime.Goexit. Another attempt follows, up to MaxAttempts, except after a Permanent error or a
 // [tether.Task.Cancel] by the program.
 type Worker struct {
 	engine Engine
@@ -222,7 +222,7 @@ func (w *Worker) watch(c Consumer) {
 // or after half of the time if that is later, their contexts are canceled with the cause
 // [tether.ErrShutdown], and their jobs go back to the engine. A handler that does not return in
 // half of what is left then is abandoned: its job goes back all the same, and the error names
-// it, and wraps context.Cause(ctx). The rest is for the engine. Stop has returned at the deadline.
+// it, and wraps context.Cause(ctx). The rest is for the engine. Stop returns by the deadline.
 //
 // If ctx ends in another way, contexts are canceled at that moment; handlers then have two
 // seconds, and the engine four more.
@@ -295,7 +295,7 @@ func (w *Worker) stoppedWithin(limit time.Duration) bool {
 }
 
 // Done is closed when the worker has stopped: by Stop, because the registry stops, or because
-// it has lost its engine for good. Err reports the last.
+// it has lost its engine for good. Err reports the last case.
 func (w *Worker) Done() <-chan struct{} { return w.stopped }
 
 // Err returns an [ErrLost] if the worker has lost its engine. It returns nil before Done is
