@@ -138,3 +138,14 @@ func (o *output) wait() string {
 	o.wg.Wait()
 	return o.text.String()
 }
+
+// Shell lines are on pages whose tests run them; what cannot run is marked as text.
+func TestShell(t *testing.T) {
+	for _, page := range pages(t)[1:] {
+		for _, b := range blocksOf(t, page) {
+			if b.info == "sh" {
+				assert.Contains(t, []string{"docs/start.md", "docs/clients.md"}, page, "no test runs %v", b)
+			}
+		}
+	}
+}
