@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"net/http"
 	"time"
@@ -141,10 +142,10 @@ func (s *Store) encodeTask(id string, v valuer, info *tether.Info) []byte {
 	case err == nil:
 		return data
 	case errors.Is(err, errTooMuch):
-		s.cfg.Logger.Error("tetherhttp: the result of a task is too large for the store", "service", s.service, "task", info.Name, "id", info.ID, "most", s.cfg.MaxResult)
+		s.log(slog.LevelError, "tetherhttp: the result of a task is too large for the store", "service", s.service, "task", info.Name, "id", info.ID, "most", s.cfg.MaxResult)
 		return problem(ProblemResultTooLarge, "the work was done, but its result is too large to be kept")
 	}
-	s.cfg.Logger.Error("tetherhttp: the result of a task cannot be stored", "service", s.service, "task", info.Name, "id", info.ID, "error", err)
+	s.log(slog.LevelError, "tetherhttp: the result of a task cannot be stored", "service", s.service, "task", info.Name, "id", info.ID, "error", err)
 	return problem(ProblemFailed, "")
 }
 

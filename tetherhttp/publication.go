@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strconv"
 	"strings"
@@ -235,12 +236,14 @@ func (p *publication) follow() (done bool, err error) {
 		if p.isGivenUp() {
 			return true, nil
 		}
+		began := time.Now()
 		if done, err := p.write(&info); done || err != nil {
 			return done, err
 		}
 		if info.Progress != (tether.Progress{}) {
+			// A store that is slow is given less to do.
 			select {
-			case <-time.After(writePace):
+			case <-time.After(max(writePace, 4*time.Since(began))):
 			case <-ctx.Done():
 			}
 		}
@@ -298,7 +301,7 @@ func (p *publication) write(info *tether.Info) (done bool, err error) {
 
 // lost is called when another replica has declared the task lost.
 func (p *publication) lost() {
-	p.s.cfg.Logger.Error("tetherhttp: a task was given up by the other replicas, and is canceled", "service", p.s.service, "task", p.task.Name(), "id", p.task.ID())
+	p.s.log(slog.LevelError, "tetherhttp: a task was given up by the other replicas, and is canceled", "service", p.s.service, "task", p.task.Name(), "id", p.task.ID())
 	p.cancelTask(ErrLost)
 }
 

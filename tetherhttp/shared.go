@@ -365,6 +365,7 @@ func (a *async) repeat(client *client, w http.ResponseWriter, r *http.Request, u
 	case key.Task == "" && !a.keys.cfg.Join:
 		return false, newProblem(ProblemKeyInUse, "the first request with this Idempotency-Key is being served").after(time.Second)
 	case key.Task == "":
+		defer suspendWriteTimeout(w, r)()
 		for range a.store.changes(client, there) {
 			return true, nil
 		}

@@ -357,7 +357,7 @@ func (s *Store) declareLost(ctx context.Context, r store.Record) (*store.Record,
 	case err != nil:
 		return nil, err
 	}
-	s.cfg.Logger.Warn("tetherhttp: a record was given up, since its replica is gone", "service", s.service, "key", r.Key, "owner", by)
+	s.log(slog.LevelWarn, "tetherhttp: a record was given up, since its replica is gone", "service", s.service, "key", r.Key, "owner", by)
 	s.deliver(&r)
 	return &r, nil
 }
@@ -445,8 +445,16 @@ func (s *Store) noteRenewal(err error) {
 	s.mu.Unlock()
 	switch {
 	case err != nil && !was:
-		s.cfg.Logger.Error("tetherhttp: the store cannot be reached; the replica's tasks are lost if that lasts", "service", s.service, "error", err)
+		s.log(slog.LevelError, "tetherhttp: the store cannot be reached; the replica's tasks are lost if that lasts", "service", s.service, "error", err)
 	case err == nil && was:
-		s.cfg.Logger.Info("tetherhttp: the store is back", "service", s.service)
+		s.log(slog.LevelInfo, "tetherhttp: the store is back", "service", s.service)
 	}
+}
+
+// log does not wait for the log handler: the lease must be renewed whatever that does.
+func (s *Store) log(level slog.Level, text string, args ...any) {
+	go func() {
+		defer func() { _ = recover() }()
+		s.cfg.Logger.Log(context.Background(), level, text, args...)
+	}()
 }

@@ -241,6 +241,43 @@ func TestStoreStatus(t *testing.T) {
 		assert.Less(t, time.Since(began), 3*time.Second)
 		ask(t, s.replicas[1], request("DELETE", at, ""))
 	})
+	bubble(t, "an answer of the store that comes late does not take a task back", func(t *testing.T) {
+		steps := make(chan tether.Progress)
+		s := serve(t, tetherhttp.StoreConfig{}, reports(func(ctx context.Context, _ *http.Request) (string, error) {
+			for p := range steps {
+				tether.ReportProgress(ctx, p)
+			}
+			return "done", nil
+		}))
+		at := s.post(0)
+		steps <- tether.Progress{Done: 1}
+		time.Sleep(time.Second)
+		var all sync.WaitGroup
+		all.Go(func() { s.get(1, 200, at, "Prefer", "wait=30") }) // has the store read
+		time.Sleep(time.Millisecond)
+		late := make(chan struct{})
+		var held atomic.Bool
+		s.replicas[1].link.set(func(l *link) {
+			l.lost = func(string) bool {
+				if held.CompareAndSwap(false, true) {
+					<-late
+				}
+				return false
+			}
+		})
+		time.Sleep(300 * time.Millisecond) // a look is held up on its way back
+		require.True(t, held.Load())
+		steps <- tether.Progress{Done: 2}
+		time.Sleep(400 * time.Millisecond)
+		w := s.get(1, 200, at)
+		require.Equal(t, 2.0, readStatus(t, w.Body.Bytes()).Progress["done"])
+		all.Go(func() { s.get(1, 304, at, "Prefer", "wait=2", "If-None-Match", w.Header().Get("ETag")) })
+		time.Sleep(time.Millisecond)
+		close(late)
+		time.Sleep(2 * time.Second)
+		close(steps)
+		all.Wait()
+	})
 	bubble(t, "many waits cost the store no more than one", func(t *testing.T) {
 		s := serve(t, tetherhttp.StoreConfig{}, reports(func(ctx context.Context, _ *http.Request) (string, error) {
 			return "done", pass(ctx, 10*time.Second)
@@ -349,6 +386,15 @@ func TestStoreStatus(t *testing.T) {
 		synctest.Wait()
 		s.get(0, 200, "/tasks/"+task.ID())
 		s.get(1, 404, "/tasks/"+task.ID())
+	})
+	bubble(t, "a request whose context has ended because the process stops is answered", func(t *testing.T) {
+		s := serve(t, tetherhttp.StoreConfig{}, reports(func(ctx context.Context, _ *http.Request) (string, error) {
+			return "done", pass(ctx, time.Second)
+		}))
+		at := s.post(0)
+		ctx, stop := context.WithCancel(t.Context())
+		stop()
+		assert.Equal(t, 200, ask(t, s.replicas[1], request("GET", at, "").WithContext(ctx)).Code)
 	})
 	bubble(t, "Authorize and Represent see a task of another replica", func(t *testing.T) {
 		s := serve(t, tetherhttp.StoreConfig{}, reports(func(ctx context.Context, _ *http.Request) (int, error) {
@@ -604,6 +650,38 @@ func TestStoreLost(t *testing.T) {
 		time.Sleep(time.Minute)
 		assert.Equal(t, "succeeded", s.status(at).State)
 	})
+	bubble(t, "an outage just after a replica was seen to be late is not its fault", func(t *testing.T) {
+		s := serve(t, tetherhttp.StoreConfig{}, reports(func(ctx context.Context, _ *http.Request) (string, error) {
+			return "done", pass(ctx, time.Minute)
+		}))
+		at := s.post(0)
+		s.replicas[0].link.set(func(l *link) { l.cut = true })
+		time.Sleep(5500 * time.Millisecond)              // the lease has ended
+		go ask(t, s.replicas[1], request("GET", at, "")) // which is in doubt, until the outage
+		time.Sleep(time.Millisecond)
+		s.memory.Fail(func(string) error { return errCut })
+		time.Sleep(2700 * time.Millisecond)
+		s.replicas[0].link.set(func(l *link) { l.cut = false })
+		s.memory.Fail(nil)
+		assert.Equal(t, "running", readStatus(t, s.get(1, 200, at).Body.Bytes()).State)
+		time.Sleep(time.Minute)
+		assert.Equal(t, "succeeded", s.status(at).State)
+	})
+	bubble(t, "a log handler that hangs or panics does not keep it from its lease", func(t *testing.T) {
+		release := make(chan struct{})
+		s := serve(t, tetherhttp.StoreConfig{Logger: slog.New(hostileHandler{release})}, reports(func(ctx context.Context, _ *http.Request) (string, error) {
+			return "done", pass(ctx, time.Minute)
+		}))
+		at := s.post(0)
+		s.memory.Fail(func(string) error { return errCut })
+		time.Sleep(2 * time.Second)
+		s.memory.Fail(nil)
+		time.Sleep(30 * time.Second)
+		assert.Equal(t, "running", s.status(at).State)
+		close(release)
+		time.Sleep(time.Minute)
+		assert.Equal(t, "succeeded", s.status(at).State)
+	})
 	bubble(t, "what ends while the store is away is stored when it is back", func(t *testing.T) {
 		s := serve(t, tetherhttp.StoreConfig{}, reports(func(ctx context.Context, _ *http.Request) (string, error) {
 			return "done", pass(ctx, 5*time.Second)
@@ -774,6 +852,17 @@ func (s *service) statusAt(at string, replicas ...int) statusJSON {
 	}
 	return last
 }
+
+// hostileHandler is a log handler that hangs, and then panics.
+type hostileHandler struct{ release chan struct{} }
+
+func (hostileHandler) Enabled(context.Context, slog.Level) bool { return true }
+func (h hostileHandler) Handle(context.Context, slog.Record) error {
+	<-h.release
+	panic(errTest)
+}
+func (h hostileHandler) WithAttrs([]slog.Attr) slog.Handler { return h }
+func (h hostileHandler) WithGroup(string) slog.Handler      { return h }
 
 func TestStoreClose(t *testing.T) {
 	bubble(t, "what has ended is stored, also if the store answers late", func(t *testing.T) {

@@ -160,7 +160,9 @@ func (h *tasks) find(r *http.Request, id string) (source, error) {
 
 func (h *tasks) lookUp(r *http.Request, id string) (source, error) {
 	if h.store != nil && strings.Contains(id, ".") {
-		return h.store.find(r.Context(), id)
+		// The store's answer is bounded in time. The request's context may have ended because the
+		// process was told to stop, and the request is finished all the same.
+		return h.store.find(context.WithoutCancel(r.Context()), id)
 	}
 	t, err := h.reg.Find(id)
 	switch {

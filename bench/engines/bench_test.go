@@ -3,8 +3,10 @@ package engines
 import (
 	"context"
 	"crypto/rand"
+	"fmt"
 	"log/slog"
 	mathrand "math/rand/v2"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -21,7 +23,16 @@ import (
 	"github.com/seed-2e639f12/tether/durable/durabletest"
 )
 
-func TestMain(m *testing.M) { durabletest.Main(m, durabletest.Fixture{}) }
+func TestMain(m *testing.M) {
+	if config := os.Getenv(replicaEnv); config != "" {
+		if err := beReplica(config); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	durabletest.Main(m, durabletest.Fixture{})
+}
 
 // engine is what stores jobs, used directly and by Tether.
 type engine struct {
