@@ -6,24 +6,45 @@ import (
 	"embed"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"html/template"
+	"maps"
 	"net/http"
 	"net/url"
 	"path"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/seed-2e639f12/tether"
+	"github.com/seed-2e639f12/tether/internal/bubble"
+	"github.com/seed-2e639f12/tether/internal/weaktimer"
+	"github.com/seed-2e639f12/tether/schedule"
 )
 
 // DebugConfig configures [Debug]. The zero value is ready to use.
 type DebugConfig struct {
-	// AllowCancel adds buttons that cancel tasks with [ErrCanceled]. Otherwise such a request
-	// is answered 405. A request that a browser sends for another site is answered 403, see
-	// [http.CrossOriginProtection]; so may be the page's own behind a proxy that rewrites
-	// the Host header: configure the proxy to keep it.
-	AllowCancel bool
+	// Title is the heading of the page. If empty, it is the name of the program.
+	Title string
+	// Version is the version of the program. If empty, it is what the build information has:
+	// the version of the main module, or its commit.
+	Version string
+	// AllowCancel adds buttons that cancel a task, or all live tasks that match a filter, with
+	// [ErrCanceled]. AllowControl adds buttons that pause, resume and resize pools, and run,
+	// pause and resume schedules. Otherwise such requests are answered 405. A request that a browser sends for another site is
+	// answered 403, see [http.CrossOriginProtection]; so may be the page's own behind a proxy
+	// that rewrites the Host header: configure the proxy to keep it.
+	AllowCancel, AllowControl bool
+	// Audit is called before each action, with the request that it is from: it tells who is
+	// about to do what. If it returns an error, the action is not done, and the answer is the
+	// error if it is a [*Problem], and 403 otherwise. So it is if Audit panics. It may be nil.
+	Audit func(r *http.Request, a DebugAction) error
+	// Schedules are shown with their next and last runs. They should be those of the registry.
+	Schedules *schedule.Scheduler
+	// LabelLinks makes the values of labels links, by the label's key:
+	// "trace_id": "https://traces.example/trace/{value}". The value is escaped.
+	LabelLinks map[string]string
 	// Hosts are the host names, without a port, under which the page may be requested, in
 	// addition to localhost and IP addresses, which are always allowed. Other requests are
 	// answered 421, see [AllowHosts]. If Hosts is empty, that applies only to connections to
@@ -32,9 +53,9 @@ type DebugConfig struct {
 	Hosts []string
 }
 
-// Debug returns a handler that serves a page about reg for its operators: whether it serves or
-// drains, which tasks failed and which are stuck, the pools, the live tasks, and the tasks
-// that ended last.
+// Debug returns a handler that serves a page about reg for its operators: which process it is,
+// whether it serves or stops and what for it waits, what has failed and is stuck, the tasks by
+// name, the pools, loops and schedules, the live tasks, and those that ended last.
 //
 //	mux.Handle("/debug/tether/", tetherhttp.Debug(reg))
 //
@@ -51,52 +72,35 @@ type DebugConfig struct {
 // All viewers share one snapshot of the registry. A snapshot is taken on request, at most once
 // a second, and at most once in eleven times as long as the last one took. At most 100,000 live
 // tasks are examined, not necessarily the oldest, and the 10,000 finished tasks that ended
-// last. The plots begin with the first request, and are updated until ten minutes after the
-// last one; they reach further back if reg retains every task that has ever ended. A single
-// task's page is always current.
+// last, and of older ones those that panicked or failed. A single task's page is always
+// current.
 //
-// Query parameters select what is shown; invalid ones are ignored:
+// The plots begin with the call of Debug: every ten seconds a timer reads the registry's counts.
+// So call it when the program starts. No task pays for the plots, and the timer does not keep
+// the handler or the registry alive.
 //
-//	q=mail            tasks with this text in their name, ignoring case
-//	pool=outbound     tasks of this pool; a tab, pool=%09, selects tasks without a pool
-//	state=failed      tasks in this state, see [tether.State], or "stuck", see [tether.Config].StuckAfter
-//	sort=-age&page=2  live tasks by name, pool, state, age, running, progress or parent,
-//	                  descending with "-"; 100 on a page
-//	fsort=-took&fpage=2  finished tasks by name, pool, state, ended, took or attempt; 25 on a page
-//	task=…            one task, by its ID; 404 or 410 if there is none
-//	format=json       the same as JSON
+// With format=json among the parameters of its URL, the page is JSON. docs/livepage.md lists the
+// parameters, the fields of the JSON, and the actions, which are forms that a program can send
+// too.
 //
-// The JSON is
-//
-//	{"time", "state": "serving", "draining", "drained", or "abandoned" if a Shutdown has left live tasks,
-//	 "counts": {"submitted", "refused", "succeeded", "failed", "panicked", "canceled", "dropped",
-//	            "held", "queued", "running", "stuck"},
-//	 "pools": [{"name", "workers", "queue", "inline", "weight", "capacity", "paused", "counts"}],
-//	 "history": {"interval_seconds", "since", "intervals": [{"time", "submitted", "succeeded",
-//	             "failed" (and panicked), "canceled" (and dropped)}]},
-//	 "stuck": [task], "failures": [task],
-//	 "live": {"total", "matched", "capped", "sort", "page", "pages", "tasks": [task]}, "finished": likewise,
-//	 "drain": {"began", "ended", "took_seconds", "finished", "canceled": [task], "handed_over", "never_started",
-//	           "abandoned", "omitted", "stacks"}}
-//
-// or, for one task, {"time", "state", "counts" without "stuck", "task"}. "queue" is omitted if
-// it has no bound; "capped" says that there are more tasks than were examined. A task is
-//
-//	{"id", "name", "pool", "parent", "parent_name", "state", "func", "submitted", "started", "finished",
-//	 "age_seconds", "running_seconds", "attempt", "progress": {"done", "total", "message"}, "unique",
-//	 "labels", "error", "panic_stack", "stuck_stack"}
-//
-// Times are as in RFC 3339, and fields that do not apply are omitted. Age and running time end
-// when the task does.
-//
-// Debug panics if reg is nil, which is a programming error.
+// Debug panics if reg is nil or cfg is invalid, which is a programming error: a link of
+// LabelLinks must begin with https:// or http:// and contain {value}.
 func Debug(reg *tether.Registry, cfg ...DebugConfig) http.Handler {
 	if reg == nil {
 		panic("tetherhttp: Debug needs a registry")
 	}
-	h := &debug{reg: reg, origin: http.NewCrossOriginProtection(), assets: make(map[string]*asset), looking: make(chan struct{}, 1)}
-	c := optional("Debug", cfg)
-	h.cancel, h.hosts = c.AllowCancel, slices.Clone(c.Hosts)
+	now := time.Now()
+	h := &debug{
+		reg: reg, cfg: optional("Debug", cfg), inBubble: bubble.Inside(now), origin: http.NewCrossOriginProtection(),
+		assets: make(map[string]*asset), stacking: make(chan struct{}, 1), looking: make(chan struct{}, 1),
+	}
+	h.cfg.Hosts, h.cfg.LabelLinks = slices.Clone(h.cfg.Hosts), maps.Clone(h.cfg.LabelLinks)
+	for key, link := range h.cfg.LabelLinks {
+		if _, rest, ok := strings.Cut(link, "://"); !ok || !strings.HasPrefix(link, "http") || !strings.Contains(rest, "{value}") {
+			panic(fmt.Sprintf("tetherhttp: Debug: the link %q of label %q must begin with https:// or http:// and contain {value}", link, key))
+		}
+	}
+	h.process = thisProcess(h.cfg.Title, h.cfg.Version, now)
 	for name, contentType := range map[string]string{
 		"debug.css": "text/css; charset=utf-8", "debug.js": "text/javascript; charset=utf-8", "icon.svg": "image/svg+xml",
 	} {
@@ -111,8 +115,10 @@ func Debug(reg *tether.Registry, cfg ...DebugConfig) http.Handler {
 	// link html/template.
 	h.page = template.Must(template.New("page.html").Funcs(template.FuncMap{
 		"asset": func(name string) string { return name + "?v=" + h.assets[name].version },
-		"num":   grouped, "dur": duration, "clock": clock, "percent": percent, "first": first,
+		"num":   grouped, "dur": duration, "clock": clock, "percent": percent, "first": first, "share": shareText, "rate": rate,
 	}).ParseFS(debugFiles, "debug/page.html"))
+	h.history = newHistory(now, reg.Stats())
+	h.tickLater(now)
 	return h
 }
 
@@ -121,12 +127,16 @@ var debugFiles embed.FS
 
 // debug is the handler that Debug returns.
 type debug struct {
-	reg    *tether.Registry
-	cancel bool
-	hosts  []string
-	origin *http.CrossOriginProtection
-	page   *template.Template
-	assets map[string]*asset // by name
+	reg      *tether.Registry
+	cfg      DebugConfig
+	inBubble bool // made inside a bubble of testing/synctest; guarded by looking
+	process  debugProcess
+	origin   *http.CrossOriginProtection
+	page     *template.Template
+	assets   map[string]*asset // by name
+
+	stacking  chan struct{} // a lock with a context: it is full while a stack is taken
+	nextStack time.Time     // no stack is taken before; guarded by stacking
 
 	// looking is a lock with a context: it is full while a snapshot is taken, and requests
 	// that arrive meanwhile wait for that snapshot until their context is done. No code of
@@ -145,12 +155,12 @@ func (h *debug) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	header.Set("X-Content-Type-Options", "nosniff")
 	header.Set("Cache-Control", "no-store")
 	header.Set("Referrer-Policy", "no-referrer")
-	if h.cancel {
+	if h.cfg.AllowCancel || h.cfg.AllowControl {
 		// With no-referrer a browser sends a form with "Origin: null". On plain HTTP it sends
 		// no Sec-Fetch-Site either, and the form would seem to come from another site.
 		header.Set("Referrer-Policy", "same-origin")
 	}
-	if (len(h.hosts) > 0 || onLoopback(r)) && !allowedHost(r.Host, h.hosts) {
+	if (len(h.cfg.Hosts) > 0 || onLoopback(r)) && !allowedHost(r.Host, h.cfg.Hosts) {
 		refuseHost(w, r)
 		return
 	}
@@ -166,10 +176,11 @@ func (h *debug) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 	name := r.URL.Path[strings.LastIndexByte(r.URL.Path, '/')+1:]
 	get := r.Method == http.MethodGet || r.Method == http.MethodHead
+	allowed, _ := h.allows(DebugActionKind(name))
 	switch {
-	case r.Method == http.MethodPost && name == "cancel" && h.cancel:
-		h.serveCancel(w, r)
-	case name == "cancel" && h.cancel:
+	case r.Method == http.MethodPost && allowed:
+		h.serveAction(w, r, DebugActionKind(name))
+	case allowed:
 		header.Set("Allow", "POST")
 		newProblem(ProblemMethod, "").ServeHTTP(w, r)
 	case !get:
@@ -224,35 +235,28 @@ func (a *asset) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(a.body))
 }
 
-func (h *debug) serveCancel(w http.ResponseWriter, r *http.Request) {
-	if err := h.origin.Check(r); err != nil {
-		newProblem(ProblemCrossSite, err.Error()).ServeHTTP(w, r)
-		return
-	}
-	r.Body = http.MaxBytesReader(w, r.Body, 4096)
-	id := r.PostFormValue("task") // not "id": such a field hides the id property of its form
-	switch t, err := h.reg.Find(id); {
-	case err == nil:
-		t.Cancel(ErrCanceled)
-	case !errors.Is(err, tether.ErrExpired): // such a task has ended already
-		newProblem(ProblemTaskUnknown, "there is no such task").ServeHTTP(w, r)
-		return
-	}
-	back := parseQuery(r.URL.Query())
-	back.Canceled = id
-	redirect(w, http.StatusSeeOther, "./", back.encode())
-}
-
 func (h *debug) servePage(w http.ResponseWriter, r *http.Request) {
 	values := r.URL.Query()
 	q := parseQuery(values)
-	p := &debugPage{Query: q, CanCancel: h.cancel}
+	if id, ok := h.searchedID(q); ok {
+		q.Name, q.Task = "", id
+		to := q.encode()
+		if values.Get("format") == "json" {
+			to += "&format=json"
+		}
+		redirect(w, http.StatusSeeOther, "./", to)
+		return
+	}
+	p := &debugPage{Process: h.process, Query: q, CanCancel: h.cfg.AllowCancel, CanControl: h.cfg.AllowControl, links: h.cfg.LabelLinks, schedules: h.cfg.Schedules}
 	status := http.StatusOK
+	client := clientOf(w, r)
+	stop := sync.OnceFunc(client.stop)
+	defer stop()
 	if q.Task != "" {
 		now := time.Now()
 		p.begin(now, h.reg.Ready(), h.reg.Report(), h.reg.Stats())
 		var wrong *Problem
-		if p.Task, wrong = h.detail(q.Task, now); wrong != nil {
+		if p.Task, wrong = h.detail(client, q, now); wrong != nil {
 			status, p.Notice = wrong.Status, wrong.Detail
 			if values.Get("format") == "json" {
 				wrong.ServeHTTP(w, r)
@@ -260,9 +264,7 @@ func (h *debug) servePage(w http.ResponseWriter, r *http.Request) {
 			}
 		}
 	} else {
-		client := clientOf(w, r)
 		s := h.look(client)
-		client.stop()
 		if s == nil { // the client has gone
 			newProblem(ProblemPageUnavailable, "").after(time.Second).ServeHTTP(w, r)
 			return
@@ -270,12 +272,13 @@ func (h *debug) servePage(w http.ResponseWriter, r *http.Request) {
 		p.begin(s.time, s.ready, s.drain, s.stats)
 		p.list(h.reg, s)
 	}
+	stop()
 	if values.Get("format") == "json" {
 		writeJSON(w, r, "application/json", http.StatusOK, p)
 		return
 	}
-	if q.Canceled != "" {
-		p.Notice = h.cancelNotice(q.Canceled)
+	if p.Notice == "" {
+		p.Notice = h.notice(q.Told)
 	}
 	var b bytes.Buffer
 	if err := h.page.Execute(&b, p); err != nil {
@@ -286,9 +289,20 @@ func (h *debug) servePage(w http.ResponseWriter, r *http.Request) {
 	writeBody(w, "text/html; charset=utf-8", status, b.Bytes())
 }
 
+// searchedID returns the ID of a task of the registry, if that is what the text of a search
+// is.
+func (h *debug) searchedID(q query) (string, bool) {
+	id := strings.TrimSpace(q.Name)
+	if len(id) != lenID || q.Task != "" {
+		return "", false
+	}
+	_, err := h.reg.Find(id)
+	return id, err == nil || errors.Is(err, tether.ErrExpired)
+}
+
 // detail returns a task in its current state, or a problem if there is none.
-func (h *debug) detail(id string, now time.Time) (*debugTask, *Problem) {
-	t, err := h.reg.Find(id)
+func (h *debug) detail(ctx context.Context, q query, now time.Time) (*debugTask, *Problem) {
+	t, err := h.reg.Find(q.Task)
 	switch {
 	case errors.Is(err, tether.ErrExpired):
 		return nil, newProblem(ProblemTaskForgotten, "This task has ended and is no longer retained.")
@@ -296,12 +310,35 @@ func (h *debug) detail(id string, now time.Time) (*debugTask, *Problem) {
 		return nil, newProblem(ProblemTaskUnknown, "There is no such task.")
 	}
 	info := t.Info()
-	return newDebugTask(h.reg, &info, now), nil
+	shown := newDebugTask(h.reg, &info, now)
+	if q.Stack && info.State == tether.Running {
+		shown.Stack = h.stackOf(ctx, t)
+	}
+	return shown, nil
 }
 
-// cancelNotice describes the state of a task after a request to cancel it.
-func (h *debug) cancelNotice(id string) string {
-	t, err := h.reg.Find(id)
+// notice says what has become of an action.
+func (h *debug) notice(did told) string {
+	switch did.Did {
+	case DebugPause:
+		return "“" + did.To + "” starts no further task."
+	case DebugResume:
+		return "“" + did.To + "” starts tasks again."
+	case DebugResize:
+		return "“" + did.To + "” has been resized."
+	case DebugRun:
+		return "A run of “" + did.To + "” was started, or is queued."
+	case DebugPauseSchedule:
+		return "“" + did.To + "” starts no further run by itself."
+	case DebugResumeSchedule:
+		return "“" + did.To + "” runs by its timetable again."
+	case DebugCancelMatching:
+		if did.To == "1" {
+			return "1 task is being canceled; it ends when its body returns."
+		}
+		return did.To + " tasks are being canceled; each ends when its body returns."
+	}
+	t, err := h.reg.Find(did.Asked)
 	if err != nil {
 		return ""
 	}
@@ -323,7 +360,7 @@ func (h *debug) look(ctx context.Context) *snapshot {
 	if h.last == nil || !h.last.fresh(now) {
 		h.last = newSnapshot(h.reg, now)
 		if h.history.bars == nil {
-			h.history.begin(h.reg, h.last)
+			h.history = newHistory(now, h.last.stats)
 			h.tickLater(now)
 		} else {
 			h.history.note(now, h.last.stats)
@@ -336,19 +373,23 @@ func (h *debug) look(ctx context.Context) *snapshot {
 
 // tickLater sets a timer that calls tick when the interval ends. There is no goroutine between
 // two calls.
-func (h *debug) tickLater(now time.Time) { time.AfterFunc(h.history.left(now), h.tick) }
+func (h *debug) tickLater(now time.Time) {
+	weaktimer.AfterFunc(h.history.left(now), h, (*debug).tick)
+}
 
-// tick continues the history, or drops everything if there was no request for a while.
+// tick continues the history. In a bubble of testing/synctest it stops if there was no request
+// for a while: a timer that is always set would keep a test that hangs from being found.
 func (h *debug) tick() {
 	h.looking <- struct{}{}
 	defer func() { <-h.looking }()
 	now := time.Now()
-	if now.Sub(h.history.requested) > sampleFor {
-		h.last, h.history = nil, history{}
-		return
-	}
-	if now.Sub(h.history.requested) > interval && h.last != nil && !h.last.fresh(now) {
+	idle := now.Sub(h.history.requested)
+	if idle > interval && h.last != nil && !h.last.fresh(now) {
 		h.last = nil // it may hold many tasks
+	}
+	if h.inBubble && idle > sampleFor {
+		h.history = history{}
+		return
 	}
 	h.history.note(now, h.reg.Stats())
 	h.tickLater(now)

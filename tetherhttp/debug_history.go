@@ -11,10 +11,11 @@ import (
 const (
 	interval  = 10 * time.Second // of a bar
 	intervals = 60               // bars there are
-	sampleFor = 10 * time.Minute // after the last request
+	sampleFor = 10 * time.Minute // after the last request, in a bubble of testing/synctest
 )
 
-// history counts the registry's tasks by intervals. The zero history has not begun.
+// history counts the registry's tasks by intervals: the differences between two readings of
+// its Stats. No task pays for it.
 type history struct {
 	since     time.Time    // the counts are complete from this time on
 	bars      []bar        // consecutive; the last one is the current interval
@@ -31,44 +32,10 @@ type bar struct {
 	Canceled  uint64    `json:"canceled"` // and dropped
 }
 
-// begin starts a history with a snapshot. If the snapshot has every task that was ever
-// submitted, the history includes what happened before it; otherwise it is not known when the
-// missing tasks ended.
-func (h *history) begin(reg *tether.Registry, s *snapshot) {
-	now := s.time
+// newHistory returns a history that begins now.
+func newHistory(now time.Time, s tether.Stats) history {
 	this := now.Add(-time.Duration(now.UnixNano() % int64(interval))) // keeps the monotonic clock's reading
-	h.since, h.bars, h.stats = now, []bar{{Time: this}}, s.stats
-	if s.stats.Submitted != uint64(len(s.finished)+len(s.live)) || reg.Stats() != s.stats {
-		return
-	}
-	bars := make([]bar, intervals)
-	for i := range bars {
-		bars[i].Time = this.Add(time.Duration(i-intervals+1) * interval)
-	}
-	at := func(t time.Time) *bar {
-		if i := int(t.Sub(bars[0].Time) / interval); !t.Before(bars[0].Time) && i < intervals {
-			return &bars[i]
-		}
-		return new(bar)
-	}
-	for _, infos := range [][]tether.Info{s.live, s.finished} {
-		for i := range infos {
-			info := &infos[i]
-			if info.Submitted.IsZero() {
-				return // the time is not known yet
-			}
-			at(info.Submitted).Submitted++
-			switch info.State {
-			case tether.Succeeded:
-				at(info.Finished).Succeeded++
-			case tether.Failed, tether.Panicked:
-				at(info.Finished).Failed++
-			case tether.Canceled, tether.Dropped:
-				at(info.Finished).Canceled++
-			}
-		}
-	}
-	h.since, h.bars = bars[0].Time, bars
+	return history{since: now, bars: []bar{{Time: this}}, stats: s, requested: now}
 }
 
 // note adds what happened since the last call to the interval that was current then, because a

@@ -6,25 +6,35 @@ import (
 	"time"
 
 	"github.com/seed-2e639f12/tether"
+	"github.com/seed-2e639f12/tether/schedule"
 )
 
-// debugPage is what is shown: all of it as a page, and the fields with a tag as JSON.
+// debugPage is what is shown: all of it as a page, and the fields with a tag as JSON. The JSON
+// is described in docs/livepage.md.
 type debugPage struct {
-	Time     time.Time     `json:"time"`
-	State    string        `json:"state"`
-	Counts   debugCounts   `json:"counts"`
-	Pools    []debugPool   `json:"pools,omitempty"`
-	History  *debugHistory `json:"history,omitempty"`
-	Stuck    []*debugTask  `json:"stuck,omitempty"`
-	Failures []*debugTask  `json:"failures,omitempty"`
-	Live     *debugList    `json:"live,omitempty"`
-	Finished *debugList    `json:"finished,omitempty"`
-	Drain    *debugDrain   `json:"drain,omitempty"`
-	Task     *debugTask    `json:"task,omitempty"`
+	Time    time.Time     `json:"time"`
+	Process debugProcess  `json:"process"`
+	State   string        `json:"state"`
+	Counts  debugCounts   `json:"counts"`
+	Stop    *debugStop    `json:"stop,omitempty"`
+	Own     *debugOwn     `json:"own,omitempty"`
+	Pools   []debugPool   `json:"pools,omitempty"`
+	History *debugHistory `json:"history,omitempty"`
+	Stuck   []*debugTask  `json:"stuck,omitempty"`
+	debugFailures
+	Names     *debugNames      `json:"names,omitempty"`
+	Loops     []*debugTask     `json:"loops,omitempty"` // those that are live
+	Schedules []*debugSchedule `json:"schedules,omitempty"`
+	Live      *debugList       `json:"live,omitempty"`
+	Finished  *debugList       `json:"finished,omitempty"`
+	Drain     *debugDrain      `json:"drain,omitempty"`
+	Task      *debugTask       `json:"task,omitempty"`
 
-	Query     query  `json:"-"`
-	CanCancel bool   `json:"-"`
-	Notice    string `json:"-"`
+	Query                 query             `json:"-"`
+	CanCancel, CanControl bool              `json:"-"`
+	Notice                string            `json:"-"`
+	links                 map[string]string // of labels
+	schedules             *schedule.Scheduler
 }
 
 type debugCounts struct {
@@ -38,6 +48,7 @@ type debugCounts struct {
 	Held      int    `json:"held"`
 	Queued    int    `json:"queued"`
 	Running   int    `json:"running"`
+	Loops     int    `json:"loops"` // of those three
 	Stuck     number `json:"stuck,omitzero"`
 }
 
@@ -57,7 +68,36 @@ type debugPool struct {
 	Weight   int64       `json:"weight"`
 	Capacity int64       `json:"capacity"`
 	Paused   bool        `json:"paused"`
+	Oldest   float64     `json:"oldest_queued_seconds,omitzero"`
 	Counts   debugCounts `json:"counts"`
+
+	// Live is how many shares have live tasks, and Shares those with the most tasks waiting.
+	Live    int            `json:"live_shares,omitempty"`
+	MaxWait float64        `json:"max_wait_seconds,omitzero"`
+	Overdue uint64         `json:"overdue,omitempty"`
+	Wait    *waitQuantiles `json:"wait_seconds,omitempty"` // of the last one or two minutes
+	Shares  []debugShare   `json:"shares,omitempty"`
+}
+
+// waitQuantiles are of the waits for a worker, in seconds.
+type waitQuantiles struct {
+	P50 float64 `json:"p50"`
+	P90 float64 `json:"p90"`
+	P99 float64 `json:"p99"`
+}
+
+// waitsOf returns the waits in a pool, nil if they are not measurable or no task has started.
+func waitsOf(s tether.PoolStats) *waitQuantiles {
+	if s.WaitP99 == 0 {
+		return nil
+	}
+	return &waitQuantiles{s.WaitP50.Seconds(), s.WaitP90.Seconds(), s.WaitP99.Seconds()}
+}
+
+// debugOwn is the tasks on no pool.
+type debugOwn struct {
+	Oldest float64     `json:"oldest_queued_seconds,omitzero"`
+	Counts debugCounts `json:"counts"`
 }
 
 // Bounded reports whether the pool's queue has a bound.
@@ -95,12 +135,21 @@ type debugTask struct {
 	Age        float64           `json:"age_seconds,omitzero"`
 	Running    float64           `json:"running_seconds,omitzero"`
 	Attempt    int               `json:"attempt,omitempty"`
+	Attempts   int               `json:"max_attempts,omitempty"`
+	Next       time.Time         `json:"next_attempt,omitzero"`
+	LastError  string            `json:"last_error,omitempty"`
 	Progress   *progress         `json:"progress,omitempty"`
+	Loop       bool              `json:"loop,omitempty"`
 	Unique     string            `json:"unique,omitempty"`
+	Share      string            `json:"share,omitempty"`
+	Urgent     bool              `json:"urgent,omitempty"`
 	Labels     map[string]string `json:"labels,omitempty"`
 	Error      string            `json:"error,omitempty"`
 	PanicStack string            `json:"panic_stack,omitempty"`
 	StuckStack string            `json:"stuck_stack,omitempty"`
+	Stack      string            `json:"stack,omitempty"`
+	Refused    bool              `json:"refused,omitempty"`
+	nextIn     float64           // seconds until Next
 }
 
 // debugList is a page of a list of tasks.
@@ -144,18 +193,21 @@ func (p *debugPage) begin(now time.Time, ready bool, drain *tether.Report, s tet
 func countsOf(s tether.Stats) debugCounts {
 	return debugCounts{
 		s.Submitted, s.Refused, s.Succeeded, s.Failed, s.Panicked, s.Canceled, s.Dropped,
-		s.Held, s.Queued, s.Running, none,
+		s.Held, s.Queued, s.Running, s.Loops, none,
 	}
 }
 
 // list sets the fields of the page of all tasks.
 func (p *debugPage) list(reg *tether.Registry, s *snapshot) {
 	show := func(info *tether.Info) *debugTask { return newDebugTask(reg, info, s.time) }
-	p.History = &s.history
+	p.History, p.Stop = &s.history, s.stop
+	p.Own = &debugOwn{s.oldest[""].Seconds(), countsOf(s.own)}
+	p.Own.Counts.Stuck = 0
 	p.Pools = make([]debugPool, 0, len(s.pools))
-	for _, stats := range s.pools {
+	for i, stats := range s.pools {
 		pool := debugPool{
-			stats.Name, stats.Workers, number(stats.Queue), stats.Inline, stats.Weight, stats.Capacity, stats.Paused, countsOf(stats.Stats),
+			stats.Name, stats.Workers, number(stats.Queue), stats.Inline, stats.Weight, stats.Capacity, stats.Paused, s.oldest[stats.Name].Seconds(), countsOf(stats.Stats),
+			stats.Shares, stats.MaxWait.Seconds(), stats.Overdue, waitsOf(stats), s.shares[i],
 		}
 		if pool.Counts.Stuck = 0; stats.Queue >= tether.Unbounded {
 			pool.Queue = none
@@ -167,17 +219,22 @@ func (p *debugPage) list(reg *tether.Registry, s *snapshot) {
 		if len(p.Stuck) < maxStuck {
 			p.Stuck = append(p.Stuck, show(&s.live[i]))
 		}
+		if s.live[i].Pool == "" {
+			p.Own.Counts.Stuck++
+		}
 		for n := range p.Pools {
 			if p.Pools[n].Name == s.live[i].Pool {
 				p.Pools[n].Counts.Stuck++
 			}
 		}
 	}
-	for i := 0; i < len(s.finished) && len(p.Failures) < maxFailures; i++ {
-		if s.finished[i].Failing() {
-			p.Failures = append(p.Failures, show(&s.finished[i]))
-		}
+	p.debugFailures = s.failures().with(show)
+	names := s.names()
+	p.Names = &names
+	for _, i := range s.loops[:min(len(s.loops), maxLoops)] {
+		p.Loops = append(p.Loops, show(&s.live[i]))
 	}
+	p.Schedules = schedulesOf(p.schedules, s.time, show)
 	p.Live = p.Query.Live.apply(p.Query, s.live, show)
 	p.Finished = p.Query.Finished.apply(p.Query, s.finished, show)
 	p.Live.Capped, p.Finished.Capped = s.moreLive, s.moreFinished
@@ -192,17 +249,23 @@ func newDebugTask(reg *tether.Registry, info *tether.Info, now time.Time) *debug
 		ID: info.ID, Name: info.Name, Pool: info.Pool, Parent: info.Parent, State: info.State.String(), Func: info.Func,
 		Submitted: info.Submitted.UTC(), Started: info.Started.UTC(), Finished: info.Finished.UTC(),
 		Age: span(info.Submitted, info, now).Seconds(), Running: span(info.Started, info, now).Seconds(),
-		Attempt: info.Attempt, Unique: info.Unique, Labels: info.Labels, StuckStack: string(info.Stuck),
+		Attempt: info.Attempt, Unique: info.Unique, Labels: info.Labels, StuckStack: string(info.Stuck), Refused: refused(info),
+		Loop: info.Loop, Share: info.Share, Urgent: info.Urgent,
+	}
+	if info.MaxAttempts > 1 {
+		t.Attempts = info.MaxAttempts
+	}
+	if !info.NextAttempt.IsZero() {
+		t.Next, t.nextIn = info.NextAttempt.UTC(), max(0, info.NextAttempt.Sub(now).Seconds())
+	}
+	if info.LastErr != nil {
+		t.LastError = shortError(info.LastErr)
 	}
 	if p := info.Progress; p != (tether.Progress{}) {
 		t.Progress = &progress{p.Done, p.Total, cut(p.Message)}
 	}
 	if info.Err != nil {
-		if panicked, ok := info.Err.(*tether.PanicError); ok && panicked != nil {
-			t.Error = cut(fmt.Sprint("panic: ", panicked.Value)) // the rest of its text is in PanicStack
-		} else {
-			t.Error = cut(errorText(info.Err))
-		}
+		t.Error = shortError(info.Err)
 		if panicked, ok := errorAs[*tether.PanicError](info.Err); ok {
 			t.PanicStack = string(panicked.Stack)
 		}
@@ -211,6 +274,20 @@ func newDebugTask(reg *tether.Registry, info *tether.Info, now time.Time) *debug
 		t.ParentName = parent.Name()
 	}
 	return t
+}
+
+// shortError returns the text of an error, without the stack of a panic.
+func shortError(err error) string {
+	if panicked, ok := err.(*tether.PanicError); ok && panicked != nil {
+		return cut("panic: " + panicText(panicked.Value))
+	}
+	return cut(errorText(err))
+}
+
+// panicText is fmt.Sprint, or says that a method of the value panicked.
+func panicText(v any) string {
+	text, wrong := guarded(func() string { return fmt.Sprint(v) })
+	return text + wrong
 }
 
 // span returns the time from since to the end of a task, or to now if it is live.

@@ -14,8 +14,17 @@ import (
 type query struct {
 	Name, Pool, State string // filters; "": no filter
 	Task              string
-	Canceled          string // the task that the request before this one canceled
+	Stack             bool // the stack of Task is wanted
+	Confirm           bool // the live tasks that match are about to be canceled
+	Told              told // what the request before this one did
 	Live, Finished    order
+}
+
+// told is what the page tells of an action that was done.
+type told struct {
+	Asked string          // the task of DebugCancel
+	Did   DebugActionKind // any other
+	To    string          // what it was done to: a name, or the number of tasks
 }
 
 const (
@@ -24,7 +33,10 @@ const (
 	noTask     = "unknown"
 )
 
-const lenID = 22 // characters of a task's ID
+const (
+	lenID        = 22  // characters of a task's ID
+	maxParameter = 128 // bytes of a text, as many as a name may have
+)
 
 // order is how a list is sorted, and which of its pages is shown.
 type order struct {
@@ -90,29 +102,49 @@ func took(info *tether.Info) int64 {
 // parseQuery reads a query. Invalid parameters are ignored.
 func parseQuery(v url.Values) query {
 	q := query{
-		Name: v.Get("q"), Pool: v.Get("pool"), State: v.Get("state"), Task: v.Get("task"), Canceled: v.Get("asked"),
+		Name: v.Get("q"), Pool: v.Get("pool"), State: v.Get("state"), Task: v.Get("task"),
+		Stack: v.Get("stack") == "now", Confirm: v.Get("confirm") == "cancel", Told: parseTold(v),
 		Live:     order{of: liveColumns(), rows: livePage, initial: "-age"},
 		Finished: order{of: finishedColumns(), rows: endedPage, initial: "-ended", prefix: "f"},
 	}
-	if len(q.Name) > 128 { // no task's name is longer
-		q.Name = strings.ToValidUTF8(q.Name[:128], "")
-	}
 	// Every link repeats these: a long one would make the page a thousand times as long.
-	if len(q.Pool) > 128 {
+	if len(q.Name) > maxParameter {
+		q.Name = strings.ToValidUTF8(q.Name[:maxParameter], "")
+	}
+	if len(q.Pool) > maxParameter {
 		q.Pool = ""
 	}
 	if len(q.Task) > lenID {
 		q.Task = noTask
-	}
-	if len(q.Canceled) > lenID {
-		q.Canceled = ""
 	}
 	if !slices.Contains(q.States(), q.State) {
 		q.State = ""
 	}
 	q.Live.parse(v)
 	q.Finished.parse(v)
+	q.Confirm = q.Confirm && q.Filtered() && q.Task == ""
+	q.Stack = q.Stack && q.Task != ""
 	return q
+}
+
+// parseTold reads what the page is to tell.
+func parseTold(v url.Values) told {
+	if id := v.Get("asked"); id != "" && len(id) <= lenID {
+		return told{Asked: id}
+	}
+	did := told{Did: DebugActionKind(v.Get("did")), To: v.Get("to")}
+	switch did.Did {
+	case DebugPause, DebugResume, DebugResize, DebugRun, DebugPauseSchedule, DebugResumeSchedule:
+		if len(did.To) <= maxParameter {
+			return did
+		}
+	case DebugCancelMatching:
+		if n, err := strconv.ParseUint(did.To, 10, 32); err == nil {
+			did.To = strconv.FormatUint(n, 10)
+			return did
+		}
+	}
+	return told{}
 }
 
 func (o *order) parse(v url.Values) {
@@ -140,10 +172,18 @@ func (query) States() []string {
 // values returns the parameters that differ from their defaults.
 func (q query) values() url.Values {
 	v := make(url.Values)
-	for key, value := range map[string]string{"q": q.Name, "pool": q.Pool, "state": q.State, "task": q.Task, "asked": q.Canceled} {
+	for key, value := range map[string]string{
+		"q": q.Name, "pool": q.Pool, "state": q.State, "task": q.Task, "asked": q.Told.Asked, "did": string(q.Told.Did), "to": q.Told.To,
+	} {
 		if value != "" {
 			v.Set(key, value)
 		}
+	}
+	if q.Stack {
+		v.Set("stack", "now")
+	}
+	if q.Confirm {
+		v.Set("confirm", "cancel")
 	}
 	for _, o := range []order{q.Live, q.Finished} {
 		if o.sort() != o.initial {
@@ -192,8 +232,8 @@ func (o *order) apply(q query, infos []tether.Info, show func(*tether.Info) *deb
 	return l
 }
 
-// wants reports whether a task passes the filters. name is q.Name in lower case.
-func (q query) wants(info *tether.Info, name string) bool {
+// wants reports whether a task passes the filters. text is q.Name in lower case.
+func (q query) wants(info *tether.Info, text string) bool {
 	switch {
 	case q.Pool == noPool && info.Pool != "", q.Pool != "" && q.Pool != noPool && info.Pool != q.Pool:
 		return false
@@ -204,7 +244,22 @@ func (q query) wants(info *tether.Info, name string) bool {
 	case q.State != "" && info.State.String() != q.State:
 		return false
 	}
-	return name == "" || strings.Contains(strings.ToLower(info.Name), name)
+	return text == "" || mentions(info, text)
+}
+
+// mentions reports whether a text, in lower case, is part of a task's name, of its Unique or Share
+// key, or of a label, which is "key=value".
+func mentions(info *tether.Info, text string) bool {
+	has := func(s string) bool { return strings.Contains(strings.ToLower(s), text) }
+	if has(info.Name) || info.Unique != "" && has(info.Unique) || info.Share != "" && has(info.Share) {
+		return true
+	}
+	for key, value := range info.Labels {
+		if has(key + "=" + value) {
+			return true
+		}
+	}
+	return false
 }
 
 // The methods below are for the template. Links are relative to the path of the page.
@@ -224,14 +279,47 @@ func (q query) OfState(state string) string { return q.only("", state) }
 func (q query) OfPool(pool string) string { return q.only(pool, "") }
 
 func (q query) only(pool, state string) string {
-	q.Name, q.Pool, q.State, q.Task, q.Canceled = "", pool, state, "", ""
+	q.plain()
+	q.Name, q.Pool, q.State, q.Task = "", pool, state, ""
 	q.Live.Page, q.Finished.Page = 1, 1
 	return q.link()
 }
 
+// OfName returns a link to the tasks with a text in their name.
+func (q query) OfName(name string) string {
+	q.plain()
+	q.Name, q.Pool, q.State, q.Task = name, "", "", ""
+	q.Live.Page, q.Finished.Page = 1, 1
+	return q.link()
+}
+
+// plain removes the parameters that are for one view alone.
+func (q *query) plain() { q.Told, q.Confirm, q.Stack = told{}, false, false }
+
 // Detail returns a link to one task.
 func (q query) Detail(id string) string {
-	q.Task, q.Canceled = id, ""
+	q.plain()
+	q.Task = id
+	return q.link()
+}
+
+// StackNow returns a link to the task with its stack.
+func (q query) StackNow() string {
+	q.plain()
+	q.Stack = true
+	return q.link()
+}
+
+// AskCancel returns a link to the question whether to cancel the live tasks that match.
+func (q query) AskCancel() string {
+	q.plain()
+	q.Confirm = true
+	return q.link()
+}
+
+// Plain returns a link to the same view without a question or a notice.
+func (q query) Plain() string {
+	q.plain()
 	return q.link()
 }
 
@@ -239,12 +327,17 @@ func (q query) Detail(id string) string {
 func (q query) Back() string { return q.Detail("") }
 
 // JSON returns a link to the same as JSON.
-func (q query) JSON() string { return q.link() + "&format=json" }
+func (q query) JSON() string {
+	stack := q.Stack
+	q.plain()
+	q.Stack = stack
+	return q.link() + "&format=json"
+}
 
-// Cancel returns the action of the form that cancels a task.
-func (q query) Cancel() string {
-	q.Canceled = ""
-	return "./cancel?" + q.encode()
+// Do returns the address of the form of an action.
+func (q query) Do(kind DebugActionKind) string {
+	q.plain()
+	return "./" + string(kind) + "?" + q.encode()
 }
 
 // Kept returns the parameters that the filter form keeps.
@@ -268,7 +361,8 @@ func (q query) Headings(prefix string) []heading {
 	for _, c := range mine.of {
 		h := heading{Key: c.Key, Title: c.Title}
 		to := q.list(prefix) // q is a copy
-		to.Column, to.Desc, to.Page, q.Canceled = c.Key, c.number, 1, ""
+		q.plain()
+		to.Column, to.Desc, to.Page = c.Key, c.number, 1
 		if c.Key == mine.Column {
 			if h.Aria = "ascending"; mine.Desc {
 				h.Aria = "descending"
@@ -283,7 +377,8 @@ func (q query) Headings(prefix string) []heading {
 
 // PageLink returns a link to another page of a list.
 func (q query) PageLink(prefix string, page int) string {
-	q.list(prefix).Page, q.Canceled = page, ""
+	q.plain()
+	q.list(prefix).Page = page
 	return q.link()
 }
 

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/seed-2e639f12/tether"
@@ -12,7 +13,6 @@ import (
 const (
 	maxLive     = 100_000 // tasks in a snapshot
 	maxFinished = 10_000
-	maxFailures = 20 // shown at the top
 	maxStuck    = 5
 	maxText     = 16 << 10 // bytes of an error
 	livePage    = 100      // rows on a page of live tasks
@@ -26,11 +26,22 @@ type snapshot struct {
 	ready    bool
 	drain    *tether.Report
 	stats    tether.Stats
+	own      tether.Stats // of the tasks on no pool
 	pools    []tether.PoolStats
+	shares   [][]debugShare           // of pools
+	oldest   map[string]time.Duration // for how long the oldest task of a pool is queued; "": on no pool
+	stop     *debugStop
 	live     []tether.Info // the oldest first
 	finished []tether.Info // the newest first
+	older    []tether.Info // failures that ended before finished, the newest first
+	since    time.Time     // finished is complete from this time on
 	stuck    []int         // indexes into live
+	loops    []int         // likewise
 	history  debugHistory
+
+	// Made for the first request that shows them. They call methods of errors.
+	names    func() debugNames
+	failures func() debugFailures
 
 	moreLive, moreFinished bool // there are tasks that were not examined
 }
@@ -42,9 +53,9 @@ func (s *snapshot) fresh(now time.Time) bool {
 }
 
 func newSnapshot(reg *tether.Registry, now time.Time) *snapshot {
-	s := &snapshot{time: now, ready: reg.Ready(), drain: reg.Report(), stats: reg.Stats()}
+	s := &snapshot{time: now, ready: reg.Ready(), drain: reg.Report(), stats: reg.Stats(), own: reg.OwnStats()}
 	for p := range reg.Pools() {
-		s.pools = append(s.pools, p.Stats())
+		s.pools, s.shares = append(s.pools, p.Stats()), append(s.shares, sharesOf(p))
 	}
 	for t := range reg.Tasks() {
 		if s.moreLive = len(s.live) == maxLive; s.moreLive {
@@ -57,17 +68,40 @@ func newSnapshot(reg *tether.Registry, now time.Time) *snapshot {
 	slices.SortFunc(s.live, func(a, b tether.Info) int {
 		return cmp.Or(a.Submitted.Compare(b.Submitted), strings.Compare(a.ID, b.ID))
 	})
+	s.oldest = make(map[string]time.Duration)
 	for i := range s.live {
-		if s.live[i].Stuck != nil {
+		info := &s.live[i]
+		if info.Stuck != nil {
 			s.stuck = append(s.stuck, i)
 		}
+		if info.Loop {
+			s.loops = append(s.loops, i)
+		}
+		if info.State == tether.Queued && queuedFor(info, now) > s.oldest[info.Pool] {
+			s.oldest[info.Pool] = queuedFor(info, now)
+		}
 	}
+	s.stop = stopOf(reg, s.live, now)
 	for t := range reg.Finished() {
-		if s.moreFinished = len(s.finished) == maxFinished; s.moreFinished {
+		if len(s.finished) < maxFinished {
+			s.finished = append(s.finished, t.Info())
+			continue
+		}
+		if s.moreFinished = true; len(s.older) == maxFinished {
 			break
 		}
-		s.finished = append(s.finished, t.Info())
+		if state := t.State(); state == tether.Failed || state == tether.Panicked {
+			s.older = append(s.older, t.Info())
+		}
 	}
+	s.since = reg.FinishedSince() // after that: a task may have been evicted meanwhile
+	if s.moreFinished {
+		if oldest := s.finished[maxFinished-1].Finished; oldest.After(s.since) {
+			s.since = oldest
+		}
+	}
+	s.names = sync.OnceValue(func() debugNames { return namesOf(s) })
+	s.failures = sync.OnceValue(func() debugFailures { return groupFailures(s.finished, s.older) })
 	s.ended = time.Now()
 	return s
 }

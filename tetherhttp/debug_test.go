@@ -55,8 +55,10 @@ type debugJSON struct {
 		Since     time.Time
 		Intervals []debugBar
 	}
-	Stuck, Failures []debugTask
-	Live, Finished  struct {
+	Stuck, Loops               []debugTask
+	Panics, Failures, Refusals []debugGroup
+	Omitted                    int `json:"failure_groups_omitted"`
+	Live, Finished             struct {
 		Total, Matched, Page, Pages int
 		Capped                      bool
 		Sort                        string
@@ -72,6 +74,14 @@ type debugJSON struct {
 		Stacks              map[string]string
 	}
 	Task *debugTask
+}
+
+// debugGroup is a group of failures.
+type debugGroup struct {
+	Name, State, Error string
+	Count              int
+	First, Last        time.Time
+	Task               debugTask
 }
 
 type debugBar struct {
@@ -157,7 +167,7 @@ func TestDebug(t *testing.T) {
 		for key, n := range p.Counts {
 			assert.Zero(t, n, key)
 		}
-		assert.Len(t, p.Counts, 11)
+		assert.Len(t, p.Counts, 12)
 		assert.Empty(t, p.Pools)
 		assert.Nil(t, p.Drain)
 		assert.Equal(t, []int{0, 0, 1, 1}, []int{p.Live.Total, p.Live.Matched, p.Live.Page, p.Live.Pages})
@@ -166,7 +176,10 @@ func TestDebug(t *testing.T) {
 			assert.Contains(t, page, text)
 		}
 		assert.NotContains(t, page, "Last drain")
-		assert.NotContains(t, page, `id="pools"`)
+		assert.Contains(t, page, "No task was submitted or ended.")
+		for _, section := range []string{"stop", "names", "loops", "schedules", "confirm"} {
+			assert.NotContains(t, page, `<section id="`+section+`"`)
+		}
 	})
 	bubble(t, "what is said of a task", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
@@ -214,7 +227,7 @@ func TestDebug(t *testing.T) {
 		assert.Contains(t, shownPage(t, h, "task="+child.ID()), `<dt>Parent</dt><dd><a href="./?task=`+parent.ID()+`">parent</a>`)
 		page = shownPage(t, h, "")
 		assert.Contains(t, page, `<progress max="100" value="25"`)
-		assert.Contains(t, page, `<td class="n">9.0 s</td>`, "the age")
+		assert.Contains(t, page, `<td class="n" data-th="Age">9.0 s</td>`, "the age")
 	})
 	bubble(t, "failures, and what is none", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
@@ -237,12 +250,17 @@ func TestDebug(t *testing.T) {
 		stopped.Cancel(errTest)
 		h := tetherhttp.Debug(reg)
 		p := debugged(t, h, "")
-		assert.Equal(t, []string{"pushed out", "too slow", "panics", "fails"}, names(p.Failures), "the newest first")
-		assert.Equal(t, "panic: out of cheese", p.Failures[2].Error)
-		assert.Contains(t, p.Failures[2].PanicStack, "tetherhttp_test.panicky")
-		assert.Equal(t, "first line\nsecond line", p.Failures[3].Error)
+		var failed []string
+		for _, g := range p.Failures {
+			failed = append(failed, g.Name+" "+g.State+" "+g.Error)
+		}
+		require.Equal(t, []string{"pushed out dropped " + tether.ErrFull.Error(), "too slow canceled " + tether.ErrTimeout.Error(), "fails failed first line"}, failed, "the newest first")
+		require.Len(t, p.Panics, 1)
+		assert.Equal(t, "panic: out of cheese", p.Panics[0].Error)
+		assert.Contains(t, p.Panics[0].Task.PanicStack, "tetherhttp_test.panicky")
+		assert.Equal(t, "first line\nsecond line", p.Failures[2].Task.Error)
 		assert.Len(t, p.Finished.Tasks, 7)
-		assert.Equal(t, []float64{0, 1, 1}, []float64{p.Failures[0].Age, p.Failures[1].Running, p.Failures[1].Age}, "they do not grow older")
+		assert.Equal(t, []float64{0, 1, 1}, []float64{p.Failures[0].Task.Age, p.Failures[1].Task.Running, p.Failures[1].Task.Age}, "they do not grow older")
 		assert.Equal(t, 1, p.Counts["panicked"])
 		page := shownPage(t, h, "")
 		assert.Contains(t, page, `<span class="error">first line</span>`)
@@ -270,24 +288,6 @@ func TestDebug(t *testing.T) {
 		named(t, reg, "panics", panicky)
 		assert.Equal(t, "None of the 2 failures is still retained.", none(h))
 		assert.Contains(t, shownPage(t, h, ""), "None of the 2 finished tasks is still retained.")
-
-		reg = newRegistry(t, tether.Config{RetainFor: time.Minute})
-		h = tetherhttp.Debug(reg)
-		small := reg.NewPool("small", tether.PoolConfig{Workers: 1, Queue: 1, Overflow: tether.OverflowDropOldest})
-		cancelAll(t, reg)
-		named(t, small, "busy", untilCanceled)
-		synctest.Wait()
-		named(t, small, "pushed out", succeed)
-		named(t, small, "pushes", succeed)
-		assert.Empty(t, none(h), "it is listed")
-		assert.Contains(t, shownPage(t, h, ""), `<span class="n">1</span> of those below timed out or were pushed out</small>`)
-		time.Sleep(2 * time.Minute)
-		named(t, reg, "fails", failing("x"))
-		assert.Empty(t, none(h))
-		assert.NotContains(t, shownPage(t, h, ""), "timed out")
-		time.Sleep(2 * time.Minute)
-		named(t, small, "pushes", succeed)
-		assert.Equal(t, "The one failure is no longer retained.", none(h), "what is listed is none that is counted as one")
 	})
 	bubble(t, "no more failures than the page has room for", func(t *testing.T) {
 		reg := newRegistry(t, tether.Config{})
@@ -298,6 +298,7 @@ func TestDebug(t *testing.T) {
 		p := debugged(t, tetherhttp.Debug(reg), "")
 		require.Len(t, p.Failures, 20)
 		assert.Equal(t, "fails 29", p.Failures[0].Name)
+		assert.Equal(t, 10, p.Omitted)
 		assert.Equal(t, 30, p.Counts["failed"])
 	})
 	bubble(t, "stuck tasks", func(t *testing.T) {
@@ -344,16 +345,17 @@ func TestDebug(t *testing.T) {
 		counts := func(values ...float64) map[string]any {
 			m := make(map[string]any)
 			for i, key := range []string{"submitted", "refused", "succeeded", "failed", "panicked", "canceled", "dropped", "held", "queued", "running", "stuck"} {
+				m["loops"] = 0.0
 				m[key] = values[i]
 			}
 			return m
 		}
 		assert.Equal(t, []map[string]any{
-			{"name": "mail", "workers": 2.0, "queue": 4.0, "inline": 0.0, "weight": 0.0, "capacity": 0.0, "paused": false, "counts": counts(6, 1, 0, 0, 0, 0, 0, 1, 3, 2, 0)},
-			{"name": "weigh", "workers": 3.0, "inline": 0.0, "weight": 0.0, "capacity": 1000.0, "paused": true, "counts": counts(1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0)},
+			{"name": "mail", "workers": 2.0, "queue": 4.0, "inline": 0.0, "weight": 0.0, "capacity": 0.0, "paused": false, "oldest_queued_seconds": 1.0, "counts": counts(6, 1, 0, 0, 0, 0, 0, 1, 3, 2, 0)},
+			{"name": "weigh", "workers": 3.0, "inline": 0.0, "weight": 0.0, "capacity": 1000.0, "paused": true, "oldest_queued_seconds": 1.0, "counts": counts(1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0)},
 		}, withoutZeroWeight(p.Pools))
 		page := shownPage(t, h, "")
-		for _, text := range []string{`<span class="n">2 / 2</span>`, `<progress max="4" value="3" aria-hidden="true"></progress> <span class="n">3</span> <small>bound 4</small>`, `<span class="state paused">paused</span>`, "no bound", "/ 1,000</span>"} {
+		for _, text := range []string{`<span class="n">2 / 2</span>`, `<progress max="4" value="3" aria-hidden="true"></progress> <span class="n">3</span> <small class="n">bound 4</small>`, `<span class="state paused">paused</span>`, "no bound", "/ 1,000</span>"} {
 			assert.Contains(t, page, text)
 		}
 		weigh.Resume()
@@ -391,7 +393,7 @@ func TestDebug(t *testing.T) {
 		synctest.Wait()
 		shrunk.Resize(1)
 		page := shownPage(t, tetherhttp.Debug(reg), "")
-		assert.Contains(t, page, `<progress max="2" value="2" aria-hidden="true"></progress> <span class="n">6</span> <small>bound 2</small>`)
+		assert.Contains(t, page, `<progress max="2" value="2" aria-hidden="true"></progress> <span class="n">6</span> <small class="n">bound 2</small>`)
 		assert.Contains(t, page, `<progress max="1" value="1" aria-hidden="true"></progress> <span class="n">3 / 1</span>`)
 		assert.NotContains(t, page, "places")
 	})
@@ -447,9 +449,11 @@ func TestDebug(t *testing.T) {
 	})
 }
 
-// withoutZeroWeight takes the weight away that pools without a capacity may count or not.
+// withoutZeroWeight takes the weight away that pools without a capacity may count or not, and
+// waits, which depend on what was measured.
 func withoutZeroWeight(pools []map[string]any) []map[string]any {
 	for _, p := range pools {
+		delete(p, "wait_seconds")
 		if p["capacity"] == 0.0 {
 			p["weight"] = 0.0
 		}
@@ -671,7 +675,7 @@ func assertNothingInline(t testing.TB, page string) {
 	assert.Empty(t, inline.FindAllString(values.ReplaceAllString(page, `""`), -1))
 	assert.Equal(t, 1, strings.Count(page, "<script"), "the page's own")
 	for _, link := range regexp.MustCompile(`(?:href|src|action)="([^"]*)"`).FindAllStringSubmatch(page, -1) {
-		assert.Regexp(t, `^(\./|(debug|icon)\.\w+\?v=)`, link[1])
+		assert.Regexp(t, `^(\./|#(live|main)$|(debug|icon)\.\w+\?v=)`, link[1])
 	}
 }
 
@@ -805,7 +809,7 @@ func TestDebugCancel(t *testing.T) {
 		synctest.Wait()
 		h := tetherhttp.Debug(reg, tetherhttp.DebugConfig{AllowCancel: true})
 		page := shownPage(t, h, "q=stub&sort=name")
-		action := regexp.MustCompile(`<form class="cancel" method="post" action="([^"]*)"><input type="hidden" name="task" value="` + task.ID() + `">`).FindStringSubmatch(page)
+		action := regexp.MustCompile(`<form class="act" method="post" action="([^"]*)"><input type="hidden" name="task" value="` + task.ID() + `">`).FindStringSubmatch(page)
 		require.Len(t, action, 2)
 		assert.Equal(t, "./cancel?q=stub&amp;sort=name", action[1])
 		w := ask(t, h, send(h, debugAt+html.UnescapeString(action[1]), task.ID()))

@@ -2,6 +2,8 @@ package tetherhttp
 
 import (
 	"fmt"
+	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -10,6 +12,8 @@ import (
 
 // The methods and functions in this file are for the template.
 
+const maxDrained = 20 // tasks of a drain with the same outcome that are shown
+
 // Bad returns how many tasks failed or panicked.
 func (c debugCounts) Bad() uint64 { return c.Failed + c.Panicked }
 
@@ -17,29 +21,18 @@ func (c debugCounts) Bad() uint64 { return c.Failed + c.Panicked }
 func (p *debugPage) Nothing() string {
 	n := p.Counts.Bad()
 	switch {
-	case len(p.Failures) > p.Cut():
-		return ""
-	case n > 0 && len(p.Failures) == maxFailures, n == 0 && len(p.Failures)+len(p.Stuck) > 0:
+	case len(p.Failures)+len(p.Panics)+len(p.Stuck) > 0:
 		return ""
 	case n == 0:
 		return "Nothing has failed, and nothing is stuck."
+	case len(p.Refusals) > 0:
+		return "Nothing is stuck, and what failed was refused."
 	case p.Finished.Capped:
 		return "None of the last " + grouped(p.Finished.Total) + " finished tasks failed."
 	case n == 1:
 		return "The one failure is no longer retained."
 	}
 	return "None of the " + grouped(n) + " failures is still retained."
-}
-
-// Cut returns how many of the listed failures timed out or were dropped from a full queue.
-func (p *debugPage) Cut() int {
-	n := 0
-	for _, t := range p.Failures {
-		if t.State == tether.Canceled.String() || t.State == tether.Dropped.String() {
-			n++
-		}
-	}
-	return n
 }
 
 // NoneEnded says why the list of finished tasks is empty.
@@ -68,7 +61,76 @@ type cancelForm struct{ ID, Name, Action string }
 
 // CancelOf returns a task's button.
 func (p *debugPage) CancelOf(t *debugTask) cancelForm {
-	return cancelForm{t.ID, t.Name, p.Query.Cancel()}
+	return cancelForm{t.ID, t.Name, p.Query.Do(DebugCancel)}
+}
+
+// Until is the last time of submission of the tasks that are on the page.
+func (p *debugPage) Until() string { return p.Time.Format(time.RFC3339Nano) }
+
+// Weighs reports whether any pool has a capacity.
+func (p *debugPage) Weighs() bool {
+	return slices.ContainsFunc(p.Pools, func(pool debugPool) bool { return pool.Capacity > 0 })
+}
+
+// Link returns the link of a label, empty if it has none.
+func (p *debugPage) Link(key, value string) string {
+	link, ok := p.links[key]
+	if !ok {
+		return ""
+	}
+	return strings.ReplaceAll(link, "{value}", strings.ReplaceAll(url.QueryEscape(value), "+", "%20"))
+}
+
+// Idle reports whether nothing happened in the time of the plots.
+func (p *debugPage) Idle() bool {
+	return !slices.ContainsFunc(p.History.Bars, func(b bar) bool { return b.Submitted+b.Succeeded+b.Failed+b.Canceled > 0 })
+}
+
+// groupView is a group of failures on the page.
+type groupView struct {
+	*failureGroup
+	Now          time.Time
+	Chip, Detail string
+}
+
+// Grouped returns a group for the template.
+func (p *debugPage) Grouped(g *failureGroup) groupView {
+	v := groupView{g, p.Time, g.State, p.Query.Detail(g.Task.ID)}
+	if g.Task.Refused {
+		v.Chip = "refused"
+	}
+	return v
+}
+
+// Uptime returns for how many seconds the process runs.
+func (p *debugPage) Uptime() float64 { return max(0, p.Time.Sub(p.Process.Started).Seconds()) }
+
+// Known returns for how many seconds the finished tasks are known.
+func (p *debugPage) Known() float64 { return p.Time.Sub(p.Names.Since).Seconds() }
+
+// Waits returns what a task that has not started, or waits for another attempt, waits for;
+// empty if that is a worker alone.
+func (t *debugTask) Waits() string {
+	text := ""
+	if t.Attempts > 0 && t.Finished.IsZero() && t.Attempt > 0 {
+		text = "attempt " + grouped(t.Attempt) + " of " + grouped(t.Attempts)
+	}
+	if t.nextIn > 0 {
+		if text != "" {
+			text += " "
+		}
+		text += "in " + duration(t.nextIn)
+	}
+	return text
+}
+
+// NextIn returns the seconds until the next attempt is due, 0 if it is.
+func (t *debugTask) NextIn() float64 { return t.nextIn }
+
+// Runs reports whether the task's body runs or has run to its end: a task that is queued
+// again does not.
+func (t *debugTask) Runs() bool {
+	return !t.Started.IsZero() && t.State != tether.Queued.String()
 }
 
 // pager holds the links to the previous and the next page of a list.
@@ -101,8 +163,34 @@ type drained struct {
 
 // Drained returns tasks of a drain, of which the page shows a few.
 func (*debugPage) Drained(what string, tasks []*debugTask) drained {
-	shown := tasks[:min(len(tasks), maxFailures)]
+	shown := tasks[:min(len(tasks), maxDrained)]
 	return drained{what, tasks, shown, len(tasks) - len(shown)}
+}
+
+// shareText formats a share in percent.
+func shareText(percent float64) string {
+	switch {
+	case percent == 0:
+		return "0 %"
+	case percent < 1:
+		return "< 1 %"
+	case percent > 99 && percent < 100:
+		return "> 99 %"
+	}
+	return fmt.Sprintf("%.0f %%", percent)
+}
+
+// rate formats a number of tasks per minute.
+func rate(perMinute float64) string {
+	switch {
+	case perMinute == 0:
+		return "0"
+	case perMinute < 0.1:
+		return "< 0.1"
+	case perMinute < 10:
+		return fmt.Sprintf("%.1f", perMinute)
+	}
+	return grouped(int64(perMinute + .5))
 }
 
 // grouped formats a number with commas between groups of three digits.

@@ -35,6 +35,9 @@ const (
 	ProblemCrossSite        = problemBase + "cross-site"         // 403: a browser sent the request for another site
 	ProblemHost             = problemBase + "host-not-allowed"   // 421: see [AllowHosts]
 	ProblemPageUnavailable  = problemBase + "page-unavailable"   // 503: the live page could not be made while the client waited
+	ProblemActionRefused    = problemBase + "action-refused"     // 403: the Audit of the live page has refused an action
+	ProblemActionInvalid    = problemBase + "action-invalid"     // 400: an action of the live page lacks something
+	ProblemTargetUnknown    = problemBase + "target-unknown"     // 404: an action of the live page is about something that does not exist
 )
 
 // problemType returns the status and the title of a type, which are the same for all its
@@ -85,6 +88,12 @@ func problemType(kind string) (status int, title string) {
 		return http.StatusMisdirectedRequest, "Host not allowed"
 	case ProblemPageUnavailable:
 		return http.StatusServiceUnavailable, "Page unavailable"
+	case ProblemActionRefused:
+		return http.StatusForbidden, "Action refused"
+	case ProblemActionInvalid:
+		return http.StatusBadRequest, "Action invalid"
+	case ProblemTargetUnknown:
+		return http.StatusNotFound, "No such target"
 	}
 	return http.StatusInternalServerError, "Failed"
 }

@@ -75,7 +75,9 @@ func (i *instruments) traced(next http.Handler) http.Handler {
 func (i *instruments) admin(reg *tether.Registry, address string) *http.Server {
 	host, _, _ := net.SplitHostPort(address)
 	mux := http.NewServeMux()
-	mux.Handle("/debug/tether/", tetherhttp.Debug(reg, tetherhttp.DebugConfig{AllowCancel: true, Hosts: []string{host}}))
+	mux.Handle("/debug/tether/", tetherhttp.Debug(reg, tetherhttp.DebugConfig{
+		Title: "checkout", AllowCancel: true, AllowControl: true, Hosts: []string{host},
+	}))
 	mux.Handle("GET /ready", tetherhttp.Readiness(reg)) // a worker has no other server
 	mux.Handle("GET /healthz", tetherhttp.Liveness())
 	mux.Handle("GET /metrics", promhttp.HandlerFor(i.scraped, promhttp.HandlerOpts{}))

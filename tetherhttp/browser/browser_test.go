@@ -162,6 +162,8 @@ func (v *viewer) listen(event any) {
 func (v *viewer) open(query string) {
 	v.t.Helper()
 	v.do(chromedp.Navigate(v.srv.URL + path + "?" + query))
+	// Updates come more often than for people, lest the tests take so long.
+	eval[any](v, `typeof every !== 'undefined' && (every = 300, later())`)
 }
 
 func (v *viewer) do(steps ...chromedp.Action[chromedp.Void]) {

@@ -2,12 +2,12 @@
 // on the page works without this script too.
 'use strict';
 
-const every = 2000; // milliseconds between two updates
+let every = 2000; // milliseconds between two updates
 const patience = 10_000; // milliseconds to wait for an answer, and to show a notice
 const main = document.getElementById('main');
 const pause = document.getElementById('pause');
 let timer, asking, paused = false, over = false;
-let canceled = '', until; // the task whose cancellation the page reports, and until when
+let told = [], until; // the parameters of what the page reports, and until when
 
 // show fetches a page and shows it here. A page that the user asked for is shown as it is; an
 // update does not move what the user is about to press. A form that was sent is not aborted,
@@ -41,16 +41,16 @@ async function show(url, {init, asked = false} = {}) {
 function again() {
   if (asking?.sends) return;
   const url = new URL(location.href);
-  if (canceled && performance.now() < until) url.searchParams.set('asked', canceled);
+  if (performance.now() < until) for (const [name, value] of told) url.searchParams.set(name, value);
   show(url.href);
 }
 
-// arrive shows the URL of a page, without the parameter that is only for its notice.
+// arrive shows the URL of a page, without the parameters that are only for its notice.
 function arrive(at) {
   const url = new URL(at);
-  canceled = url.searchParams.get('asked') ?? '';
+  told = [...url.searchParams].filter(([name]) => ['asked', 'did', 'to'].includes(name));
   until = performance.now() + patience;
-  if (canceled) url.searchParams.delete('asked');
+  for (const [name] of told) url.searchParams.delete(name);
   if (url.href !== location.href) history.replaceState(null, '', url);
 }
 
@@ -66,10 +66,19 @@ function say(text) {
 // update turns main into fresh, and keeps the focus where it was, or in the same section.
 function update(fresh, asked) {
   const had = document.activeElement, section = had?.closest('section');
+  hold(!asked);
   morph(main, fresh, !asked);
   if (document.activeElement !== had && had?.isConnected) had.focus({preventScroll: true});
   if (document.activeElement !== had && section?.isConnected) {
     section.querySelector('[tabindex]')?.focus({preventScroll: true});
+  }
+}
+
+// hold keeps boxes from shrinking, lest what is below jumps. Their limits are in the style.
+function hold(gently) {
+  for (const box of document.querySelectorAll('.scroll, .box')) {
+    const rows = box.querySelector('tbody tr, li') && !box.querySelector('details[open]');
+    box.style.minHeight = gently && rows ? Math.max(box.offsetHeight, parseFloat(box.style.minHeight) || 0) + 'px' : '';
   }
 }
 
@@ -99,7 +108,7 @@ function morph(old, fresh, gently) {
     want.push(have);
   }
   arrange(old, want, gently);
-  if (old !== document.activeElement && 'value' in old && old.value !== fresh.value) old.value = fresh.value;
+  if ('value' in old && old.value !== fresh.value && !(gently ? old.form ?? old : old).contains(document.activeElement)) old.value = fresh.value;
 }
 
 // arrange makes nodes the children of a parent. In a table under the pointer, or with the
@@ -133,7 +142,7 @@ function selected(node) {
 
 // go shows another view of the page.
 function go(url, replace) {
-  canceled = '';
+  told = [];
   history[replace ? 'replaceState' : 'pushState'](null, '', url);
   show(url, {asked: true});
 }
@@ -173,7 +182,7 @@ pause.addEventListener('click', () => {
 });
 document.addEventListener('visibilitychange', () => document.hidden || paused ? later() : again());
 addEventListener('popstate', () => {
-  canceled = '';
+  told = [];
   show(location.href, {asked: true});
 });
 arrive(location.href);
