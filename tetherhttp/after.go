@@ -137,10 +137,10 @@ const (
 	DeliverySent
 	// DeliveryClosed means that the connection was closed (HTTP/1): after the response, if
 	// the client or the server asked for that, or before its end, if the client has gone
-	// or was too slow. On HTTP/2 it means that the client has reset the stream.
+	// or was too slow. On HTTP/2 and HTTP/3 it means that the client has reset the stream.
 	DeliveryClosed
 	// DeliveryFrame means that the response's last frame was handed to the connection's
-	// writer 1 ms ago (HTTP/2).
+	// writer 1 ms ago (HTTP/2), or to the stream (HTTP/3).
 	DeliveryFrame
 	// DeliveryHijacked means that the handler took over the connection and has returned.
 	DeliveryHijacked

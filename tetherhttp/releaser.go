@@ -26,6 +26,8 @@ import (
 //     has passed. No public hook reports that the frame was written. The writer writes it
 //     next, and the task cannot delay that. The signal is [http.CloseNotifier]; a handler
 //     that uses it takes the signal away.
+//   - HTTP/3, with quic-go: when the response's last frame was handed to the stream, which the
+//     end of the request's context reports, and 1 ms has passed. The task cannot delay it.
 //   - when the handler returns, if the connection was hijacked or the server lacks the hooks.
 //   - at the latest [ReleaserConfig].MaxWait after the handler has returned, so that a client
 //     that still sends its body, or reads slowly, does not delay tasks forever.

@@ -178,6 +178,8 @@ func (s *scope) handlerReturned(w http.ResponseWriter) {
 		}
 	case s.http == 2:
 		s.startAfterStream(w)
+	case s.http == 3:
+		s.startAfterContext()
 	default:
 		s.startTasks(DeliveryUnknown)
 	}
@@ -205,6 +207,27 @@ func (s *scope) startAfterStream(w http.ResponseWriter) {
 		defer limit.Stop()
 		select {
 		case <-closed:
+			time.Sleep(settle)
+		case <-limit.C:
+			delivery = DeliveryTimeout
+		}
+		s.startTasks(delivery)
+	}()
+}
+
+// startAfterContext starts the tasks of an HTTP/3 response when the request's context ends.
+// quic-go derives it from that of the stream, which ends when the server has closed the stream,
+// behind the last frame, or the client has reset it.
+func (s *scope) startAfterContext() {
+	delivery := DeliveryFrame
+	if s.Err() != nil {
+		delivery = DeliveryClosed
+	}
+	go func() {
+		limit := time.NewTimer(s.releaser.maxWait)
+		defer limit.Stop()
+		select {
+		case <-s.Done():
 			time.Sleep(settle)
 		case <-limit.C:
 			delivery = DeliveryTimeout

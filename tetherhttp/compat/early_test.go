@@ -91,7 +91,7 @@ func countEarly(b *testing.B, size int, http2 bool, want tetherhttp.Delivery, at
 	l := listen(b)
 	go func() { _ = srv.Serve(l) }()
 	defer srv.Close()
-	client = connect(b, l.Addr(), http2)
+	client = connectTo(b, l.Addr(), http2)
 	defer client.conn.Close()
 
 	early := 0
@@ -118,7 +118,7 @@ type socket struct {
 	buf  []byte
 }
 
-func connect(b *testing.B, addr net.Addr, http2 bool) *socket {
+func connectTo(b *testing.B, addr net.Addr, http2 bool) *socket {
 	// All of a response must fit into the kernel: the client reads nothing before the task starts.
 	d := net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
 		return c.Control(func(fd uintptr) {

@@ -129,6 +129,7 @@ type site struct {
 	http1      bool                  // the server takes HTTP/2 without TLS by other means than its own
 	deliveries []tetherhttp.Delivery // what the tasks of [site.twice] are told
 	delivery2  tetherhttp.Delivery   // and that of [site.http2]
+	started    func(context.Context) // is called by each task with the handler's context; may be nil
 
 	reg      *tether.Registry
 	bg       *tetherhttp.Releaser
@@ -193,7 +194,11 @@ func (s *site) after(ctx context.Context) {
 	if s.bare {
 		return
 	}
+	request := ctx
 	_, err := tetherhttp.After(ctx, "after", func(ctx context.Context) error {
+		if s.started != nil {
+			s.started(request)
+		}
 		s.mu.Lock()
 		s.ran = append(s.ran, tetherhttp.DeliveryOf(ctx))
 		received := s.received
@@ -429,13 +434,18 @@ func withoutDate(raw string) string {
 	}
 }
 
-// post is the rest of an example: the server serves one request and stops, and the
-// tasks end.
-func post(srv *http.Server, reg *tether.Registry, path string) {
+func listenLocal() net.Listener {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		panic(err)
 	}
+	return l
+}
+
+// post is the rest of an example: the server serves one request and stops, and the
+// tasks end.
+func post(srv *http.Server, reg *tether.Registry, path string) {
+	l := listenLocal()
 	postTo(l.Addr(), func() error { return srv.Serve(l) }, srv.Shutdown, reg, path)
 }
 
