@@ -276,20 +276,22 @@ func (o *order) first() (*share, level) {
 // false if there is none, nil and true if the first one has to wait for room. It removes
 // what is overdue on the way.
 func (o *order) next(now int64) (t *Task, stalled bool) {
-	o.wake(now)
+	if o.turns != nil {
+		o.wake(now)
+	}
 	for s, l := o.first(); s != nil; s, l = o.first() {
 		list := &s.lists[l]
-		if o.removeDead(list, now) {
+		t := (*Task)(list.head)
+		if (o.maxWait > 0 || t.has(aborting)) && o.removeDead(list, now) {
 			o.settle(s)
 			continue
 		}
-		if o.sleeps(s, now) {
+		if o.turns != nil && o.sleeps(s, now) {
 			continue
 		}
-		if o.pace.earliest(o.theoretical) > now {
+		if o.pace.interval > 0 && o.pace.earliest(o.theoretical) > now {
 			return nil, true
 		}
-		t := (*Task)(list.head)
 		if o.capacity > 0 || t.extra.Load() != nil { // otherwise it has neither a weight nor a key
 			weight := o.weightOf(t.opts())
 			if weight > o.capacity-o.used {

@@ -306,7 +306,7 @@ func (q *queue) Next(now int64) (n *node, stalled bool) {
 		q.workers.TakeOver() // what was submitted last may be next
 	}
 	t, stalled := q.order.next(now)
-	for q.dropOverdueLocked(now) && t == nil {
+	for q.order.overdue != nil && q.dropOverdueLocked(now) && t == nil {
 		t, stalled = q.order.next(now)
 	}
 	if q.order.turns != nil || q.order.pace.interval > 0 {

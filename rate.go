@@ -85,7 +85,7 @@ func (o *order) earliest(s *share) int64 {
 // sleeps puts the share that is next to sleep if it may not start a task yet, and reports
 // whether it has. No timer is set for it: wake finds it.
 func (o *order) sleeps(s *share, now int64) bool {
-	if o.turns == nil || o.earliest(s) <= now {
+	if o.earliest(s) <= now {
 		return false
 	}
 	s.due = o.earliest(s)
@@ -97,9 +97,6 @@ func (o *order) sleeps(s *share, now int64) bool {
 // wake wakes the shares that may start a task now, and removes those without tasks that do
 // not matter any more.
 func (o *order) wake(now int64) {
-	if o.turns == nil {
-		return
-	}
 	asleep, idle := &o.turns.asleep, &o.turns.idle
 	for asleep.Len() > 0 && asleep.Top().due <= now {
 		s := asleep.Top()

@@ -166,9 +166,9 @@ func (p *Pool) shareFull(opts *options) *FullError {
 	q.workers.Lock()
 	if s := q.order.find(opts); s != nil {
 		err.Running, err.Queued = int(s.running), int(s.live-s.running)
-		err.RetryAfter = time.Duration(max(0, q.order.earliest(s)-q.reg.now()))
-		if pace := time.Duration(q.order.sharePace.interval); pace > err.RetryAfter {
-			err.RetryAfter = pace
+		err.RetryAfter = time.Duration(q.order.sharePace.interval)
+		if now, at := q.reg.now(), q.order.earliest(s); at > now {
+			err.RetryAfter = max(err.RetryAfter, time.Duration(at-now))
 		}
 	}
 	q.workers.Unlock()

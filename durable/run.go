@@ -2,11 +2,13 @@ package durable
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"math"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -220,7 +222,7 @@ func (w *Worker) run(ctx, entry context.Context, x *delivered) Outcome {
 		failure = x.job.run(ctx, x.Args)
 		return failure
 	}
-	task, err := w.pool.Go(entry, x.Name, body, tether.Timeout(x.cfg.Timeout), tether.Label("job", x.ID), tether.Label("attempt", strconv.Itoa(x.number)), x.job.written())
+	task, err := w.pool.Go(entry, x.Name, body, shareOf(x.Args, w.cfg.ShareField), tether.Timeout(x.cfg.Timeout), tether.Label("job", x.ID), tether.Label("attempt", strconv.Itoa(x.number)), x.job.written())
 	switch {
 	case errors.Is(err, tether.ErrClosed), err != nil && entry.Err() != nil:
 		return Outcome{Return, 0, err}
@@ -346,4 +348,28 @@ func (w *Worker) logUnknown(m Message) {
 	if !again {
 		w.cfg.Logger.Warn("durable: a job that this worker does not have, put back", "job", m.Name, "id", m.ID, "after", unknownAfter)
 	}
+}
+
+// shareOf returns the option of a job's share: the value of a field of its arguments.
+func shareOf(args json.RawMessage, field string) tether.Option {
+	if field == "" {
+		return tether.Option{}
+	}
+	var fields map[string]json.RawMessage
+	if json.Unmarshal(args, &fields) != nil {
+		return tether.Option{} // not an object
+	}
+	key := string(fields[field])
+	switch {
+	case strings.HasPrefix(key, `"`):
+		if json.Unmarshal(fields[field], &key) != nil {
+			return tether.Option{}
+		}
+	case key == "" || strings.ContainsAny(key[:1], "{[tfn"):
+		return tether.Option{} // it is missing, or neither a string nor a number
+	}
+	if tether.CheckName(key) != nil {
+		return tether.Option{}
+	}
+	return tether.Share(key)
 }

@@ -26,6 +26,12 @@ type WorkerConfig struct {
 	// Pool is the name of the pool that the worker creates in the Registry. If empty, it is
 	// "durable".
 	Pool string
+	// ShareField is the name of a field of the jobs' arguments, which are a JSON object then:
+	// "tenant". Its value, a string or a number, is the [tether.Share] of a job's task, so that
+	// the pool's statistics and [tether.PauseShare] are by tenant. A job without the field, or
+	// whose value is not valid as a name, has no share. A job that waits for its share is one
+	// of Concurrency all the same: the engine decides which jobs come.
+	ShareField string
 	// Logger gets one record for each attempt that failed (Warn), each crash of a process while
 	// a job ran (Warn), each job that has failed for good (Error), and each that is put back
 	// because it was interrupted (Info) or could not be run here (Warn). If nil, slog.Default() is

@@ -523,3 +523,24 @@ func TestManyJobsAtOnce(t *testing.T) {
 		assert.EqualValues(t, 100, ran.Load())
 	})
 }
+
+// The tasks of a worker have the shares that their arguments name.
+func TestWorkerShares(t *testing.T) {
+	reg := newRegistry(t, tether.Config{})
+	engine := newMemory()
+	shares := make(chan string, 1)
+	job := durable.Define("mail", func(ctx context.Context, _ json.RawMessage) error {
+		task, _ := tether.FromContext(ctx)
+		shares <- task.Info().Share
+		return nil
+	}, durable.JobConfig{Timeout: time.Minute})
+	worker, err := durable.NewWorker(engine, durable.WorkerConfig{Registry: reg, ShareField: "tenant"}, job)
+	require.NoError(t, err)
+	require.NoError(t, worker.Start(context.Background()))
+	m := invoice
+	m.Name, m.Args = "mail", json.RawMessage(`{"tenant":"acme"}`)
+	done := engine.consumer().deliver(m, 1)
+	assert.Equal(t, "acme", <-shares)
+	<-done
+	require.NoError(t, worker.Stop(context.Background()))
+}

@@ -1994,3 +1994,23 @@ func TestAfterFindsTheRequestClosed(t *testing.T) {
 		assert.ErrorIs(t, <-file, os.ErrNotExist)
 	})
 }
+
+// The tasks after a request have its share, unless they have one of their own.
+func TestAfter_Share(t *testing.T) {
+	reg := newRegistry(t, tether.Config{})
+	var tasks []*tether.Task
+	rel := tetherhttp.NewReleaser(reg, tetherhttp.ReleaserConfig{Share: func(r *http.Request) string { return r.Header.Get("Tenant") }})
+	h := rel.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		for _, opts := range [][]tether.Option{nil, {tether.Share("own")}} {
+			task, err := tetherhttp.After(r.Context(), "task", func(context.Context) error { return nil }, opts...)
+			assert.NoError(t, err)
+			tasks = append(tasks, task)
+		}
+	}))
+	for _, tenant := range []string{"acme", ""} {
+		h.ServeHTTP(httptest.NewRecorder(), request("POST", "/", "", "Tenant", tenant))
+		assert.Equal(t, tenant, tasks[0].Info().Share)
+		assert.Equal(t, "own", tasks[1].Info().Share)
+		tasks = nil
+	}
+}

@@ -76,6 +76,10 @@ type AsyncConfig struct {
 	// Otherwise the task is canceled with ErrClientGone, because no client could fetch the
 	// outcome.
 	KeepOnDisconnect bool
+	// Share, if non-nil, returns the [tether.Share] of a request's task: its tenant, for
+	// example. A request is answered 503 if its share is full, with the Retry-After of that
+	// share. If it is empty, the task has none. It must be valid as a name.
+	Share func(*http.Request) string
 	// TaskOptions are options for the tasks, such as [tether.Timeout]. A task with
 	// [tether.Unique] may be shared by several requests, and continues if a client
 	// disconnects. A task with [tether.Hold] starts when the program releases it.
@@ -175,6 +179,7 @@ type async struct {
 	keep      bool
 	maxBody   int64
 	check     func(*http.Request) error // may be nil
+	share     func(*http.Request) string
 	task      []tether.Option
 	wraps     tether.Option // names what the user wrote in Info.Func
 	keys      *keys         // nil without an IdempotencyConfig
@@ -190,6 +195,7 @@ func newAsync(constructor, name string, cfg []AsyncConfig) *async {
 		inline: orDefault(c.Inline, 500*time.Millisecond), maxWait: orDefault(c.MaxWait, 30*time.Second),
 		always202: c.Always202, keep: c.KeepOnDisconnect, maxBody: max(c.MaxBody, 0), check: c.Check,
 		statusURL: c.StatusURL, pollAfter: c.PollAfter, representer: c.Represent, store: c.Store, task: slices.Clone(c.TaskOptions),
+		share: c.Share,
 	}
 	if a.statusURL == nil {
 		prefix := strings.TrimSuffix(cmp.Or(c.StatusAt, "/tasks"), "/") + "/"
@@ -229,7 +235,7 @@ func (a *async) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	var find finder = func() (t *handle, isNew bool, err error) {
 		isNew = true
-		t, err = a.submit(in, body, append(a.task[:len(a.task):len(a.task)], tether.OnDuplicate(func(*tether.Task) { isNew = false })))
+		t, err = a.submit(in, body, append(withShare(a.task, a.share, r), tether.OnDuplicate(func(*tether.Task) { isNew = false })))
 		return t, isNew, err
 	}
 	var use *use

@@ -1368,3 +1368,45 @@ func TestAsyncOutcomes(t *testing.T) {
 type unmarshalable struct{}
 
 func (unmarshalable) MarshalJSON() ([]byte, error) { return nil, errors.New(secret) }
+
+// One tenant's requests are answered 503, with what is known about its share, and the
+// others' are not.
+func TestAsync_Share(t *testing.T) {
+	bubble(t, "the share of a request", func(t *testing.T) {
+		reg := newRegistry(t, tether.Config{})
+		pool := reg.NewPool("reports", tether.PoolConfig{Workers: 4, Queue: 100, ShareLimit: 2})
+		release := make(chan struct{})
+		defer close(release)
+		h := tetherhttp.Async(pool, "report", func(ctx context.Context, r *http.Request) (int, error) {
+			if r.URL.RawQuery == "pause" {
+				return 0, tether.PauseShare(ctx, time.Now().Add(90*time.Second))
+			}
+			<-release
+			return 0, nil
+		}, tetherhttp.AsyncConfig{Inline: -1, Share: func(r *http.Request) string { return r.Header.Get("Tenant") }})
+		post := func(query, tenant string) *asked {
+			return ask(t, h, request("POST", "/reports"+query, "", "Tenant", tenant))
+		}
+		for range 2 {
+			assert.Equal(t, http.StatusAccepted, post("", "acme").Code)
+		}
+		w := post("", "acme")
+		assert.Equal(t, tetherhttp.ProblemBusy, w.problem(t).Type)
+		assert.Equal(t, "1", w.Header().Get("Retry-After"))
+		for _, other := range []string{"globex", ""} {
+			assert.Equal(t, http.StatusAccepted, post("?pause", other).Code)
+			synctest.Wait()
+			assert.Equal(t, http.StatusAccepted, post("", other).Code)
+			assert.Equal(t, http.StatusAccepted, post("", other).Code)
+			assert.Equal(t, "90", post("", other).Header().Get("Retry-After"), "when the share may go on")
+		}
+		assert.Equal(t, http.StatusInternalServerError, post("", strings.Repeat("x", 200)).Code)
+		time.Sleep(2 * time.Minute)
+	})
+}
+
+func TestProblemOf_MaxWait(t *testing.T) {
+	p := tetherhttp.ProblemOf(&tether.MaxWaitError{Pool: "p", Waited: 31 * time.Second, MaxWait: 30 * time.Second})
+	assert.Equal(t, tetherhttp.ProblemOverdue, p.Type)
+	assert.Equal(t, 30*time.Second, p.RetryAfter)
+}

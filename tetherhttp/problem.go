@@ -87,7 +87,7 @@ func answerTo(err error) http.Handler {
 }
 
 // ProblemOf returns what a client may be shown of an error, for handlers that submit tasks
-// themselves: the [*Problem] that err is or wraps; 503 with RetryAfter for [tether.ErrFull],
+// themselves: the [*Problem] that err is or wraps; 503 with RetryAfter for [tether.ErrFull], also as a [*tether.MaxWaitError],
 // [tether.ErrClosed] and [tether.ErrShutdown]; 504 for [tether.ErrTimeout]; 410 for
 // [ErrCanceled]; 503 for [ErrClientGone]; 503 with RetryAfter for [ErrStoreUnavailable]; 500 for [ErrLost]; 413 for an [*http.MaxBytesError]; and 500 without a
 // detail for any other error.
@@ -100,6 +100,9 @@ func ProblemOf(err error) *Problem {
 		wait := time.Second
 		if full, ok := errorAs[*tether.FullError](err); ok {
 			wait = max(wait, full.RetryAfter)
+		}
+		if waited, ok := errorAs[*tether.MaxWaitError](err); ok {
+			return newProblem(ProblemOverdue, "the work was not begun in time; try again").after(max(wait, waited.MaxWait))
 		}
 		return newProblem(ProblemBusy, "the service is busy; try again").after(wait)
 	case errorIs(err, tether.ErrClosed), errorIs(err, tether.ErrShutdown):

@@ -13,6 +13,7 @@ const problemBase = "https://github.com/seed-2e639f12/tether/blob/main/tetherhtt
 // They are identifiers: a client should compare them, and not fetch them.
 const (
 	ProblemBusy             = problemBase + "busy"               // 503: the registry or the pool is full
+	ProblemOverdue          = problemBase + "overdue"            // 503: the task waited for a worker longer than its pool's MaxWait
 	ProblemStopping         = problemBase + "stopping"           // 503: the process is stopping
 	ProblemRequestEnded     = problemBase + "request-ended"      // 503: the task was canceled with its request, see [ErrClientGone]
 	ProblemTimeout          = problemBase + "timeout"            // 504: the task took too long
@@ -46,6 +47,8 @@ func problemType(kind string) (status int, title string) {
 	switch kind {
 	case ProblemBusy:
 		return http.StatusServiceUnavailable, "Busy"
+	case ProblemOverdue:
+		return http.StatusServiceUnavailable, "Not begun in time"
 	case ProblemStopping:
 		return http.StatusServiceUnavailable, "Stopping"
 	case ProblemRequestEnded:

@@ -45,6 +45,7 @@ type Releaser struct {
 	reg     *tether.Registry
 	maxWait time.Duration
 	onlyIf  func(status int) bool
+	share   func(*http.Request) string
 	conns   sync.Map // net.Conn to *connection: those that are open
 }
 
@@ -59,6 +60,11 @@ type ReleaserConfig struct {
 	// the Releaser wraps the ResponseWriter: Flush, Hijack, ReadFrom and
 	// [http.ResponseController] keep working, other type assertions fail.
 	OnlyIf func(status int) bool
+	// Share, if non-nil, returns the [tether.Share] of the tasks after a request that are
+	// submitted without that option: the request's tenant, for example. If it is empty, they
+	// have none. It must be valid as a name. It is called with the request that has come to
+	// [Releaser.Handler].
+	Share func(*http.Request) string
 }
 
 // Attach prepares a server for [After] and returns the Releaser that starts the tasks, which
@@ -90,7 +96,7 @@ func NewReleaser(reg *tether.Registry, cfg ...ReleaserConfig) *Releaser {
 		panic("tetherhttp: a Releaser needs a registry")
 	}
 	c := optional("NewReleaser", cfg)
-	return &Releaser{reg: reg, maxWait: orDefault(c.MaxWait, 2*time.Second), onlyIf: c.OnlyIf}
+	return &Releaser{reg: reg, maxWait: orDefault(c.MaxWait, 2*time.Second), onlyIf: c.OnlyIf, share: c.Share}
 }
 
 // Hooks sets srv.ConnState and srv.ConnContext to hooks that call the functions that were
@@ -139,6 +145,9 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // serve calls next with a scope for the request's tasks.
 func (rel *Releaser) serve(next http.Handler, w http.ResponseWriter, r *http.Request) {
 	s := &scope{Context: r.Context(), releaser: rel, http: uint8(r.ProtoMajor), head: r.Method == http.MethodHead}
+	if rel.share != nil {
+		s.request = r
+	}
 	if up := r.Header["Upgrade"]; len(up) > 0 {
 		s.h2c = s.http == 1 && strings.EqualFold(up[0], "h2c")
 	}

@@ -15,11 +15,12 @@ import (
 type scope struct {
 	context.Context
 	releaser *Releaser
-	conn     *connection // nil if no hook will report the end of this response
-	next     *scope      // another scope of the same request; written under conn.mu before it is shared
-	http     uint8       // the protocol's major version
-	head     bool        // a HEAD request, whose stream and context may end before its handler
-	h2c      bool        // the client has asked to upgrade HTTP/1 to HTTP/2
+	conn     *connection   // nil if no hook will report the end of this response
+	request  *http.Request // for ReleaserConfig.Share; nil without one
+	next     *scope        // another scope of the same request; written under conn.mu before it is shared
+	http     uint8         // the protocol's major version
+	head     bool          // a HEAD request, whose stream and context may end before its handler
+	h2c      bool          // the client has asked to upgrade HTTP/1 to HTTP/2
 
 	mu       sync.Mutex
 	closed   bool           // no task can be added; guarded by mu
@@ -79,6 +80,10 @@ func (s *scope) submit(ctx context.Context, r tether.Submitter, name string, fn 
 		return nil, fmt.Errorf("%w: nil Submitter", tether.ErrInvalid)
 	}
 	all, duplicate := append(opts[:len(opts):len(opts)], tether.Hold()), false
+	if s.request != nil {
+		// In front, so that an option of the submission's own has effect instead.
+		all = append(withShare(nil, s.releaser.share, s.request), all...)
+	}
 	if len(opts) > 0 { // without options it cannot be Unique
 		all = append(all, tether.OnDuplicate(func(*tether.Task) { duplicate = true }))
 	}
@@ -91,6 +96,18 @@ func (s *scope) submit(ctx context.Context, r tether.Submitter, name string, fn 
 		return nil, ErrFinished
 	}
 	return t, nil
+}
+
+// withShare returns a copy of opts with the share that a request has, if it has one.
+func withShare(opts []tether.Option, share func(*http.Request) string, r *http.Request) []tether.Option {
+	opts = opts[:len(opts):len(opts)]
+	if share == nil {
+		return opts
+	}
+	if key := share(r); key != "" {
+		opts = append(opts, tether.Share(key))
+	}
+	return opts
 }
 
 func (s *scope) isClosed() bool {

@@ -27,7 +27,9 @@ type Histogram struct {
 
 // Record adds a wait at the time now, in nanoseconds.
 func (h *Histogram) Record(now, wait int64) {
-	h.rotate(now)
+	if uint64(now-h.began) >= period {
+		h.rotate(now)
+	}
 	h.now[bucket(wait)]++
 }
 
