@@ -55,6 +55,8 @@ type System struct {
 	// TaskIn does the same for a library that takes the submitter's context, such as a
 	// request's. It is nil if the library takes none.
 	TaskIn func(body func()) (submit func(context.Context) error)
+	// TaskOf is Task for the tasks of one share. It is nil if the library has no shares.
+	TaskOf func(share string, body func()) (submit func() error)
 	// Close must be called after all tasks have run. It returns when the system's
 	// goroutines have ended or are about to end.
 	Close func() error
