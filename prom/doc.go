@@ -23,6 +23,7 @@
 //	tether_pool_workers_limit{pool}               PoolConfig.Workers, or as resized
 //	tether_pool_inline_tasks{pool}                running tasks that take no worker
 //	tether_pool_queue_limit{pool}                 PoolConfig.Queue; +Inf if it is Unbounded
+//	tether_pool_overdue_total{pool}               that waited for MaxWait; in tether_tasks_ended_total too
 //	tether_pool_weight{pool}                      of the running tasks, if there is a Capacity
 //	tether_pool_weight_limit{pool}                PoolConfig.Capacity, if there is one
 //	tether_pool_paused{pool}                      1 or 0
@@ -45,7 +46,7 @@
 //
 // A name costs 23 series for each pool that its tasks have run on: 16 of the histogram
 // (13 buckets, +Inf, the sum and the count), 5 outcomes, the retries and the stuck tasks.
-// A pool costs 30 to 32 series: 16 of the histogram, 10 counts and 4 to 6 settings. With
+// A pool costs 31 to 33 series: 16 of the histogram, 11 counts and 4 to 6 settings. With
 // [Config].Buckets, a histogram has 3 series more than there are buckets.
 //
 // The task label has at most [Config].MaxNames values, in the order of their first

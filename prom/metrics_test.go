@@ -378,7 +378,7 @@ func TestNumberOfSeries(t *testing.T) {
 		f()
 		return count() - before
 	}
-	const byName, ofPool, ofWeight = 23, 30, 2
+	const byName, ofPool, ofWeight = 23, 31, 2
 
 	assert.Equal(t, 16+byName, added(func() { run(t, r, "task", succeed) }), "with the wait histogram of the registry itself")
 	assert.Equal(t, 0, added(func() { run(t, r, "task", panicking) }))

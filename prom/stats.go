@@ -22,6 +22,7 @@ var (
 	queue       = byPool("tether_pool_queue_limit", "PoolConfig.Queue, or +Inf if it is Unbounded. More tasks may be held or queued while workers are free.")
 	weight      = byPool("tether_pool_weight", "Weight of the running tasks, if the pool bounds it.")
 	weightLimit = byPool("tether_pool_weight_limit", "Maximum weight that runs at once, if the pool bounds it.")
+	overdue     = byPool("tether_pool_overdue_total", "Tasks dropped because they waited for a worker for the pool's MaxWait.")
 	paused      = byPool("tether_pool_paused", "1 if the pool is paused, 0 if not.")
 )
 
@@ -45,7 +46,7 @@ func (m *Metrics) Watch(reg *tether.Registry) {
 
 // Describe implements [prometheus.Collector].
 func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{ready, submitted, refused, ended, live, inline, workers, queue, weight, weightLimit, paused} {
+	for _, d := range []*prometheus.Desc{ready, submitted, refused, ended, live, inline, workers, queue, overdue, weight, weightLimit, paused} {
 		ch <- d
 	}
 	for _, c := range []prometheus.Collector{m.wait, m.run, m.outcomes, m.retries, m.stuck} {
@@ -86,6 +87,7 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 		gauge(workers, p.workers, name)
 		gauge(queue, p.queue, name)
 		gauge(paused, p.paused, name)
+		counter(overdue, p.overdue, name)
 		if p.weightLimit > 0 {
 			gauge(weight, p.weight, name)
 			gauge(weightLimit, p.weightLimit, name)
@@ -105,6 +107,7 @@ func flag(b bool) float64 {
 type figures struct {
 	counts
 	inline, workers, queue, weight, weightLimit, paused float64
+	overdue                                             uint64
 }
 
 // read returns the figures by pool name.
@@ -127,6 +130,7 @@ func (m *Metrics) read() (isReady bool, byName map[string]*figures) {
 			f.add(p.Stats)
 			f.inline += float64(p.Inline)
 			f.workers += float64(p.Workers)
+			f.overdue += p.Overdue
 			f.weight += float64(p.Weight)
 			f.weightLimit += float64(p.Capacity)
 			f.paused = max(f.paused, flag(p.Paused))
