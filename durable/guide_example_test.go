@@ -41,6 +41,7 @@ func Example() {
 		Registry:    reg,
 		Concurrency: 20,
 		Pool:        "jobs",
+		ShareField:  "tenant", // a field of the arguments
 		Logger:      slog.New(slog.DiscardHandler),
 		Context:     func(ctx context.Context, _ map[string]string) context.Context { return ctx }, // tetherotel.JobContext
 	}, push)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/seed-2e639f12/tether"
+	"github.com/seed-2e639f12/tether/schedule"
 	"github.com/seed-2e639f12/tether/tetherhttp"
 	"github.com/seed-2e639f12/tether/tetherhttp/storetest"
 )
@@ -107,7 +108,10 @@ func ExampleAfterOn() {
 			tetherhttp.ProblemOf(err).ServeHTTP(w, r)
 		}
 	}))
-	tetherhttp.Attach(srv.Config, reg, tetherhttp.ReleaserConfig{MaxWait: time.Minute})
+	tetherhttp.Attach(srv.Config, reg, tetherhttp.ReleaserConfig{
+		MaxWait: time.Minute,
+		Share:   func(r *http.Request) string { return r.Header.Get("X-Tenant") }, // tenants take turns
+	})
 	srv.Start()
 	send(http.NewRequest("GET", srv.URL, nil))
 	srv.Close()
@@ -218,6 +222,7 @@ func ExampleAsyncConfig() {
 			return tetherhttp.ForwardedPrefix(r) + "/jobs/" + id
 		},
 		PollAfter:   poll,
+		Share:       func(r *http.Request) string { return r.Header.Get("X-Tenant") }, // tenants take turns
 		TaskOptions: []tether.Option{tether.Timeout(time.Minute)},
 		Idempotency: &tetherhttp.IdempotencyConfig{
 			MaxKeys: 1000, RetainFor: time.Hour,
@@ -317,4 +322,32 @@ func ExampleStoreConfig() {
 	// canceled: the store is away
 	// 503 true
 	// <nil>
+}
+
+// A page whose operators may cancel tasks, and on-call engineers also change pools and
+// schedules. Each action is logged before it is done.
+func ExampleDebugConfig() {
+	reg := tether.New(tether.Config{})
+	page := tetherhttp.Debug(reg, tetherhttp.DebugConfig{
+		Title: "shop", Version: "1.2.3",
+		AllowCancel: true, AllowControl: true,
+		Schedules:  schedule.New(reg),
+		LabelLinks: map[string]string{"trace_id": "https://traces.example/trace/{value}"},
+		Audit: func(r *http.Request, a tetherhttp.DebugAction) error {
+			switch a.Kind {
+			case tetherhttp.DebugCancel, tetherhttp.DebugCancelMatching:
+			case tetherhttp.DebugPause, tetherhttp.DebugResume, tetherhttp.DebugResize,
+				tetherhttp.DebugRun, tetherhttp.DebugPauseSchedule, tetherhttp.DebugResumeSchedule:
+				if r.Header.Get("X-Group") != "on-call" { // as a middleware has set it
+					return errors.New("only on-call engineers may do that")
+				}
+			}
+			slog.InfoContext(r.Context(), "live page", "action", a.String())
+			return nil
+		},
+	})
+	recorder := httptest.NewRecorder()
+	page.ServeHTTP(recorder, httptest.NewRequest("GET", "http://localhost/debug/tether/?format=json", nil))
+	fmt.Println(recorder.Code, reg.Shutdown(context.Background()))
+	// Output: 200 <nil>
 }
