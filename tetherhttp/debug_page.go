@@ -235,8 +235,8 @@ func (p *debugPage) list(reg *tether.Registry, s *snapshot) {
 		p.Loops = append(p.Loops, show(&s.live[i]))
 	}
 	p.Schedules = schedulesOf(p.schedules, s.time, show)
-	p.Live = p.Query.Live.apply(p.Query, s.live, show)
-	p.Finished = p.Query.Finished.apply(p.Query, s.finished, show)
+	p.Live = p.Query.Live.apply(p.Query, s.live, s.liveTexts, show)
+	p.Finished = p.Query.Finished.apply(p.Query, s.finished, s.finishedTexts, show)
 	p.Live.Capped, p.Finished.Capped = s.moreLive, s.moreFinished
 	p.Query.Live.Page, p.Query.Finished.Page = p.Live.Page, p.Finished.Page // at most the last page
 	if s.drain != nil {

@@ -205,12 +205,17 @@ func (o *order) sort() string {
 	return o.Column
 }
 
-// apply returns the selected page of a list, or the last one if there are fewer.
-func (o *order) apply(q query, infos []tether.Info, show func(*tether.Info) *debugTask) *debugList {
+// apply returns the selected page of a list, or the last one if there are fewer. texts returns
+// the searchText of each of infos.
+func (o *order) apply(q query, infos []tether.Info, texts func() []string, show func(*tether.Info) *debugTask) *debugList {
 	var matched []*tether.Info
 	name := strings.ToLower(q.Name)
+	var all []string
+	if name != "" {
+		all = texts()
+	}
 	for i := range infos {
-		if q.wants(&infos[i], name) {
+		if q.selects(&infos[i]) && (name == "" || strings.Contains(all[i], name)) {
 			matched = append(matched, &infos[i])
 		}
 	}
@@ -234,32 +239,42 @@ func (o *order) apply(q query, infos []tether.Info, show func(*tether.Info) *deb
 
 // wants reports whether a task passes the filters. text is q.Name in lower case.
 func (q query) wants(info *tether.Info, text string) bool {
+	return q.selects(info) && (text == "" || strings.Contains(searchText(info), text))
+}
+
+// selects reports whether a task passes the filters other than the text.
+func (q query) selects(info *tether.Info) bool {
 	switch {
 	case q.Pool == noPool && info.Pool != "", q.Pool != "" && q.Pool != noPool && info.Pool != q.Pool:
 		return false
 	case q.State == stuckState:
-		if info.Stuck == nil || info.State.Final() {
-			return false
-		}
-	case q.State != "" && info.State.String() != q.State:
-		return false
+		return info.Stuck != nil && !info.State.Final()
 	}
-	return text == "" || mentions(info, text)
+	return q.State == "" || info.State.String() == q.State
 }
 
-// mentions reports whether a text, in lower case, is part of a task's name, of its Unique or Share
-// key, or of a label, which is "key=value".
-func mentions(info *tether.Info, text string) bool {
-	has := func(s string) bool { return strings.Contains(strings.ToLower(s), text) }
-	if has(info.Name) || info.Unique != "" && has(info.Unique) || info.Share != "" && has(info.Share) {
-		return true
-	}
-	for key, value := range info.Labels {
-		if has(key + "=" + value) {
-			return true
+// searchText returns what is searched of a task, in lower case: its name, its Unique and Share
+// keys and its labels, which are "key=value", a line each.
+func searchText(info *tether.Info) string {
+	text := info.Name
+	for _, key := range []string{info.Unique, info.Share} {
+		if key != "" {
+			text += "\n" + key
 		}
 	}
-	return false
+	for key, value := range info.Labels {
+		text += "\n" + key + "=" + value
+	}
+	return strings.ToLower(text)
+}
+
+// searchTexts returns the searchText of each of infos.
+func searchTexts(infos []tether.Info) []string {
+	texts := make([]string, len(infos))
+	for i := range infos {
+		texts[i] = searchText(&infos[i])
+	}
+	return texts
 }
 
 // The methods below are for the template. Links are relative to the path of the page.

@@ -39,6 +39,8 @@ type snapshot struct {
 	loops    []int         // likewise
 	history  debugHistory
 
+	// Made for the first request that searches, so that the next ones are fast.
+	liveTexts, finishedTexts func() []string
 	// Made for the first request that shows them. They call methods of errors.
 	names    func() debugNames
 	failures func() debugFailures
@@ -100,6 +102,8 @@ func newSnapshot(reg *tether.Registry, now time.Time) *snapshot {
 			s.since = oldest
 		}
 	}
+	s.liveTexts = sync.OnceValue(func() []string { return searchTexts(s.live) })
+	s.finishedTexts = sync.OnceValue(func() []string { return searchTexts(s.finished) })
 	s.names = sync.OnceValue(func() debugNames { return namesOf(s) })
 	s.failures = sync.OnceValue(func() debugFailures { return groupFailures(s.finished, s.older) })
 	s.ended = time.Now()
