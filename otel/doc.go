@@ -86,6 +86,7 @@
 //	tether.task.submitted       counter        {task}    tasks admitted
 //	tether.task.refused         counter        {task}    submissions refused
 //	tether.task.ended           counter        {task}    by tether.task.outcome
+//	tether.pool.overdue         counter        {task}    of those, dropped by PoolConfig.MaxWait; of pools with one
 //	tether.task.live            updowncounter  {task}    by tether.task.state: held, queued, running
 //	tether.pool.worker.limit    updowncounter  {worker}  tasks that may run now: 0 while paused
 //	tether.pool.queue.limit     updowncounter  {task}    PoolConfig.Queue; of bounded pools

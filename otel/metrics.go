@@ -37,7 +37,7 @@ type metrics struct {
 
 	queueDuration, runDuration metric.Float64Histogram
 
-	submitted, refused, ended                  metric.Int64ObservableCounter
+	submitted, refused, ended, overdue         metric.Int64ObservableCounter
 	live                                       metric.Int64ObservableUpDownCounter
 	workerLimit, queueLimit, weight, weightMax metric.Int64ObservableUpDownCounter
 
@@ -88,6 +88,7 @@ func (m *metrics) init(cfg Config) error {
 	m.submitted = counter("tether.task.submitted", "Tasks admitted.")
 	m.refused = counter("tether.task.refused", "Submissions refused.")
 	m.ended = counter("tether.task.ended", "Tasks that have ended.")
+	m.overdue = counter("tether.pool.overdue", "Tasks dropped because they waited for a worker for the pool's MaxWait.")
 	m.live = upDown("tether.task.live", "{task}", "Tasks that have not ended.")
 	m.workerLimit = upDown("tether.pool.worker.limit", "{worker}", "Maximum number of tasks of the pool that may run at once; 0 while it is paused.")
 	m.queueLimit = upDown("tether.pool.queue.limit", "{task}", "PoolConfig.Queue of the pool. More tasks may wait while workers are free.")
@@ -180,7 +181,7 @@ func (o *Observer) Watch(reg *tether.Registry) (metric.Registration, error) {
 	}
 	w := watch{&o.metrics, reg}
 	registered, err := o.meter.RegisterCallback(w.observe,
-		o.submitted, o.refused, o.ended, o.live, o.workerLimit, o.queueLimit, o.weight, o.weightMax)
+		o.submitted, o.refused, o.ended, o.overdue, o.live, o.workerLimit, o.queueLimit, o.weight, o.weightMax)
 	if err != nil {
 		return nil, err
 	}
@@ -244,6 +245,9 @@ func (w watch) observeLimits(to metric.Observer, s tether.PoolStats) {
 		workers = 0
 	}
 	to.ObserveInt64(w.workerLimit, int64(workers), in)
+	if s.MaxWait > 0 {
+		to.ObserveInt64(w.overdue, int64(s.Overdue), in)
+	}
 	if s.Queue < tether.Unbounded {
 		to.ObserveInt64(w.queueLimit, int64(s.Queue), in)
 	}

@@ -191,9 +191,15 @@ func TestWatch(t *testing.T) {
 	assert.Equal(t, map[string]int64{"tether.pool.name=mail": 7}, s.counts("tether.pool.weight.usage"))
 	assert.Equal(t, map[string]int64{"tether.pool.name=mail": 10}, s.counts("tether.pool.weight.limit"))
 
+	assert.Empty(t, s.counts("tether.pool.overdue"), "no pool has a MaxWait")
+	late := r.NewPool("late", tether.PoolConfig{Workers: 1, Queue: 1, MaxWait: time.Millisecond})
+	late.Pause()
+	require.ErrorIs(t, start(t, ctx, late, "task", succeed).Wait(ctx), tether.ErrFull)
+	assert.Equal(t, map[string]int64{"tether.pool.name=late": 1}, s.counts("tether.pool.overdue"))
+
 	mail.Pause()
 	r.NewPool("more", tether.PoolConfig{Workers: 4, Queue: 5, Overflow: tether.OverflowBlock})
-	assert.Equal(t, map[string]int64{"tether.pool.name=mail": 0, "tether.pool.name=more": 7}, s.counts("tether.pool.worker.limit"),
+	assert.Equal(t, map[string]int64{"tether.pool.name=late": 0, "tether.pool.name=mail": 0, "tether.pool.name=more": 7}, s.counts("tether.pool.worker.limit"),
 		"0 while it is paused; pools of one name are added up")
 	mail.Resume()
 
