@@ -91,6 +91,7 @@ func (o *order) takeTurns() {
 	for _, k := range o.keys {
 		for _, t := range k.waiting {
 			if !t.has(aborting) {
+				t.mark(listed)
 				o.wait(&o.plain, 1)
 			}
 		}
@@ -225,6 +226,7 @@ func (o *order) push(first, last *node) {
 		// The tasks of a Serial key may have several shares: which is first is settled
 		// now, not when one of them is next in its share.
 		s := o.share(t.opts())
+		t.mark(listed)
 		o.wait(s, 1)
 		if o.takeKey(t) {
 			s.lists[o.level(t.opts())].append((*node)(t), (*node)(t))
@@ -356,10 +358,12 @@ func (o *order) ran(opts *options) {
 	o.settle(s)
 }
 
-// abort counts a task of the order as aborted.
-func (o *order) abort(opts *options) {
+// abort counts a task of the order as aborted. Its submitter may not have pushed it yet.
+func (o *order) abort(t *Task) {
 	o.aborted++
-	o.wait(o.share(opts), -1)
+	if t.has(listed) {
+		o.wait(o.share(t.opts()), -1)
+	}
 }
 
 // oldest removes the task of a share that was listed first and can be aborted, those that

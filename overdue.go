@@ -102,7 +102,10 @@ func (q *queue) dropOverdueLocked(now int64) bool {
 		q.pool.overdue++
 		q.alarm.drops = append(q.alarm.drops, overdue{t, err})
 	}
-	for q.alarm.busy < min(maxHandOvers, len(q.alarm.drops)) {
+	for range found { // those that are busy may hang in a callback
+		if q.alarm.busy == maxHandOvers {
+			break
+		}
 		q.alarm.busy++
 		q.reg.drain.helpers.Add(1)
 		go q.dropOverdue()

@@ -271,3 +271,21 @@ func ExampleMaxWaitError() {
 	close(busy)
 	// Output: dropped true true
 }
+
+// A hand-over that hangs delays no other task's.
+func TestP10_AHandOverThatHangsDelaysNoOtherDrop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, tether.PoolConfig{Workers: 1, Queue: 10, MaxWait: time.Second})
+		p.Pause()
+		end := make(chan struct{})
+		hangs := start(t, p, "hangs", succeed, tether.HandOver(func(context.Context, tether.Info) error { <-end; return nil }))
+		time.Sleep(10 * time.Second)
+		other := start(t, p, "other", succeed)
+		time.Sleep(10 * time.Second)
+		assert.Equal(t, tether.Dropped, other.State())
+		close(end)
+		assertOverdue(t, hangs, time.Second, time.Second)
+		assertOverdue(t, other, time.Second, time.Second)
+		p.Resume()
+	})
+}

@@ -212,7 +212,7 @@ func (q *queue) takeAwayLocked(t *Task) {
 	}
 	opts := t.opts()
 	if before&parked == 0 {
-		q.order.abort(opts)
+		q.order.abort(t)
 	} else if opts.timer != nil {
 		opts.timer.Stop()
 	}

@@ -37,6 +37,16 @@ func (q *queue) tryReserve(opts *options) room {
 	return reserved
 }
 
+// isShareFull reports whether the share of a task is at its limit.
+func (q *queue) isShareFull(opts *options) bool {
+	if !q.order.bounded {
+		return false
+	}
+	q.workers.Lock()
+	defer q.workers.Unlock()
+	return q.order.full(opts)
+}
+
 // unreserve gives back the place of a task that was not made.
 func (q *queue) unreserve(opts *options) {
 	q.workers.Lock()
@@ -57,8 +67,11 @@ func (p *Pool) reserve(ctx context.Context, opts *submitOptions) (inline bool, e
 		return false, fmt.Errorf("%w: weight %d is more than the capacity of pool %q: %d", ErrInvalid, weight, p.name, q.order.capacity)
 	}
 	room := queueFull
-	if !q.gate.HasWaiters() {
+	switch {
+	case !q.gate.HasWaiters():
 		room = q.tryReserve(lasting)
+	case q.isShareFull(lasting):
+		room = shareFull
 	}
 	switch {
 	case room == reserved:

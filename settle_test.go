@@ -33,3 +33,32 @@ func TestD9_ATaskThatComesAfterTheReport(t *testing.T) {
 		}
 	})
 }
+
+// A task may be canceled while its submitter is between making it known and pushing it.
+func TestP8_ATaskThatIsCanceledBeforeItIsPushed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := New(Config{Logger: slog.New(slog.DiscardHandler)})
+		p := r.NewPool("pool", PoolConfig{Queue: 10, ShareLimit: 10})
+		q := &p.queue
+		if room := q.tryReserve(nil); room != reserved {
+			t.Fatal(room)
+		}
+		slot, _ := q.table.Next()
+		kind, _ := p.kinds.Get("task")
+		task := &Task{queue: q, slot: slot, kind: kind, submitted: r.now()}
+		task.admit(Queued, 0)
+		slot.Fill(task)
+		task.Cancel(nil)
+		q.workers.Push((*node)(task))
+		synctest.Wait()
+		q.workers.Lock()
+		plain, all, live := q.order.plain.waiting, q.order.turns.waiting, q.order.plain.live
+		q.workers.Unlock()
+		if plain != 0 || all != 0 || live != 0 {
+			t.Errorf("%d tasks wait, %d in all shares, and %d are live", plain, all, live)
+		}
+		if err := r.Shutdown(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+}

@@ -405,3 +405,20 @@ func TestShare_Retry(t *testing.T) {
 		assert.Zero(t, p.Stats().Shares)
 	})
 }
+
+// A submission beyond the ShareLimit is refused at once, although others wait for room.
+func TestP8_AFullShareIsRefusedPastThoseWhoWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, tether.PoolConfig{Workers: 1, Queue: 1, ShareLimit: 2, Overflow: tether.OverflowBlock})
+		flood(t, p, "A", 2, sleeper(time.Minute))
+		synctest.Wait()
+		go p.Go(context.Background(), "waits", succeed, tether.Share("B"))
+		synctest.Wait()
+		began := time.Now()
+		_, err := p.Go(context.Background(), "refused", succeed, tether.Share("A"))
+		var full *tether.FullError
+		require.ErrorAs(t, err, &full)
+		assert.Equal(t, "A", full.Share)
+		assert.Zero(t, time.Since(began))
+	})
+}

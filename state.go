@@ -94,13 +94,15 @@ const (
 	// set first decides between Keep and an eviction.
 	pinned
 	forgotten
+	// listed: the order counts the task as waiting, or has. Written under the queue's lock.
+	listed
 )
 
 func (s *stateWord) load() uint32          { return s.word.Load() }
 func (s *stateWord) state() State          { return State(s.word.Load() & stateMask) }
 func (s *stateWord) has(flags uint32) bool { return s.word.Load()&flags != 0 }
 
-// mark sets flags that do not change the state: awaited, recorded, pinned, forgotten. It
+// mark sets flags that do not change the state: awaited, recorded, pinned, forgotten, listed. It
 // returns the word as it was before.
 func (s *stateWord) mark(flags uint32) (before uint32) {
 	if now := s.word.Load(); now&flags == flags {

@@ -201,6 +201,9 @@ func (d *Debouncer) waitLocked(b *burst) time.Duration {
 // waitForCallsLocked makes the task of a burst wait for further calls.
 func (d *Debouncer) waitForCallsLocked(b *burst, task *tether.Task) {
 	b.task = task
+	if d.waiting[b.key] != b {
+		return // an observer has started it
+	}
 	if d.cfg.MaxWait > 0 {
 		b.deadline = time.Now().Add(d.cfg.MaxWait)
 	}
@@ -211,18 +214,27 @@ func (d *Debouncer) waitForCallsLocked(b *burst, task *tether.Task) {
 	}
 }
 
+// recheck is the least time between two looks at a task that waits for a worker.
+const recheck = time.Second
+
 // release starts the task of a burst. If the task has ended without running, the burst is
 // forgotten.
 func (d *Debouncer) release(b *burst) {
 	d.mu.Lock()
 	task := b.task
 	d.mu.Unlock()
-	if task == nil || task.Release() || !task.State().Final() {
+	if task == nil {
 		return
 	}
+	task.Release()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.removeLocked(b)
+	switch {
+	case task.State().Final():
+		d.removeLocked(b)
+	case d.waiting[b.key] == b:
+		b.timer.Reset(max(d.cfg.Wait, recheck)) // it may be dropped while it waits for a worker
+	}
 }
 
 // take ends a burst whose task starts, and returns the function of its last call.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -303,4 +304,28 @@ func TestDebouncer_Race(t *testing.T) {
 			assert.GreaterOrEqual(t, seen[key].Load(), value[key].Load(), "key %d: a change was not seen", key)
 		}
 	}
+}
+
+// A task that is dropped while it waits for a worker leaves nothing behind.
+func TestADroppedTaskLeavesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newRegistry(t).NewPool("pool", tether.PoolConfig{Workers: 1, Queue: 1, MaxWait: time.Second})
+		p.Pause()
+		d := debounce.New(p, "task", debounce.Config{Wait: time.Second})
+		var gone atomic.Bool
+		func() {
+			held := new([1 << 10]byte)
+			runtime.AddCleanup(held, func(int) { gone.Store(true) }, 0)
+			_, err := d.Go(bg, "key", func(context.Context) error { held[0]++; return nil })
+			require.NoError(t, err)
+		}()
+		time.Sleep(time.Hour)
+		require.EqualValues(t, 1, p.Stats().Dropped)
+		for i := 0; i < 20 && !gone.Load(); i++ {
+			runtime.GC()
+			runtime.Gosched()
+		}
+		assert.True(t, gone.Load(), "the function of the call")
+		runtime.KeepAlive(d)
+	})
 }

@@ -218,7 +218,7 @@ func (g *Group) add(fn tether.Func, result any) *Child {
 	}
 	need := g.needsTaskLocked()
 	g.mu.Unlock()
-	g.submit(need)
+	g.submit(need, true)
 	return c
 }
 
@@ -250,8 +250,9 @@ func (g *Group) needsTaskLocked() (number uint64) {
 	return g.lastTask
 }
 
-// submit submits a task that runs children, unless number is 0.
-func (g *Group) submit(number uint64) {
+// submit submits a task that runs children, unless number is 0. If mayBlock is false, it does
+// not wait for room: a task of the group would wait for the room that it takes up itself.
+func (g *Group) submit(number uint64, mayBlock bool) {
 	if number == 0 {
 		return
 	}
@@ -260,7 +261,7 @@ func (g *Group) submit(number uint64) {
 	switch {
 	case g.pool == nil:
 		t, err = g.reg.Go(g.ctx, g.name, g.body)
-	case g.helps:
+	case g.helps || !mayBlock:
 		t, err = g.pool.Go(atOnce{g.ctx}, g.name, g.body)
 	default:
 		t, err = g.pool.Go(g.ctx, g.name, g.body)
@@ -334,10 +335,14 @@ func (g *Group) runChildren(ctx context.Context) (err error) {
 		g.running = slices.Delete(g.running, i, i+1)
 		need := g.needsTaskLocked()
 		g.mu.Unlock()
-		g.submit(need)
+		if need != 0 && g.pool != nil && !g.helps {
+			go g.submit(need, true) // there may be no room until this task has ended
+		} else {
+			g.submit(need, false)
+		}
 	}()
 	for c != nil {
-		g.submit(need)
+		g.submit(need, false)
 		if failure := c.run(ctx, t); err == nil {
 			err = failure
 		}
@@ -360,7 +365,7 @@ func (g *Group) nextChild(failed bool) (c *Child, need uint64) {
 	if failed {
 		need := g.needsTaskLocked()
 		g.mu.Unlock()
-		g.submit(need)
+		g.submit(need, false)
 		g.mu.Lock()
 		if g.starting != 0 {
 			return nil, 0
@@ -384,7 +389,7 @@ func (g *Group) Wait() error {
 			if c := g.claimLocked(); c != nil {
 				need := g.needsTaskLocked()
 				g.mu.Unlock()
-				g.submit(need)
+				g.submit(need, false)
 				c.runHere()
 				g.mu.Lock()
 				continue

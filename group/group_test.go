@@ -955,3 +955,38 @@ func TestRandomGroups(t *testing.T) {
 		})
 	}
 }
+
+// A task of the group must not wait for room that it takes up itself, also when it was
+// canceled and leaves the other children to another task.
+func TestATaskDoesNotWaitForItsOwnPlace(t *testing.T) {
+	for _, canceled := range []bool{false, true} {
+		t.Run(fmt.Sprint("canceled ", canceled), func(t *testing.T) { testOwnPlace(t, canceled) })
+	}
+}
+
+func testOwnPlace(t *testing.T, canceled bool) {
+	bubble(t, func(t *testing.T, reg *tether.Registry, _ *logbook) {
+		p := reg.NewPool("pool", tether.PoolConfig{Workers: 1, Overflow: tether.OverflowBlock})
+		end := make(chan struct{})
+		_, err := p.Go(context.Background(), "busy", func(context.Context) error { <-end; return nil })
+		require.NoError(t, err)
+		g := group.New(context.Background(), p, "child")
+		var ran atomic.Int32
+		body := func(ctx context.Context) error {
+			if task, _ := tether.FromContext(ctx); ran.Add(1) == 1 && canceled {
+				task.Cancel(errTest)
+			}
+			return nil
+		}
+		go g.Go(body)
+		synctest.Wait() // it waits for room
+		g.Go(body)
+		g.Go(body)
+		close(end)
+		synctest.Wait()
+		assert.EqualValues(t, 3, ran.Load())
+		if ran.Load() == 3 {
+			require.NoError(t, g.Wait())
+		}
+	})
+}
