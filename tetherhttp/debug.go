@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/seed-2e639f12/tether"
@@ -70,7 +71,8 @@ type DebugConfig struct {
 // redirected.
 //
 // All viewers share one snapshot of the registry. A snapshot is taken on request, at most once
-// a second, and at most once in eleven times as long as the last one took. At most 100,000 live
+// a second, and at most once in eleven times as long as the last one took, except after an
+// action. At most 100,000 live
 // tasks are examined, not necessarily the oldest, and the 10,000 finished tasks that ended
 // last, and of older ones those that panicked or failed. A single task's page is always
 // current.
@@ -143,7 +145,9 @@ type debug struct {
 	// the program is called while it is held.
 	looking chan struct{}
 	last    *snapshot // guarded by looking; nil if there was no request for a while
-	history history   // guarded by looking
+	// acted is when the last action was done. A snapshot that is older does not show it.
+	acted   atomic.Pointer[time.Time]
+	history history // guarded by looking
 }
 
 const debugPolicy = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; " +
@@ -357,7 +361,8 @@ func (h *debug) look(ctx context.Context) *snapshot {
 	}
 	defer func() { <-h.looking }()
 	now := time.Now()
-	if h.last == nil || !h.last.fresh(now) {
+	acted := h.acted.Load()
+	if h.last == nil || !h.last.fresh(now) || acted != nil && !h.last.time.After(*acted) {
 		h.last = newSnapshot(h.reg, now)
 		if h.history.bars == nil {
 			h.history = newHistory(now, h.last.stats)

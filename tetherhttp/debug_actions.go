@@ -95,6 +95,8 @@ func (h *debug) serveAction(w http.ResponseWriter, r *http.Request, kind DebugAc
 			if err := a.do(); err != nil {
 				wrong = ProblemOf(err)
 			}
+			now := time.Now()
+			h.acted.Store(&now)
 		}
 	}
 	if wrong != nil {

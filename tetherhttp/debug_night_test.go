@@ -392,6 +392,11 @@ func TestDebugActions(t *testing.T) {
 		assert.Equal(t, "“a <pool>” starts no further task.", do("pause"))
 		assert.True(t, pool.Stats().Paused)
 		assert.Contains(t, shownPage(t, h, ""), `aria-label="Resume a &lt;pool&gt;"`)
+		for _, action := range []string{"resume", "pause"} { // shown at once, not when the next snapshot is due
+			require.Equal(t, http.StatusSeeOther, ask(t, h, send(action, "pool", "a <pool>")).Code)
+			page := ask(t, h, request("GET", debugAt, "")).Body.String()
+			assert.Equal(t, action == "pause", strings.Contains(page, `aria-label="Resume a &lt;pool&gt;"`), action)
+		}
 		assert.Equal(t, "“a <pool>” starts tasks again.", do("resume"))
 		assert.False(t, pool.Stats().Paused)
 		assert.Equal(t, "“a <pool>” has been resized.", do("resize", "workers", " 7 "))

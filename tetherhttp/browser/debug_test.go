@@ -427,9 +427,15 @@ func TestKeyboard(t *testing.T) {
 	<-task.Done()
 }
 
-// What operators do. Without the script they are forms, as those of TestWithoutJavaScript.
+// What operators do.
 func TestControl(t *testing.T) {
+	t.Run("with the script", func(t *testing.T) { testControl(t, true) })
+	t.Run("without", func(t *testing.T) { testControl(t, false) })
+}
+
+func testControl(t *testing.T, script bool) {
 	v := newViewer(t, tether.Config{}, tetherhttp.DebugConfig{AllowCancel: true, AllowControl: true})
+	v.scripts(script)
 	v.screen(1280, 1400)
 	pool := v.reg.NewPool("mail", tether.PoolConfig{Workers: 3, Queue: 10})
 	victim, other := v.run("victim", untilCanceled, tether.Label("order", "A-17")), v.run("other", untilCanceled)
@@ -451,8 +457,10 @@ func TestControl(t *testing.T) {
 	notice("“mail” starts tasks again.")
 	eval[any](v, `document.querySelector('[aria-label="Workers of mail"]').select()`)
 	v.do(chromedp.KeyEvent("12"))
-	eval[any](v, `document.querySelector('[aria-label="Resize mail"]').focus()`)
-	v.updated(1) // which leaves alone what was typed, on the way to the button
+	if script {
+		eval[any](v, `document.querySelector('[aria-label="Resize mail"]').focus()`)
+		v.updated(1) // which leaves alone what was typed, on the way to the button
+	}
 	click(`[aria-label="Resize mail"]`)
 	notice("“mail” has been resized.")
 	assert.Equal(t, 12, pool.Stats().Workers)
