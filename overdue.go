@@ -38,7 +38,11 @@ type overdue struct {
 // they become overdue, or their share may start one. Guarded by the queue's lock.
 type alarm struct {
 	timer *time.Timer
-	at    int64     // when it rings; 0 if it does not
+	at    int64 // when it rings; 0 if it does not
+
+	inside   bool // the timer is of a bubble of testing/synctest, and the registry is not
+	reserved bool // a place was reserved since it rang: there may be a task that has no number yet
+
 	drops []overdue // tasks that are taken away and not yet dropped
 	busy  int       // goroutines that drop them
 }
@@ -53,21 +57,32 @@ const minAlarm = 10 * time.Millisecond
 // held.
 func (q *queue) setAlarmLocked(at int64) {
 	a := &q.alarm
-	if at == noTime || a.at != 0 && a.at <= at {
+	inside := at < 0
+	switch {
+	case at == noTime:
+		return
+	case a.at == 0:
+	case inside && a.inside:
+		at = min(at, a.at) // set it in any case: it may be set in another bubble
+	case inside == a.inside && a.at <= at:
 		return
 	}
-	if a.timer != nil {
+	if a.timer != nil && (inside || !a.inside) { // one of a bubble must not be stopped outside
 		a.timer.Stop()
 	}
-	a.at = at
+	a.at, a.inside = at, inside
 	a.timer = weaktimer.AfterFunc(time.Duration(at-q.reg.now()), q, (*queue).ring)
 }
 
 // watchWaitLocked makes sure that the alarm rings when what is submitted or queued now would
 // be overdue. The queue's lock must be held.
 func (q *queue) watchWaitLocked() {
-	if q.order.maxWait > 0 && q.alarm.at == 0 {
-		q.setAlarmLocked(later(q.reg.now(), time.Duration(q.order.maxWait)))
+	if q.order.maxWait == 0 {
+		return
+	}
+	q.alarm.reserved = true
+	if now := q.reg.now(); q.alarm.at == 0 || q.alarm.inside || now < 0 {
+		q.setAlarmLocked(later(now, time.Duration(q.order.maxWait)))
 	}
 }
 
@@ -80,9 +95,10 @@ func (q *queue) ring() {
 	next := q.order.tick(now)
 	q.dropOverdueLocked(now)
 	q.alarm.at = 0
-	if q.order.maxWait > 0 && q.table.Count() > q.endedLocked() {
+	if q.order.maxWait > 0 && (q.alarm.reserved || q.table.Count() > q.endedLocked()) {
 		next = min(next, later(now, max(time.Duration(q.order.maxWait), minAlarm)))
 	}
+	q.alarm.reserved = false
 	q.setAlarmLocked(next)
 	q.workers.Unlock()
 	q.workers.Wake()

@@ -262,13 +262,11 @@ func ExampleMaxWaitError() {
 	ctx := context.Background()
 	thumbnails := reg.NewPool("thumbnails", tether.PoolConfig{Workers: 1, Queue: 100, MaxWait: 10 * time.Millisecond})
 
-	busy := make(chan struct{})
-	thumbnails.Go(ctx, "thumbnail", func(context.Context) error { <-busy; return nil })
+	thumbnails.Pause() // or its only worker is busy
 	late, _ := thumbnails.Go(ctx, "thumbnail", func(context.Context) error { return nil })
 	err := late.Wait(ctx)
 	var waited *tether.MaxWaitError
 	fmt.Println(late.State(), errors.As(err, &waited), errors.Is(err, tether.ErrFull))
-	close(busy)
 	// Output: dropped true true
 }
 
@@ -288,4 +286,24 @@ func TestP10_AHandOverThatHangsDelaysNoOtherDrop(t *testing.T) {
 		assertOverdue(t, other, time.Second, time.Second)
 		p.Resume()
 	})
+}
+
+// A pool that was made outside is used in one bubble after the other, and outside.
+func TestP10_MaxWaitInBubblesAndOutside(t *testing.T) {
+	p := newPool(t, tether.PoolConfig{Workers: 1, Queue: 10, MaxWait: 20 * time.Millisecond})
+	for _, tail := range []time.Duration{0, time.Minute} { // an alarm is set at the end of the bubble, or was
+		for range 2 {
+			synctest.Test(t, func(t *testing.T) {
+				p.Pause()
+				assertOverdue(t, start(t, p, "task", succeed), 20*time.Millisecond, 20*time.Millisecond)
+				p.Resume()
+				assert.NoError(t, wait(start(t, p, "task", succeed)))
+				time.Sleep(tail)
+			})
+		}
+		p.Pause()
+		var err *tether.MaxWaitError
+		assert.ErrorAs(t, wait(start(t, p, "task", succeed)), &err)
+		p.Resume()
+	}
 }

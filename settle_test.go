@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"testing"
 	"testing/synctest"
+	"time"
 )
 
 // A task that was admitted in time, and is not in the table yet when the time of a
@@ -56,6 +57,34 @@ func TestP8_ATaskThatIsCanceledBeforeItIsPushed(t *testing.T) {
 		q.workers.Unlock()
 		if plain != 0 || all != 0 || live != 0 {
 			t.Errorf("%d tasks wait, %d in all shares, and %d are live", plain, all, live)
+		}
+		if err := r.Shutdown(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// The alarm of a pool may ring while a submitter is between reserving a place and making the
+// task known, and nothing is live.
+func TestP10_TheAlarmRingsBeforeATaskHasItsNumber(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := New(Config{Logger: slog.New(slog.DiscardHandler)})
+		p := r.NewPool("pool", PoolConfig{Queue: 10, MaxWait: time.Second})
+		p.Pause()
+		q := &p.queue
+		if room := q.tryReserve(nil); room != reserved {
+			t.Fatal(room)
+		}
+		time.Sleep(1500 * time.Millisecond)
+		slot, _ := q.table.Next()
+		kind, _ := p.kinds.Get("task")
+		task := &Task{queue: q, slot: slot, kind: kind, submitted: r.now()}
+		task.admit(Queued, 0)
+		slot.Fill(task)
+		q.workers.Push((*node)(task))
+		time.Sleep(time.Minute)
+		if task.State() != Dropped {
+			t.Errorf("the task is %v", task.State())
 		}
 		if err := r.Shutdown(t.Context()); err != nil {
 			t.Error(err)

@@ -31,7 +31,7 @@ var bg = context.Background()
 // A document that is changed three times is indexed once.
 func Example() {
 	reg := tether.New(tether.Config{})
-	reindex := debounce.New(reg, "reindex", debounce.Config{Wait: 10 * time.Millisecond, MaxWait: time.Second})
+	reindex := debounce.New(reg, "reindex", debounce.Config{Wait: 2 * time.Second, MaxWait: time.Minute})
 
 	for version := range 3 {
 		reindex.Go(context.Background(), "document 5", func(context.Context) error {
@@ -39,7 +39,7 @@ func Example() {
 			return nil
 		})
 	}
-	tether.WaitIdle(context.Background(), reg)
+	reg.Shutdown(context.Background()) // or two seconds later
 	// Output: index version 2
 }
 

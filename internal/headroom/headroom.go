@@ -83,7 +83,7 @@ func (g *Guard) update(mayCollect bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	r := g.source.Read()
-	room := r.Limit - r.InUse - g.headroom
+	room := r.Limit - r.InUse - min(g.headroom, r.Limit) // which does not overflow
 	if r.Limit == math.MaxInt64 || room >= 0 {
 		g.short.Store(nil)
 		return

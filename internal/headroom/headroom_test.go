@@ -75,8 +75,10 @@ func TestHeadroom(t *testing.T) {
 }
 
 func TestAHeadroomAboveTheLimitIsAlwaysShort(t *testing.T) {
-	f := &fake{now: headroom.Reading{Limit: 100, InUse: 1}}
-	assert.NotNil(t, headroom.New(math.MaxInt64, f, goFunc).Short(0))
+	for _, inUse := range []int64{1, 100, 1000} {
+		f := &fake{now: headroom.Reading{Limit: 100, InUse: inUse}}
+		assert.NotNil(t, headroom.New(math.MaxInt64, f, goFunc).Short(0), inUse)
+	}
 }
 
 func TestReadingsAreUsedForAWhile(t *testing.T) {
