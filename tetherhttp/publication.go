@@ -391,30 +391,14 @@ const lookAtOnce = 100
 
 // look reads what is watched, for all requests together.
 func (s *Store) look(stop <-chan struct{}) {
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	go func() {
-		select {
-		case <-stop:
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
-	tick := time.NewTicker(lookEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-stop:
-			return
-		case <-tick.C:
-		}
+	atEach(lookEvery, stop, func(ctx context.Context) {
 		keys := s.lookedAt()
 		for len(keys) > 0 && ctx.Err() == nil {
 			n := min(len(keys), lookAtOnce)
 			s.lookAt(ctx, keys[:n])
 			keys = keys[n:]
 		}
-	}
+	})
 }
 
 // lookedAt returns the keys that are watched, without those that this process writes.

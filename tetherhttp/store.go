@@ -390,6 +390,12 @@ func (s *Store) disown() {
 }
 
 func (s *Store) keepRenewing(stop <-chan struct{}) {
+	atEach(renewEvery, stop, func(ctx context.Context) { s.noteRenewal(s.renew(ctx, 2*renewEvery)) })
+}
+
+// atEach calls fn at each tick of a ticker, with a context that is canceled when stop is closed,
+// and then returns.
+func atEach(d time.Duration, stop <-chan struct{}, fn func(context.Context)) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	go func() {
@@ -399,7 +405,7 @@ func (s *Store) keepRenewing(stop <-chan struct{}) {
 		case <-ctx.Done():
 		}
 	}()
-	tick := time.NewTicker(renewEvery)
+	tick := time.NewTicker(d)
 	defer tick.Stop()
 	for {
 		select {
@@ -407,7 +413,7 @@ func (s *Store) keepRenewing(stop <-chan struct{}) {
 			return
 		case <-tick.C:
 		}
-		s.noteRenewal(s.renew(ctx, 2*renewEvery))
+		fn(ctx)
 	}
 }
 
