@@ -30,9 +30,9 @@ const (
 	// admits the new one. If no queued task can be dropped, the submission is rejected.
 	OverflowDropOldest
 	// OverflowCallerRuns makes Go run the body itself and return when it has ended. Such
-	// bodies do not count against Workers and Capacity. The submission is rejected if
-	// the pool is paused, or if the task has Hold, Delay or Serial, with which it may not
-	// be able to run now.
+	// bodies do not count against Workers, Capacity and ShareWorkers. The submission is
+	// rejected if the pool is paused, or if the task has Hold, Delay or Serial, with which
+	// it may not be able to run now. A Rate and a ShareRate cannot be combined with it.
 	OverflowCallerRuns
 )
 
@@ -121,6 +121,9 @@ func (r *Registry) NewPool(name string, cfg PoolConfig) *Pool {
 	}
 	if cfg.Workers < 0 || cfg.Queue < 0 || cfg.Capacity < 0 || cfg.ShareWorkers < 0 || cfg.ShareLimit < 0 || cfg.MaxWait < 0 || !cfg.Rate.valid() || !cfg.ShareRate.valid() || cfg.Overflow > OverflowCallerRuns || cfg.AtStop > AtStopDrop {
 		panic(fmt.Sprintf("tether: NewPool(%q): negative or unknown setting in %+v", name, cfg))
+	}
+	if cfg.Overflow == OverflowCallerRuns && (cfg.Rate != Rate{} || cfg.ShareRate != Rate{}) {
+		panic(fmt.Sprintf("tether: NewPool(%q): a task that its submitter runs cannot wait for a Rate", name))
 	}
 	p := &Pool{reg: r, name: name, cfg: cfg}
 	n := workerCount(cfg.Workers)

@@ -132,6 +132,11 @@ func TestPauseShare_Invalid(t *testing.T) {
 		assert.Panics(t, func() { newPool(t, tether.PoolConfig{Rate: rate}) }, "%+v", rate)
 		assert.Panics(t, func() { newPool(t, tether.PoolConfig{ShareRate: rate}) }, "%+v", rate)
 	}
+	for _, cfg := range []tether.PoolConfig{{Rate: tether.Rate{Tasks: 1, Per: 1}}, {ShareRate: tether.Rate{Tasks: 1, Per: 1}}} {
+		assert.NotPanics(t, func() { newPool(t, cfg) })
+		cfg.Overflow = tether.OverflowCallerRuns
+		assert.Panics(t, func() { newPool(t, cfg) }, "a submitter does not wait for a rate")
+	}
 }
 
 // Shares that wait for their rate, with tasks or without, have no timers and no goroutines.
