@@ -27,6 +27,9 @@ func TestP8_CountsReturnToZero(t *testing.T) {
 			if pick(3) == 0 {
 				cfg.Rate = Rate{Tasks: 5, Per: time.Second}
 			}
+			if cfg.Overflow == OverflowCallerRuns {
+				cfg.Rate, cfg.ShareRate = Rate{}, Rate{}
+			}
 			p := r.NewPool("pool", cfg)
 			end := make(chan struct{})
 			for range 2 { // cancels from other goroutines
