@@ -410,7 +410,7 @@ func TestShare_Retry(t *testing.T) {
 func TestP8_AFullShareIsRefusedPastThoseWhoWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPool(t, tether.PoolConfig{Workers: 1, Queue: 1, ShareLimit: 2, Overflow: tether.OverflowBlock})
-		flood(t, p, "A", 2, sleeper(time.Minute))
+		flood(t, p, "A", 2, sleeper(time.Second))
 		synctest.Wait()
 		go p.Go(context.Background(), "waits", succeed, tether.Share("B"))
 		synctest.Wait()
