@@ -27,7 +27,7 @@ type Schedule struct {
 	version uint64    // changes when what an earlier call of Next returns is not wanted any more
 	due     time.Time // of the next run; zero if there is none
 	at      time.Time // due with its jitter, or when the timetable is asked again
-	index   int       // in Scheduler.waiting
+	place   int32     // in Scheduler.waiting
 
 	paused, removed bool
 	gone            chan struct{} // closed when it is removed; nil before the first run
@@ -100,7 +100,7 @@ func (sch *Schedule) Info() Info {
 	if sch.cfg.Pool != nil {
 		i.Pool = sch.cfg.Pool.Name()
 	}
-	if sch.index != notWaiting && !sch.due.IsZero() && !s.stopping() {
+	if s.waiting.Has(sch) && !sch.due.IsZero() && !s.stopping() {
 		i.Next = sch.at
 	}
 	if c := sch.current; c != nil && c.task != nil {
@@ -156,7 +156,7 @@ func (sch *Schedule) Pause() {
 	defer sch.s.mu.Unlock()
 	sch.paused = true
 	sch.version++
-	sch.s.unwaitLocked(sch)
+	sch.s.waiting.Set(sch, false)
 }
 
 // Resume ends a Pause. Runs that would have been due meanwhile are not made up for.
@@ -196,7 +196,7 @@ func (sch *Schedule) Change(when Timetable) error {
 	}
 	sch.when, sch.text, sch.err = when, text, nil
 	sch.version++
-	s.unwaitLocked(sch)
+	s.waiting.Set(sch, false)
 	if !sch.paused {
 		s.waitLocked(sch, due)
 	}
@@ -214,7 +214,7 @@ func (sch *Schedule) Remove() bool {
 	}
 	sch.removed = true
 	sch.version++
-	s.unwaitLocked(sch)
+	s.waiting.Set(sch, false)
 	delete(s.schedules, sch.id)
 	if sch.gone != nil {
 		close(sch.gone)

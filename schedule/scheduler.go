@@ -2,7 +2,6 @@ package schedule
 
 import (
 	"cmp"
-	"container/heap"
 	"context"
 	"fmt"
 	"iter"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/seed-2e639f12/tether"
 	"github.com/seed-2e639f12/tether/internal/bubble"
+	"github.com/seed-2e639f12/tether/internal/heap"
 )
 
 // A Scheduler has the schedules of one registry. It must be made by [New], and needs no
@@ -30,8 +30,8 @@ type Scheduler struct {
 	// mu guards what follows, and the fields of all schedules. No code of the user's is
 	// called while it is held.
 	mu        sync.Mutex
-	timer     *time.Timer // calls wake; nil until the first schedule is added
-	waiting   dueHeap     // the schedules that have a next run
+	timer     *time.Timer          // calls wake; nil until the first schedule is added
+	waiting   heap.Heap[*Schedule] // the schedules that have a next run, the next one first
 	schedules map[uint64]*Schedule
 	lastID    uint64
 	seen      time.Time // the clock at the last wake
@@ -49,6 +49,7 @@ func New(reg *tether.Registry) *Scheduler {
 		panic("schedule: New needs a registry")
 	}
 	s := &Scheduler{reg: reg, now: wallNow, maxWait: wakeEvery, schedules: make(map[uint64]*Schedule)}
+	s.waiting.Init(func(a, b *Schedule) bool { return a.at.Before(b.at) }, func(sch *Schedule) *int32 { return &sch.place })
 	if bubble.Inside(time.Now()) {
 		s.maxWait = 0 // the clock of a bubble of testing/synctest goes as its timers do
 	}
@@ -66,7 +67,7 @@ func wallNow() time.Time { return time.Now().Round(0) }
 // Add returns a [tether.ErrInvalid] if an argument is invalid, or if the timetable panics,
 // is wrong, or has no run; and [tether.ErrClosed] once the stop has begun.
 func (s *Scheduler) Add(ctx context.Context, name string, when Timetable, fn tether.Func, cfg ...Config) (*Schedule, error) {
-	sch := &Schedule{s: s, name: name, fn: fn, index: notWaiting}
+	sch := &Schedule{s: s, name: name, fn: fn}
 	switch len(cfg) {
 	case 0:
 	case 1:
@@ -161,17 +162,16 @@ func (s *Scheduler) wake() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stopping() {
-		for _, sch := range s.waiting {
-			sch.index = notWaiting
+		for s.waiting.Len() > 0 {
+			s.waiting.Set(s.waiting.Top(), false)
 		}
-		s.waiting = nil
 		return
 	}
 	now := s.now()
 	s.followClockLocked(now)
-	for len(s.waiting) > 0 && !s.waiting[0].at.After(now) {
-		sch := s.waiting[0]
-		s.unwaitLocked(sch)
+	for s.waiting.Len() > 0 && !s.waiting.Top().at.After(now) {
+		sch := s.waiting.Top()
+		s.waiting.Set(sch, false)
 		due := sch.due
 		switch {
 		case due.IsZero(): // no run, but the timetable is asked again
@@ -190,14 +190,14 @@ func (s *Scheduler) wake() {
 // the wall clock stays what it is: a run of 02:30 is not repeated.
 func (s *Scheduler) followClockLocked(now time.Time) {
 	if now.Before(s.seen) {
-		for _, sch := range s.waiting {
+		for _, sch := range slices.Clone(s.waiting.Items()) {
 			if d, ok := sch.when.(every); ok && sch.due.Sub(now) > time.Duration(d) {
 				jitter := sch.at.Sub(sch.due)
 				sch.due = sch.when.Next(now)
 				sch.at = sch.due.Add(jitter)
+				s.waiting.Set(sch, true)
 			}
 		}
-		heap.Init(&s.waiting)
 	}
 	s.seen = now
 }
@@ -225,25 +225,18 @@ func (s *Scheduler) waitLocked(sch *Schedule, due time.Time) {
 }
 
 func (s *Scheduler) pushLocked(sch *Schedule) {
-	heap.Push(&s.waiting, sch)
-	if sch.index == 0 {
+	s.waiting.Set(sch, true)
+	if s.waiting.Top() == sch {
 		s.setTimerLocked(s.now())
-	}
-}
-
-// unwaitLocked ends the wait of a schedule, if it waits.
-func (s *Scheduler) unwaitLocked(sch *Schedule) {
-	if sch.index != notWaiting {
-		heap.Remove(&s.waiting, sch.index)
 	}
 }
 
 // setTimerLocked sets the timer for the first schedule that waits.
 func (s *Scheduler) setTimerLocked(now time.Time) {
-	if len(s.waiting) == 0 {
+	if s.waiting.Len() == 0 {
 		return // an early wake does no harm
 	}
-	wait := max(0, s.waiting[0].at.Sub(now))
+	wait := max(0, s.waiting.Top().at.Sub(now))
 	if s.maxWait > 0 {
 		wait = min(wait, s.maxWait)
 	}
@@ -253,33 +246,4 @@ func (s *Scheduler) setTimerLocked(now time.Time) {
 	} else {
 		s.timer.Reset(wait)
 	}
-}
-
-// dueHeap is a heap of the schedules that wait, the next one first.
-type dueHeap []*Schedule
-
-// notWaiting is the index of a schedule that is not in the heap.
-const notWaiting = -1
-
-func (h dueHeap) Len() int           { return len(h) }
-func (h dueHeap) Less(i, j int) bool { return h[i].at.Before(h[j].at) }
-
-func (h dueHeap) Swap(i, j int) {
-	h[i], h[j] = h[j], h[i]
-	h[i].index, h[j].index = i, j
-}
-
-func (h *dueHeap) Push(x any) {
-	sch := x.(*Schedule)
-	sch.index = len(*h)
-	*h = append(*h, sch)
-}
-
-func (h *dueHeap) Pop() any {
-	last := len(*h) - 1
-	sch := (*h)[last]
-	(*h)[last] = nil
-	*h = (*h)[:last]
-	sch.index = notWaiting
-	return sch
 }
