@@ -42,10 +42,10 @@ type Config struct {
 // Debouncer submits one task for many calls. It is made by [New] and needs no closing. Its
 // methods are safe for concurrent use.
 type Debouncer struct {
-	to       tether.Submitter
-	stopping <-chan struct{}
-	name     string
-	cfg      Config
+	to   tether.Submitter
+	reg  *tether.Registry // of to
+	name string
+	cfg  Config
 
 	mu      sync.Mutex
 	waiting map[string]*burst // by key; guarded by mu
@@ -83,7 +83,7 @@ func New(to tether.Submitter, name string, cfg Config) *Debouncer {
 	case *tether.Pool:
 		reg = to.Registry()
 	}
-	return &Debouncer{to: to, stopping: reg.Stopping(), name: name, cfg: cfg, waiting: make(map[string]*burst)}
+	return &Debouncer{to: to, reg: reg, name: name, cfg: cfg, waiting: make(map[string]*burst)}
 }
 
 // Go runs fn when Wait has passed without another call for the key. If a task of an
@@ -159,7 +159,7 @@ func (d *Debouncer) submit(ctx context.Context, b *burst) (task *tether.Task, er
 		}
 		close(b.ready)
 		d.mu.Unlock()
-		if d.stops() {
+		if !d.reg.Ready() {
 			d.release(b) // watch may have looked before
 		}
 	}()
@@ -179,15 +179,6 @@ func (d *Debouncer) submit(ctx context.Context, b *burst) (task *tether.Task, er
 		return nil, fmt.Errorf("%w: debounce: the options of %q have a Unique key", tether.ErrInvalid, d.name)
 	}
 	return task, err
-}
-
-func (d *Debouncer) stops() bool {
-	select {
-	case <-d.stopping:
-		return true
-	default:
-		return false
-	}
 }
 
 // waitLocked returns how long a task is put off by a call now.
@@ -264,7 +255,7 @@ func (d *Debouncer) watch(idle <-chan struct{}) {
 	select {
 	case <-idle:
 		return
-	case <-d.stopping:
+	case <-d.reg.Stopping():
 	}
 	d.mu.Lock()
 	all := slices.Collect(maps.Values(d.waiting))
