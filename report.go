@@ -195,16 +195,31 @@ func (i *Info) line(now time.Time) string {
 // textOf returns the text of an error of the user's, whose Error method may panic, or not
 // return.
 func textOf(err error) string {
-	text := make(chan string, 1)
-	go func() { text <- fmt.Sprint(err) }() // which survives a panic
+	text, ok := inTime(func() string { return fmt.Sprint(err) }) // which survives a panic
+	if !ok {
+		return withoutText(err)
+	}
+	return text
+}
+
+// inTime returns what f does, which may call methods of the user's errors, or false if f has
+// not returned after lateReturn.
+func inTime[T any](f func() T) (value T, ok bool) {
+	result := make(chan T, 1)
+	go func() { result <- f() }()
 	timer := time.NewTimer(lateReturn)
 	defer timer.Stop()
 	select {
-	case s := <-text:
-		return s
+	case value = <-result:
+		return value, true
 	case <-timer.C:
-		return fmt.Sprintf("an error of type %T, whose Error method has not returned", err)
+		return value, false
 	}
+}
+
+// withoutText describes an error whose Error method has not returned.
+func withoutText(err error) string {
+	return fmt.Sprintf("an error of type %T, whose Error method has not returned", err)
 }
 
 // lastErr returns the error of the outcome or, before that, of the last attempt. It does

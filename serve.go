@@ -302,16 +302,11 @@ func (s *serving) serveFailed(srv *server) {
 
 // failSafely is fail for an error of the user's, whose Error method may not return.
 func (s *serving) failSafely(step string, err error) {
-	result := make(chan error, 1)
-	go func() { result <- named(step, err) }()
-	timer := time.NewTimer(lateReturn)
-	defer timer.Stop()
-	select {
-	case err := <-result:
-		s.fail(err)
-	case <-timer.C:
-		s.fail(fmt.Errorf("tether: %s: an error of type %T, whose Error method has not returned", step, err))
+	safe, ok := inTime(func() error { return named(step, err) })
+	if !ok {
+		safe = fmt.Errorf("tether: %s: %s", step, withoutText(err))
 	}
+	s.fail(safe)
 }
 
 // watchSignals ends the process at the second signal, until finished is closed.
