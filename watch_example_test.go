@@ -153,7 +153,7 @@ func ExampleOnDuplicate() {
 	// <nil>
 }
 
-// Where a task is, for a person who asks, and why the process does not end.
+// Where a task is, and why the process does not end.
 func ExampleTask_Stack() {
 	reg := tether.New(tether.Config{Logger: slog.New(slog.DiscardHandler)})
 	started, done := make(chan struct{}), make(chan struct{})

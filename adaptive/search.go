@@ -27,7 +27,7 @@ const (
 	nearlyFull = 0.9 // share of the workers that must be busy for a task to count
 )
 
-// search looks for the best number of workers. It knows neither locks nor clocks, and is
+// search looks for the best number of workers. It uses neither locks nor clocks, and is
 // told of the tasks that end.
 //
 // It compares two numbers at a time: the best one so far, its base, and a candidate. A

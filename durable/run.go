@@ -96,7 +96,7 @@ func (w *Worker) handle(ctx context.Context, d Delivery) Outcome {
 
 // admission is the context of a delivery until its task is admitted. A delivery that waits,
 // for its turn or for a place in a pool that was paused or shrunk, goes back when the
-// worker is stopped. Few wait, so what tells of the stop is made only for those.
+// worker is stopped. Few wait, so the context that ends with the stop is made only for those.
 type admission struct {
 	context.Context // the engine's
 	stopAsked       context.Context

@@ -8,7 +8,7 @@
 //	err := g.Wait()
 //
 // It is errgroup with tasks in the place of goroutines: what runs is on the live page and in
-// the metrics, a panic is contained, and the drain knows of it. [Results] does the same for
+// the metrics, a panic is contained, and the drain waits for it. [Results] does the same for
 // bodies that return a value, which it has in the order of the calls of Go.
 //
 // # When one child decides

@@ -1,5 +1,5 @@
-// Package heap is a binary heap whose items know their place, so that one can be moved or
-// removed when what it is ordered by has changed.
+// Package heap is a binary heap that records the index of each item, so that one can be moved
+// or removed when what it is ordered by has changed.
 package heap
 
 // Heap holds items, the least in front. Init must be called first. What an item is ordered
