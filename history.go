@@ -73,8 +73,8 @@ func (h *history) take(t *Task) bool {
 	return h.recent != nil && (h.recent.Take(t) || h.failed.Take(t) || h.panicked.Take(t))
 }
 
-// evict forgets a task that has left the ring of those that were not pinned, unless it is pinned: Keep
-// may have come too late for add, and not have found the task itself.
+// evict forgets a task that has left the ring of those that were not pinned, unless it is
+// pinned: Keep may have come too late for add, and not have found the task itself.
 func (h *history) evict(t *Task) {
 	if t.forget() {
 		t.slot.Clear()

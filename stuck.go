@@ -172,8 +172,8 @@ func (r *Registry) findStuck() {
 // Stack returns the stack of the goroutine that runs the task's body now, with the frames
 // of this package below it, or nil if no goroutine runs it. It stops all goroutines of
 // the process for some milliseconds; in a process with more than 2000 goroutines it stops
-// none, and returns the stacks of all tasks of the name. It is for
-// diagnosis on demand; [Config].StuckAfter reports tasks that run too long by itself.
+// none, and returns the stacks of all tasks of the name. It is for diagnosis on demand:
+// [Config].StuckAfter reports tasks that run too long without being asked.
 func (t *Task) Stack() []byte {
 	if t.State() != Running {
 		return nil

@@ -121,10 +121,11 @@ func New(cfg Config) *Controller {
 }
 
 // Adapt moves the number of workers of a pool between least and most from now on. It
-// begins with the number that the pool has, or the nearest within the bounds. If the program
-// calls Resize later, the search goes on from that number as soon as a task ends. Adapt returns a [tether.ErrInvalid] and
-// changes nothing if the pool is nil, a bound is less than 1, least is more than most,
-// or a pool of that name is adapted already.
+// begins with the number that the pool has, or the nearest within the bounds. If the
+// program calls Resize later, the search goes on from that number as soon as a task ends.
+//
+// Adapt returns a [tether.ErrInvalid] and changes nothing if the pool is nil, a bound is
+// less than 1, least is more than most, or a pool of that name is adapted already.
 func (c *Controller) Adapt(p *tether.Pool, least, most int) error {
 	switch {
 	case p == nil:
@@ -242,7 +243,7 @@ func (a *adapted) ended(started, now time.Time, ok bool) {
 	}
 }
 
-// canceled counts a task that was canceled by the program: it tells nothing.
+// canceled counts a task that was canceled by the program: it is no measurement.
 func (a *adapted) canceled(started time.Time) {
 	if started.Before(a.since) {
 		return
