@@ -292,8 +292,9 @@ func TestP10_AHandOverThatHangsDelaysNoOtherDrop(t *testing.T) {
 func TestP10_MaxWaitInBubblesAndOutside(t *testing.T) {
 	p := newPool(t, tether.PoolConfig{Workers: 1, Queue: 10, MaxWait: 20 * time.Millisecond})
 	for _, tail := range []time.Duration{0, time.Minute} { // an alarm is set at the end of the bubble, or was
-		for range 2 {
+		for i := range 2 {
 			synctest.Test(t, func(t *testing.T) {
+				time.Sleep(time.Duration(i) * time.Second) // to when the alarm of the bubble before has rung, by this clock
 				p.Pause()
 				assertOverdue(t, start(t, p, "task", succeed), 20*time.Millisecond, 20*time.Millisecond)
 				p.Resume()
