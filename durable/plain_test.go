@@ -52,7 +52,7 @@ func TestPlain(t *testing.T) {
 			A int `json:"-"`
 		}{1}, false},
 		{struct {
-			A int `json:"-,"`
+			A int `json:"a-b"`
 		}{1}, false},
 		{struct {
 			A string `json:",string"`
