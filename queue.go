@@ -3,6 +3,7 @@ package tether
 import (
 	"context"
 	"math"
+	"runtime"
 	"runtime/pprof"
 	"sync/atomic"
 	"time"
@@ -32,16 +33,17 @@ type queue struct {
 	table   table.Table[Task] // written by submitters
 	workers workers.Workers[node, *node]
 
-	// Guarded by the queue's lock. What each task writes comes first, next to the lock.
-	phase        phase
-	running      int
-	mean         atomic.Int64        // of run times, in ns; written under the queue's lock, read without it
-	ended        [Dropped + 1]uint64 // by state
-	order        order
-	alarm        alarm
-	held, inline int
+	// Guarded by the queue's lock.
+	order                 order
+	alarm                 alarm
+	phase                 phase
+	held, running, inline int
+	ended                 [Dropped + 1]uint64 // by state
 
+	mean atomic.Int64 // of run times, in ns; written under the queue's lock
 	idle atomic.Int32 // goroutines of workers that are idle
+
+	contended atomic.Int32 // submitters that wait for the queue's lock
 
 	_    [64]byte
 	gate gate.Gate
@@ -332,6 +334,9 @@ func (q *queue) Empty() bool { return q.order.empty() }
 // Run runs one attempt of a task that Next has started.
 func (q *queue) Run(n *node) (now int64) {
 	q.gate.Wake() // there is a place in the queue
+	if q.contended.Load() > 0 {
+		runtime.Gosched()
+	}
 	t := (*Task)(n)
 	t.runAttempt()
 	if t.end != Succeeded || q.reg.observers != nil {
@@ -343,26 +348,22 @@ func (q *queue) Run(n *node) (now int64) {
 // Settle accounts for an attempt that has ended.
 func (q *queue) Settle(n *node) {
 	t := (*Task)(n)
-	if q.order.fifo(t) {
-		q.order.plain.running-- // which is all that ran and unreserve would change
-	} else {
-		q.order.ran(t.opts())
-		if t.end == Queued {
-			if q.bounded {
-				q.gate.Requeue()
-			}
-			q.requeueLocked(t, notifying) // Finished calls schedule
-			return
+	opts := t.opts()
+	q.order.ran(opts)
+	if t.end == Queued {
+		if q.bounded {
+			q.gate.Requeue()
 		}
-		q.order.unreserve(t.opts())
+		q.requeueLocked(t, notifying) // Finished calls schedule
+		return
 	}
 	if q.bounded {
 		q.gate.Exit()
-		if t.attempt(begun) == 1 { // otherwise its time includes waits
-			mean := q.mean.Load()
+		if mean := q.mean.Load(); opts.retry == nil || opts.retry.attempt() == 1 { // otherwise its time includes waits
 			q.mean.Store(mean + (t.ended-t.started-mean)/8)
 		}
 	}
+	q.order.unreserve(opts)
 	q.countEndLocked(t)
 }
 

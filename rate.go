@@ -8,7 +8,8 @@ import (
 )
 
 // Rate bounds how many attempts start: Tasks in each Per, evenly spaced, except that Burst
-// of them may start at once after a pause. The zero Rate is no bound.
+// of them may start at once after a pause. A start that is a few milliseconds late, as timers
+// are, does not delay those after it. The zero Rate is no bound.
 type Rate struct {
 	Tasks int
 	Per   time.Duration
@@ -47,8 +48,17 @@ func (p pace) earliest(next int64) int64 {
 // isLater reports whether a time is later than now, which is asked for only if need be.
 func isLater(at int64, now func() int64) bool { return at > math.MinInt64 && at > now() }
 
+// lateness is how late a start may be without making the next ones later: a timer is often a
+// millisecond late, and the rate would be lower by that.
+const lateness = int64(5 * time.Millisecond)
+
 // start returns the theoretical time after a start.
-func (p pace) start(next, now int64) int64 { return later(max(next, now), time.Duration(p.interval)) }
+func (p pace) start(next, now int64) int64 {
+	if next < now-lateness {
+		next = now
+	}
+	return later(next, time.Duration(p.interval))
+}
 
 // PauseShare makes no further task of the share start before the given time, on the pool of
 // the task whose context ctx is: for a body that was told so, for example by a status of 429

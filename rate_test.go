@@ -33,6 +33,28 @@ func TestP11_RateOfAPool(t *testing.T) {
 	}
 }
 
+// What is a little late, as timers are, does not make the next ones later.
+func TestP11_ALateStartDoesNotLowerTheRate(t *testing.T) {
+	rate := tether.Rate{Tasks: 100, Per: time.Second}
+	for _, cfg := range []tether.PoolConfig{{Rate: rate}, {ShareRate: rate}} {
+		synctest.Test(t, func(t *testing.T) {
+			cfg.Workers, cfg.Queue = 1, tether.Unbounded
+			p := newPool(t, cfg)
+			var tasks []*tether.Task
+			for _, ms := range []time.Duration{12, 1, 26, 1, 1} {
+				tasks = append(tasks, start(t, p, "task", sleeper(ms*time.Millisecond), tether.Share("A")))
+			}
+			var starts []time.Duration
+			for _, task := range tasks {
+				require.NoError(t, wait(task))
+				starts = append(starts, waited(task)/time.Millisecond)
+			}
+			// The second is 2 ms late. The fourth is 16 ms late, which is too much.
+			assert.Equal(t, []time.Duration{0, 12, 20, 46, 56}, starts)
+		})
+	}
+}
+
 func TestP11_RateOfEachShare(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPool(t, tether.PoolConfig{Workers: 1, Queue: tether.Unbounded, ShareRate: tether.Rate{Tasks: 1, Per: time.Second}})

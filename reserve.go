@@ -24,7 +24,7 @@ func (q *queue) tryReserve(opts *options) room {
 		}
 		return reserved
 	}
-	q.workers.Lock()
+	q.lockBusy()
 	defer q.workers.Unlock()
 	if q.order.full(opts) {
 		return shareFull
@@ -35,6 +35,18 @@ func (q *queue) tryReserve(opts *options) room {
 	q.order.reserve(opts)
 	q.watchWaitLocked()
 	return reserved
+}
+
+// lockBusy locks the queue for a submitter. If a goroutine has to wait for a mutex, it waits
+// for a processor after that, which workers that compute leave after 10 ms only: so they yield
+// as long as a submitter waits (see Run).
+func (q *queue) lockBusy() {
+	if q.workers.TryLock() {
+		return
+	}
+	q.contended.Add(1)
+	q.workers.Lock()
+	q.contended.Add(-1)
 }
 
 // isShareFull reports whether the share of a task is at its limit.
@@ -63,7 +75,7 @@ func (q *queue) unreserve(opts *options) {
 // there is none, and the caller is to run the task. opts may be nil.
 func (p *Pool) reserve(ctx context.Context, opts *submitOptions) (inline bool, err error) {
 	q, lasting := &p.queue, opts.task()
-	if weight := q.order.weightOf(lasting); weight > q.order.capacity {
+	if weight := q.order.weightOf(lasting); q.order.capacity > 0 && weight > q.order.capacity {
 		return false, fmt.Errorf("%w: weight %d is more than the capacity of pool %q: %d", ErrInvalid, weight, p.name, q.order.capacity)
 	}
 	room := queueFull

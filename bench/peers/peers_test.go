@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/seed-2e639f12/tether"
 	"github.com/seed-2e639f12/tether/bench/peers"
 )
 
@@ -20,6 +21,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m, goleak.IgnoreCurrent()) }
 // everyone are all candidates that any workload has.
 func everyone() []peers.Candidate {
 	all := append(peers.All(), peers.Inline(), peers.GoSharedContext(), peers.TetherFixed(1), peers.TetherAdaptive(), peers.TetherGuarded(1))
+	all = append(all, peers.TetherShares(tether.PoolConfig{}), peers.TetherUrgent(), peers.TetherRate(time.Microsecond))
 	all = append(all, peers.RegistryFeatures()...)
 	return append(all, peers.PoolFeatures()...)
 }

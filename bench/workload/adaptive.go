@@ -18,8 +18,8 @@ func protection() Family {
 			"The ratios are to the number that is best by the definition of the work. " +
 			"`cpu`: tasks compute for 1 ms. `sleep`: they sleep for 10 ms. `knee`: they wait for a service that does 12 at once in 10 ms each, and with more is slower by the square of the load. " +
 			"`mixed`: three of four sleep for 10 ms, the fourth computes for 1 ms. `bursts`: those of `knee` in bursts of 400, with 100 ms between them that do not count. " +
-			"The first quarter of the tasks is not measured: the adaptive pool begins with 2 workers and learns. " + aboutShares + aboutStorm,
-		Workloads: slices.Concat(adaptiveWorkloads(), shareWorkloads(), stormWorkloads()),
+			"The first quarter of the tasks is not measured: the adaptive pool begins with 2 workers and learns. " + aboutShares + aboutWaits + aboutLate + aboutRates + aboutStorm,
+		Workloads: slices.Concat(adaptiveWorkloads(), shareWorkloads(), waitWorkloads(), lateWorkloads(), rateWorkloads(), stormWorkloads()),
 	}
 }
 

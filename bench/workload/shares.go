@@ -4,6 +4,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/seed-2e639f12/tether"
@@ -11,7 +12,7 @@ import (
 )
 
 const aboutShares = "`shares/newcomer`: A has 100,000 tasks of 10 µs queued on 2 workers, and B submits one at a time, with the next when that has run: the time from its submission to its start. " +
-	"Libraries without shares are given a tenth of A's tasks. `shares/alone`: one share has tasks of 20 µs on 2 workers, beside the same pool without shares. "
+	"Libraries without shares are given a tenth of A's tasks. `shares/alone`: one share has tasks of W14's `life` on 2 workers, beside the same pool without shares. "
 
 // Metrics of the shares.
 const (
@@ -37,7 +38,7 @@ func shareWorkloads() []Workload {
 			Run: newcomer,
 		},
 		{
-			Name: "shares/alone", N: 20_000, Quick: 200,
+			Name: "shares/alone", N: 10_000, Quick: 200,
 			Metric: NsPerOp, Baseline: peers.TetherFixed(2).Name,
 			Candidates: func() []peers.Candidate { return []peers.Candidate{shares(), peers.TetherFixed(2)} },
 			Run:        oneShare,
@@ -97,13 +98,21 @@ func oneShare(m Meter, c peers.Candidate, n int) error {
 	if err != nil {
 		return err
 	}
-	loops := loopsFor(20 * time.Microsecond)
 	var left sync.WaitGroup
+	var failed atomic.Int64
 	left.Add(n)
-	submit := taskOf(s, "A", func() { spin(loops); left.Done() })
+	submit := taskOf(s, "A", func() {
+		if lifeTask() != nil {
+			failed.Add(1)
+		}
+		left.Done()
+	})
 	m.StartTimer()
 	err = submitTimes(n, &left, submit)
 	left.Wait()
 	m.StopTimer()
+	if failed.Load() > 0 {
+		err = errors.Join(err, errWrongInvoice)
+	}
 	return errors.Join(err, s.Close())
 }

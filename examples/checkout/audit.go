@@ -25,8 +25,9 @@ import (
 // The drain writes the lines that are left. A kill -9 may lose the last few; the orders
 // and uploads that they describe are in the store.
 type auditLog struct {
-	pool *tether.Pool // of one worker, so that this process writes one line at a time
-	file *os.File     // in which other replicas write, too
+	pool *tether.Pool // of one worker: it alone writes
+	file *os.File
+	torn bool // the file may end in the middle of a line; used by the writer alone
 }
 
 // auditLine is one line. The handler fills it in until it returns.
@@ -52,11 +53,14 @@ func openAuditLog(path string) (auditLog, error) {
 	if err != nil {
 		return auditLog{}, fmt.Errorf("audit log: %w", err)
 	}
-	return auditLog{file: file}, nil
+	torn, err := endsTorn(file)
+	if err != nil {
+		return auditLog{}, fmt.Errorf("audit log: %w", errors.Join(err, file.Close()))
+	}
+	return auditLog{file: file, torn: torn}, nil
 }
 
-// endsTorn reports whether a file ends in the middle of a line, as after a power cut or on a
-// full disk.
+// endsTorn reports whether a file ends in the middle of a line, as after a power cut.
 func endsTorn(file *os.File) (bool, error) {
 	info, err := file.Stat()
 	if err != nil || info.Size() == 0 {
@@ -85,21 +89,18 @@ func (a *auditLog) note(r *http.Request, who string) (*auditLine, error) {
 	return line, err
 }
 
-// write appends a line, in one call, so that lines of several replicas are not mixed. If the
-// file ends in half a line, the new one begins with a line break, so that it is not spoiled.
+// write appends a line. After a failure, such as a full disk, the next line begins with a
+// line break, so that half a line does not spoil another.
 func (a *auditLog) write(line *auditLine) error {
 	var text bytes.Buffer
-	torn, err := endsTorn(a.file)
-	if err != nil {
-		return fmt.Errorf("audit log: %w", err)
-	}
-	if torn {
+	if a.torn {
 		text.WriteByte('\n')
 	}
 	if err := json.NewEncoder(&text).Encode(line); err != nil {
 		return fmt.Errorf("audit log: %w", err)
 	}
-	if _, err := a.file.Write(text.Bytes()); err != nil {
+	_, err := a.file.Write(text.Bytes())
+	if a.torn = err != nil; err != nil {
 		return fmt.Errorf("audit log: %w", err)
 	}
 	return nil

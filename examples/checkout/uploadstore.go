@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"database/sql"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -30,11 +29,10 @@ func (s *store) upload(ctx context.Context, kind uploadKind, id string) (*upload
 	return &u, nil
 }
 
-// insertUpload stores an upload that a member works on.
-func (s *store) insertUpload(ctx context.Context, u *upload, holder string) error {
+func (s *store) insertUpload(ctx context.Context, u *upload) error {
 	return s.update(ctx, func(tx *sql.Tx) error {
-		_, err := tx.Exec(`INSERT INTO uploads (id, kind, task, format, width, weight, size, created, holder) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-			u.ID, u.Kind, u.Task, u.Format, u.Width, u.Weight, u.Size, u.Created.UnixMilli(), holder)
+		_, err := tx.Exec(`INSERT INTO uploads (id, kind, task, format, width, weight, size, created) VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
+			u.ID, u.Kind, u.Task, u.Format, u.Width, u.Weight, u.Size, u.Created.UnixMilli())
 		if err != nil {
 			return fmt.Errorf("store upload: %w", err)
 		}
@@ -42,26 +40,10 @@ func (s *store) insertUpload(ctx context.Context, u *upload, holder string) erro
 	})
 }
 
-// holdUploads gives a member the pending uploads that none of the members in atWork holds.
-func (s *store) holdUploads(ctx context.Context, holder string, atWork []string) error {
-	names, err := json.Marshal(append([]string{}, atWork...))
-	if err != nil {
-		return fmt.Errorf("hold uploads: %w", err)
-	}
-	return s.update(ctx, func(tx *sql.Tx) error {
-		if _, err := tx.Exec(`UPDATE uploads SET holder = ? WHERE state = 'pending'
-			AND holder NOT IN (SELECT value FROM json_each(?))`, holder, string(names)); err != nil {
-			return fmt.Errorf("hold uploads: %w", err)
-		}
-		return nil
-	})
-}
-
-// pendingUploads lists the uploads of a member that are accepted and not done, oldest first,
-// or of all members if holder is empty. There are no more of them than the pools can hold.
-func (s *store) pendingUploads(ctx context.Context, holder string) ([]*upload, error) {
-	rows, err := s.read.QueryContext(ctx, `SELECT id, kind, weight FROM uploads
-		WHERE state = 'pending' AND (? = '' OR holder = ?) ORDER BY created`, holder, holder)
+// pendingUploads lists the uploads that are accepted and not done, oldest first. There are
+// no more of them than the pools can hold.
+func (s *store) pendingUploads(ctx context.Context) ([]*upload, error) {
+	rows, err := s.read.QueryContext(ctx, `SELECT id, kind, weight FROM uploads WHERE state = 'pending' ORDER BY created`)
 	if err != nil {
 		return nil, fmt.Errorf("list uploads: %w", err)
 	}
