@@ -12,6 +12,17 @@ import (
 //
 // All of it is guarded by the queue's lock. Another rule is a change of this file.
 type order struct {
+	ruled   bool    // a setting of the pool or a Share has a say in the order; see fifo
+	turns   *turns  // nil until there is a task with a Share, or a bound of shares
+	overdue []*Task // removed because they have waited for maxWait; see queue.dropOverdueLocked
+	// plain is the share of the tasks without one. As long as turns is nil it has all
+	// tasks, and waiting is not counted.
+	plain        share
+	keys         map[string]*serialKey // of live tasks
+	weight, used int64                 // of live tasks, and of those that run
+	theoretical  int64                 // time of the next start; see pace
+	aborted      int                   // aborted tasks that are listed still; an estimate, since it only decides when to sweep
+
 	// Written once, and read by submitters: kept off the cache lines that are written.
 	_            [64]byte
 	capacity     int64 // of weight; 0 means no bound
@@ -21,18 +32,9 @@ type order struct {
 	pace         pace  // of the pool
 	sharePace    pace  // of each share
 	bounded      bool  // shares have one of these bounds
+	counting     bool  // reserve counts every task, since a setting of the pool has a say in the order
 	noShares     bool  // Share has no effect: no task waits for a worker here
 	_            [64]byte
-
-	// plain is the share of the tasks without one. As long as turns is nil it has all
-	// tasks, and waiting is not counted.
-	plain        share
-	turns        *turns                // nil until there is a task with a Share, or a bound of shares
-	keys         map[string]*serialKey // of live tasks
-	weight, used int64                 // of live tasks, and of those that run
-	overdue      []*Task               // removed because they have waited for maxWait; see queue.dropOverdueLocked
-	theoretical  int64                 // time of the next start; see pace
-	aborted      int                   // aborted tasks that are listed still; an estimate, since it only decides when to sweep
 }
 
 // serialKey is the state of one Serial key.
@@ -50,9 +52,11 @@ func (o *order) init(cfg PoolConfig) {
 	o.theoretical = math.MinInt64
 	o.plain.theoretical, o.plain.paused = math.MinInt64, math.MinInt64
 	o.bounded = cfg.ShareLimit > 0 || cfg.ShareWorkers > 0
-	if o.bounded || cfg.ShareRate != (Rate{}) {
+	o.ruled = o.capacity > 0 || o.maxWait > 0 || o.pace.interval > 0
+	if o.bounded || o.sharePace.interval > 0 {
 		o.takeTurns()
 	}
+	o.counting = o.ruled
 }
 
 // orMax returns a bound, of which zero sets none.
@@ -65,7 +69,7 @@ func orMax(n int) int32 {
 
 // counts reports whether a task with these options must be counted by reserve.
 func (o *order) counts(opts *options) bool {
-	return o.capacity > 0 || o.bounded || o.maxWait > 0 || o.pace.interval > 0 || o.sharePace.interval > 0 || opts != nil && (opts.serial != "" || opts.share != "" || opts.urgent)
+	return o.counting || opts != nil && (opts.serial != "" || opts.share != "" || opts.urgent)
 }
 
 // before reports whether s is next before b. A free worker goes to the share with the
@@ -81,6 +85,7 @@ func (o *order) takeTurns() {
 	if o.turns != nil {
 		return
 	}
+	o.ruled = true
 	o.turns = &turns{shares: make(map[string]*share)}
 	for l := range o.turns.ready {
 		o.turns.ready[l].Init((*share).before, func(s *share) *int32 { return &s.place[l] })
@@ -154,8 +159,12 @@ func (o *order) reserve(opts *options) {
 // unreserve undoes reserve when a task has ended, or was not made. If that lets tasks of
 // its key start, they are listed again.
 func (o *order) unreserve(opts *options) {
-	o.weight -= o.weightOf(opts)
-	o.leave(opts)
+	if o.capacity > 0 {
+		o.weight -= o.weightOf(opts)
+	}
+	if o.turns != nil {
+		o.leave(opts)
+	}
 	if opts == nil || opts.serial == "" {
 		return
 	}
@@ -278,6 +287,11 @@ func (o *order) first() (*share, level) {
 // false if there is none, nil and true if the first one has to wait for room. It removes
 // what is overdue on the way.
 func (o *order) next(now int64) (t *Task, stalled bool) {
+	if t := (*Task)(o.plain.lists[normal].head); t != nil && o.fifo(t) && !t.has(aborting) {
+		o.plain.lists[normal].pop()
+		o.plain.running++
+		return t, false
+	}
 	if o.turns != nil {
 		o.wake(now)
 	}
@@ -350,12 +364,20 @@ func (t *turns) take(s *share, l level) {
 	}
 }
 
+// fifo reports whether t has no say in the order, and neither has anything but the options
+// of other tasks.
+func (o *order) fifo(t *Task) bool { return !o.ruled && t.extra.Load() == nil }
+
 // ran counts a task that next has returned as no longer running.
 func (o *order) ran(opts *options) {
-	o.used -= o.weightOf(opts)
+	if o.capacity > 0 {
+		o.used -= o.weightOf(opts)
+	}
 	s := o.share(opts)
 	s.running--
-	o.settle(s)
+	if o.turns != nil {
+		o.settle(s)
+	}
 }
 
 // abort counts a task of the order as aborted. Its submitter may not have pushed it yet.

@@ -33,14 +33,15 @@ type queue struct {
 	table   table.Table[Task] // written by submitters
 	workers workers.Workers[node, *node]
 
-	// Guarded by the queue's lock.
-	order                 order
-	alarm                 alarm
-	phase                 phase
-	held, running, inline int
-	ended                 [Dropped + 1]uint64 // by state
+	// Guarded by the queue's lock. What each task writes comes first, next to the lock.
+	phase        phase
+	running      int
+	mean         atomic.Int64        // of run times, in ns; written under the queue's lock, read without it
+	ended        [Dropped + 1]uint64 // by state
+	order        order
+	alarm        alarm
+	held, inline int
 
-	mean atomic.Int64 // of run times, in ns; written under the queue's lock
 	idle atomic.Int32 // goroutines of workers that are idle
 
 	contended atomic.Int32 // submitters that wait for the queue's lock
@@ -348,22 +349,26 @@ func (q *queue) Run(n *node) (now int64) {
 // Settle accounts for an attempt that has ended.
 func (q *queue) Settle(n *node) {
 	t := (*Task)(n)
-	opts := t.opts()
-	q.order.ran(opts)
-	if t.end == Queued {
-		if q.bounded {
-			q.gate.Requeue()
+	if q.order.fifo(t) {
+		q.order.plain.running-- // which is all that ran and unreserve would change
+	} else {
+		q.order.ran(t.opts())
+		if t.end == Queued {
+			if q.bounded {
+				q.gate.Requeue()
+			}
+			q.requeueLocked(t, notifying) // Finished calls schedule
+			return
 		}
-		q.requeueLocked(t, notifying) // Finished calls schedule
-		return
+		q.order.unreserve(t.opts())
 	}
 	if q.bounded {
 		q.gate.Exit()
-		if mean := q.mean.Load(); opts.retry == nil || opts.retry.attempt() == 1 { // otherwise its time includes waits
+		if t.attempt(begun) == 1 { // otherwise its time includes waits
+			mean := q.mean.Load()
 			q.mean.Store(mean + (t.ended-t.started-mean)/8)
 		}
 	}
-	q.order.unreserve(opts)
 	q.countEndLocked(t)
 }
 

@@ -75,7 +75,7 @@ func (q *queue) unreserve(opts *options) {
 // there is none, and the caller is to run the task. opts may be nil.
 func (p *Pool) reserve(ctx context.Context, opts *submitOptions) (inline bool, err error) {
 	q, lasting := &p.queue, opts.task()
-	if weight := q.order.weightOf(lasting); q.order.capacity > 0 && weight > q.order.capacity {
+	if weight := q.order.weightOf(lasting); weight > q.order.capacity {
 		return false, fmt.Errorf("%w: weight %d is more than the capacity of pool %q: %d", ErrInvalid, weight, p.name, q.order.capacity)
 	}
 	room := queueFull

@@ -14,13 +14,13 @@ type list struct{ head, tail *node }
 // share is the tasks of one Share key in one pool, or those without one. It exists while
 // it has live tasks.
 type share struct {
-	lists   [levels]list  // tasks that may start, oldest first
-	key     string        // empty for plain
-	turn    uint64        // of its last start, or of its creation
+	running int32         // tasks that next has returned
 	live    int32         // tasks that reserved a place and have not ended; of plain only if bounded is set
 	waiting int32         // tasks in the list, or that stepped aside, except aborted ones
-	running int32         // tasks that next has returned
 	place   [levels]int32 // in turns.ready
+	turn    uint64        // of its last start, or of its creation
+	lists   [levels]list  // tasks that may start, oldest first
+	key     string        // empty for plain
 
 	// See rate.go.
 	theoretical            int64 // time of the next start by the pace

@@ -2,6 +2,7 @@ package durable_test
 
 import (
 	"context"
+	"crypto/rand"
 	"testing"
 	"time"
 
@@ -10,7 +11,8 @@ import (
 )
 
 // BenchmarkGo measures what a job that runs in the process costs beyond a task of a pool: an
-// empty task, and one with a Timeout, whose body uses its context, as most do.
+// empty task, one with a Timeout, whose body uses its context, as most do, and one with all that
+// a job's task has. Args that are plain are not encoded.
 func BenchmarkGo(b *testing.B) {
 	const workers = 4
 	job := durable.Define("invoice", succeed, durable.JobConfig{Timeout: time.Minute})
@@ -18,6 +20,7 @@ func BenchmarkGo(b *testing.B) {
 		ctx.Done()
 		return nil
 	}, durable.JobConfig{Timeout: time.Minute})
+	encoded := durable.Define("invoice", func(context.Context, []int) error { return nil }, durable.JobConfig{Timeout: time.Minute})
 	engine := newMemory()
 	for _, c := range []struct {
 		name   string
@@ -34,8 +37,17 @@ func BenchmarkGo(b *testing.B) {
 			}, tether.Timeout(time.Minute))
 			return err
 		}},
+		{"task with the options of a job", func(p *tether.Pool) error {
+			_, err := p.Go(background, "invoice", func(context.Context) error { return nil }, tether.Timeout(time.Minute),
+				tether.HandOver(func(context.Context, tether.Info) error { return nil }), tether.Label("job", rand.Text()))
+			return err
+		}},
 		{"job", func(p *tether.Pool) error {
 			_, err := job.Go(background, p, engine, order{5})
+			return err
+		}},
+		{"job that must be encoded", func(p *tether.Pool) error {
+			_, err := encoded.Go(background, p, engine, []int{5})
 			return err
 		}},
 		{"job that uses its context", func(p *tether.Pool) error {

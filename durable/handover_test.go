@@ -81,6 +81,17 @@ func hanging(ctx context.Context, _ durable.Message) error {
 	return context.Cause(ctx)
 }
 
+// keeping is a Submitter that keeps the options.
+type keeping struct {
+	tether.Submitter
+	options []tether.Option
+}
+
+func (k *keeping) Go(ctx context.Context, name string, fn tether.Func, opts ...tether.Option) (*tether.Task, error) {
+	k.options = opts
+	return k.Submitter.Go(ctx, name, fn, opts...)
+}
+
 func TestGo(t *testing.T) {
 	for name, test := range map[string]func(t *testing.T){
 		"runs the job in the process": func(t *testing.T) {
@@ -119,6 +130,29 @@ func TestGo(t *testing.T) {
 			close(goOn)
 			require.NoError(t, receipt.Task.Wait(background))
 			assert.Equal(t, []int{1, 2, 3}, got)
+		},
+		"with args that are not as they are encoded": func(t *testing.T) {
+			l := newLocal(t)
+			type args struct {
+				Text   string
+				secret int
+			}
+			var got [2]any
+			receipt, err := durable.Define("invoice", func(_ context.Context, a args) error { got[0] = a; return nil }, options).
+				Go(background, l.reg, l.engine, args{"x", 5})
+			require.NoError(t, err)
+			require.NoError(t, receipt.Task.Wait(background))
+			receipt, err = durable.Define("invoice", func(_ context.Context, a [1]string) error { got[1] = a; return nil }, options).
+				Go(background, l.reg, l.engine, [1]string{"x\xff"})
+			require.NoError(t, err)
+			require.NoError(t, receipt.Task.Wait(background))
+			assert.Equal(t, [2]any{args{Text: "x"}, [1]string{"x\uFFFD"}}, got)
+		},
+		"with a Submitter of the program's": func(t *testing.T) {
+			l := newLocal(t)
+			s := &keeping{Submitter: l.reg}
+			require.NoError(t, l.run(t, s, succeed, options).Task.Wait(background))
+			assert.Len(t, s.options, 4)
 		},
 		"full pool": func(t *testing.T) {
 			l := newLocal(t)
@@ -374,6 +408,55 @@ func TestGoAndTheDrainCancels(t *testing.T) {
 			close(goOn)
 			<-receipt.Task.Done()
 			assert.Equal(t, 1, l.engine.asked())
+		},
+		"one that ignores it and has just begun": func(t *testing.T) {
+			l := newLocal(t)
+			goOn := make(chan struct{})
+			receipt := l.run(t, l.reg, stubborn(goOn), options)
+			synctest.Wait()
+			now, cancel := context.WithCancel(background)
+			cancel()
+			require.Error(t, l.reg.Shutdown(now))
+			time.Sleep(time.Millisecond)
+			synctest.Wait()
+			l.again(t, receipt, 0, time.Time{})
+			close(goOn)
+			<-receipt.Task.Done()
+			assert.Equal(t, 1, l.engine.asked())
+		},
+		"one that has just begun, and fails": func(t *testing.T) {
+			l := newLocal(t)
+			goOn := make(chan struct{})
+			receipt := l.run(t, l.reg, func(context.Context, order) error { <-goOn; return errTest }, options)
+			synctest.Wait()
+			now, cancel := context.WithCancel(background)
+			cancel()
+			require.Error(t, l.reg.Shutdown(now))
+			close(goOn)
+			<-receipt.Task.Done()
+			l.again(t, receipt, 0, time.Time{})
+			assert.ErrorIs(t, receipt.Task.Err(), tether.ErrShutdown)
+		},
+		"one that begins during the drain": func(t *testing.T) {
+			l := newLocal(t)
+			goOn := make(chan struct{})
+			var receipt durable.Receipt
+			_, err := l.reg.Go(background, "parent", func(ctx context.Context) (err error) {
+				<-l.reg.Stopping()
+				receipt, err = durable.Define("invoice", stubborn(goOn), options).Go(ctx, l.reg, l.engine, order{5})
+				return err
+			})
+			require.NoError(t, err)
+			drained := drain(l.reg)
+			time.Sleep(15*time.Second - 1)
+			synctest.Wait()
+			require.NotNil(t, receipt.Task)
+			l.engine.none(t)
+			time.Sleep(time.Nanosecond)
+			synctest.Wait()
+			l.again(t, receipt, 0, time.Time{})
+			close(goOn)
+			require.NoError(t, <-drained)
 		},
 		"one that ends well before": func(t *testing.T) {
 			l := newLocal(t)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"reflect"
 	"runtime/debug"
 	"time"
 	"unicode/utf8"
@@ -56,6 +57,9 @@ type Job[A any] struct {
 	name    string
 	handler func(ctx context.Context, args A) error
 	config  JobConfig
+	plain   bool // see plainType
+
+	timeout, wraps tether.Option // of its tasks
 }
 
 // Define names a handler, usually in a package variable, in the process that enqueues as well
@@ -81,7 +85,7 @@ func Define[A any](name string, handler func(ctx context.Context, args A) error,
 	if cfg.Backoff == nil {
 		cfg.Backoff = defaultBackoff
 	}
-	return &Job[A]{name, handler, cfg}
+	return &Job[A]{name, handler, cfg, plainType(reflect.TypeFor[A]()), tether.Timeout(cfg.Timeout), tether.Wraps(handler)}
 }
 
 // Definition is a *[Job] of any type, as a [Worker] takes it.
@@ -99,7 +103,7 @@ func (j *Job[A]) Name() string { return j.name }
 // Config returns the job's configuration, with the defaults in place of what was not given.
 func (j *Job[A]) Config() JobConfig { return j.config }
 
-func (j *Job[A]) written() tether.Option { return tether.Wraps(j.handler) }
+func (j *Job[A]) written() tether.Option { return j.wraps }
 
 func (j *Job[A]) run(ctx context.Context, args []byte) error {
 	var a A
@@ -181,19 +185,32 @@ func (j *Job[A]) Enqueue(ctx context.Context, e Enqueuer, args A, opts ...Enqueu
 
 // message encodes a job that has not been tried yet.
 func (j *Job[A]) message(ctx context.Context, args A) (Message, error) {
+	encoded, err := j.encode(args)
+	if err != nil {
+		return Message{}, err
+	}
+	id := rand.Text()
+	return Message{ID: id, Name: j.name, Args: encoded, Headers: j.headers(ctx, id)}, nil
+}
+
+func (j *Job[A]) encode(args A) (json.RawMessage, error) {
 	encoded, err := json.Marshal(args)
 	if err != nil {
-		return Message{}, &ArgsError{Job: j.name, Err: err}
+		return nil, &ArgsError{Job: j.name, Err: err}
 	}
-	m := Message{ID: rand.Text(), Name: j.name, Args: encoded}
-	if j.config.Headers != nil && ctx != nil {
-		headers, err := isolated("JobConfig.Headers", callbackTime, func() map[string]string { return j.config.Headers(ctx) })
-		if err != nil {
-			slog.Error("durable: a job has no headers", "job", m.Name, "id", m.ID, "error", err)
-		}
-		m.Headers = maps.Clone(headers)
+	return encoded, nil
+}
+
+// headers returns those of the job of this ID, which is enqueued with ctx.
+func (j *Job[A]) headers(ctx context.Context, id string) map[string]string {
+	if j.config.Headers == nil || ctx == nil {
+		return nil
 	}
-	return m, nil
+	headers, err := isolated("JobConfig.Headers", callbackTime, func() map[string]string { return j.config.Headers(ctx) })
+	if err != nil {
+		slog.Error("durable: a job has no headers", "job", j.name, "id", id, "error", err)
+	}
+	return maps.Clone(headers)
 }
 
 // enqueue checks what the engine supports, and stores the job.
@@ -271,14 +288,29 @@ type Meta struct {
 
 type metaKey struct{}
 
+// jobContext is a context with the Meta of a job.
+type jobContext struct {
+	context.Context
+	meta Meta
+}
+
+func (c *jobContext) Value(key any) any {
+	if key == (metaKey{}) {
+		return &c.meta
+	}
+	return c.Context.Value(key)
+}
+
 // MetaFrom returns the Meta of the job whose handler was given ctx, or a context that ctx is
 // derived from. It reports false for any other context.
 func MetaFrom(ctx context.Context) (Meta, bool) {
 	if ctx == nil {
 		return Meta{}, false
 	}
-	m, ok := ctx.Value(metaKey{}).(Meta)
-	return m, ok
+	if m, ok := ctx.Value(metaKey{}).(*Meta); ok {
+		return *m, true
+	}
+	return Meta{}, false
 }
 
 // Permanent marks an error that no further attempt can fix: the job has failed for good.

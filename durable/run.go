@@ -215,7 +215,7 @@ func (w *Worker) run(ctx, entry context.Context, x *delivered) Outcome {
 			entry = valuesOf{entry, derived}
 		}
 	}
-	entry = context.WithValue(entry, metaKey{}, meta)
+	entry = &jobContext{entry, meta}
 	var failure, cause error // the handler's, and why its context has ended by then; nil while it runs
 	body := func(ctx context.Context) error {
 		defer func() { cause = context.Cause(ctx) }() // also of a panic

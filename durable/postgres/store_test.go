@@ -72,3 +72,16 @@ func TestStoreOfAClosedEngine(t *testing.T) {
 	_, err = replicas[0].Store().Get(t.Context(), "k")
 	assert.NoError(t, err)
 }
+
+// Open fails while the database is away, except with NoMigrate.
+func TestStoreAway(t *testing.T) {
+	_, pools := openTwice(t) // creates the tables
+	durabletest.StoreAway(t, durabletest.Postgres(t), func(t *testing.T) store.Backend {
+		_, err := postgres.Open(pools[0])
+		require.ErrorContains(t, err, "connect")
+		e, err := postgres.Config{NoMigrate: true}.Open(pools[0])
+		require.NoError(t, err)
+		t.Cleanup(func() { assert.NoError(t, e.Close()) })
+		return e.Store()
+	})
+}

@@ -3,6 +3,7 @@ package redis_test
 import (
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -33,4 +34,18 @@ func TestStoreOfAClosedEngine(t *testing.T) {
 	require.NoError(t, e.Close())
 	_, err = e.Store().Get(t.Context(), "k")
 	assert.ErrorIs(t, err, durable.ErrClosed)
+}
+
+// Open fails while Redis is away. A service that it goes away from before the store's first call
+// answers what it can.
+func TestStoreAway(t *testing.T) {
+	server := durabletest.Redis(t)
+	e, err := open(server.Address(), "storeaway", redis.Config{})
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, e.Close()) })
+	durabletest.StoreAway(t, server, func(t *testing.T) store.Backend {
+		_, err := open(server.Address(), "storeaway", redis.Config{Timeout: time.Second})
+		require.ErrorContains(t, err, "connection refused")
+		return e.Store()
+	})
 }

@@ -25,9 +25,8 @@ import (
 // The drain writes the lines that are left. A kill -9 may lose the last few; the orders
 // and uploads that they describe are in the store.
 type auditLog struct {
-	pool *tether.Pool // of one worker: it alone writes
-	file *os.File
-	torn bool // the file may end in the middle of a line; used by the writer alone
+	pool *tether.Pool // of one worker, so that this process writes one line at a time
+	file *os.File     // in which other replicas write, too
 }
 
 // auditLine is one line. The handler fills it in until it returns.
@@ -53,14 +52,11 @@ func openAuditLog(path string) (auditLog, error) {
 	if err != nil {
 		return auditLog{}, fmt.Errorf("audit log: %w", err)
 	}
-	torn, err := endsTorn(file)
-	if err != nil {
-		return auditLog{}, fmt.Errorf("audit log: %w", errors.Join(err, file.Close()))
-	}
-	return auditLog{file: file, torn: torn}, nil
+	return auditLog{file: file}, nil
 }
 
-// endsTorn reports whether a file ends in the middle of a line, as after a power cut.
+// endsTorn reports whether a file ends in the middle of a line, as after a power cut or on a
+// full disk.
 func endsTorn(file *os.File) (bool, error) {
 	info, err := file.Stat()
 	if err != nil || info.Size() == 0 {
@@ -89,18 +85,21 @@ func (a *auditLog) note(r *http.Request, who string) (*auditLine, error) {
 	return line, err
 }
 
-// write appends a line. After a failure, such as a full disk, the next line begins with a
-// line break, so that half a line does not spoil another.
+// write appends a line, in one call, so that lines of several replicas are not mixed. If the
+// file ends in half a line, the new one begins with a line break, so that it is not spoiled.
 func (a *auditLog) write(line *auditLine) error {
 	var text bytes.Buffer
-	if a.torn {
+	torn, err := endsTorn(a.file)
+	if err != nil {
+		return fmt.Errorf("audit log: %w", err)
+	}
+	if torn {
 		text.WriteByte('\n')
 	}
 	if err := json.NewEncoder(&text).Encode(line); err != nil {
 		return fmt.Errorf("audit log: %w", err)
 	}
-	_, err := a.file.Write(text.Bytes())
-	if a.torn = err != nil; err != nil {
+	if _, err := a.file.Write(text.Bytes()); err != nil {
 		return fmt.Errorf("audit log: %w", err)
 	}
 	return nil

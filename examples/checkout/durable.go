@@ -20,12 +20,14 @@ import (
 	"github.com/seed-2e639f12/tether/durable/sqlite"
 	tetherotel "github.com/seed-2e639f12/tether/otel"
 	"github.com/seed-2e639f12/tether/tetherhttp"
+	taskstore "github.com/seed-2e639f12/tether/tetherhttp/store"
 )
 
 // queue holds the work on orders with -durable, instead of this process's memory. Any
 // process with a worker takes jobs from it, so work survives the end of each process.
 type queue struct {
 	engine durable.Engine
+	status taskstore.Backend // nil for an engine that keeps no state
 	fulfil *durable.Job[fulfilArgs]
 	worker *durable.Worker // nil in the role web
 }
@@ -54,10 +56,13 @@ func (s *shop) openQueue(ctx context.Context) (err error) {
 	q := &queue{fulfil: durable.Define("fulfil-order",
 		func(ctx context.Context, args fulfilArgs) error { return s.fulfilQueued(ctx, args.Order) },
 		durable.JobConfig{Timeout: fulfilTimeout, MaxAttempts: durableAttempts, Backoff: s.cfg.durableBackoff, Headers: tetherotel.JobHeaders})}
-	if q.engine, err = openEngine(ctx, s.cfg.durable); err != nil {
+	if q.engine, q.status, err = openEngine(ctx, s.cfg.durable); err != nil {
 		return fmt.Errorf("-durable: %w", err)
 	}
 	s.queue = q
+	if s.cfg.replica != 0 {
+		s.shared = tetherhttp.NewStore("checkout", q.status, tetherhttp.StoreConfig{RetainFor: reportsKeptFor, MaxResult: reportBytes})
+	}
 	if !s.cfg.works() {
 		return nil
 	}
@@ -67,44 +72,49 @@ func (s *shop) openQueue(ctx context.Context) (err error) {
 	return err
 }
 
-// openEngine has all that differs between the engines.
-func openEngine(ctx context.Context, address string) (durable.Engine, error) {
+// openEngine has all that differs between the engines. It also returns the engine's store for
+// the status of tasks, nil if it has none.
+func openEngine(ctx context.Context, address string) (durable.Engine, taskstore.Backend, error) {
 	scheme, _, found := strings.Cut(address, "://")
 	if !found {
 		scheme = "" // a file
 	}
 	switch scheme {
 	case "":
-		return opened(sqlite.Open(address))
+		engine, err := sqlite.Open(address)
+		if err != nil {
+			return nil, nil, err
+		}
+		return engine, engine.Store(), nil
 	case "postgres", "postgresql":
 		pool, err := pgxpool.New(ctx, address)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		engine, err := postgres.Open(pool)
 		if err != nil {
 			pool.Close()
-			return nil, err
+			return nil, nil, err
 		}
-		return &ownPool{engine, pool}, nil
+		return &ownPool{engine, pool}, engine.Store(), nil
 	case "redis", "rediss":
 		opt, err := asynq.ParseRedisURI(address)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		return opened(redis.Open(opt))
+		engine, err := redis.Open(opt)
+		if err != nil {
+			return nil, nil, err
+		}
+		return engine, engine.Store(), nil
 	case "amqp", "amqps":
-		return opened(rabbitmq.Dial(address))
+		engine, err := rabbitmq.Dial(address)
+		if err != nil {
+			return nil, nil, err
+		}
+		return engine, nil, nil
 	}
-	return nil, fmt.Errorf("%s:// is none of postgres://, redis://, rediss://, amqp:// and amqps://, nor a file for SQLite", scheme)
-}
-
-// opened returns a nil interface with an error, not one that holds a nil pointer.
-func opened[E durable.Engine](engine E, err error) (durable.Engine, error) {
-	if err != nil {
-		return nil, err
-	}
-	return engine, nil
+	return nil, nil, fmt.Errorf("%s:// is none of postgres://, redis://, rediss://, amqp:// and amqps://, nor a file for SQLite", scheme)
 }
 
 // ownPool closes the connection pool too, which the engine on Postgres leaves open.
@@ -192,7 +202,13 @@ func (s *shop) acceptAgain(ctx context.Context, o *order) error {
 	if s.queue == nil || o.State != pending {
 		return nil
 	}
-	if err := s.queue.enqueue(ctx, o.ID); err != nil {
+	err := s.queue.enqueue(ctx, o.ID)
+	if err == nil && s.cfg.replica != 0 {
+		// The first request may be another replica's, which withdraws the order if it
+		// cannot enqueue it.
+		err = s.store.confirmOrder(ctx, o.ID)
+	}
+	if err != nil {
 		return queueAway(ctx, err)
 	}
 	return nil

@@ -53,7 +53,7 @@
 // on the order continues then depends on the engine: see the package durable.
 //
 //   - On one -data there may be one web and any number of workers, on one machine: the
-//     store is a SQLite file. A second web is refused.
+//     store is a SQLite file. A second web is refused, except for those of -replicas.
 //   - The web has the audit log, the reports, and the work on imports and images. A worker
 //     has the invoices and the webhooks. It listens on -admin only, which has the
 //     probes /ready and /healthz too.
@@ -64,6 +64,27 @@
 //     rather than a moment. An order whose workers were killed in each of its ten attempts
 //     stays pending until a web starts, which enqueues what is pending.
 //   - A webhook that a killed worker was sending is sent again by the next worker that starts.
+//
+// # Several replicas
+//
+//	go run ./examples/checkout -replicas 3
+//
+// starts three processes of the shop and, at -addr, a small proxy that sends each request to
+// the next of them. Any replica answers for everything: an order, its invoice, a report that
+// another one makes, an Idempotency-Key. The header X-Replica says which one it was. The work
+// on orders is on a queue, as with -durable, which is jobs.db in the -data folder unless it is
+// given. The reports and their keys are in the store of the same engine (tetherhttp.Store).
+//
+//   - A replica that is killed is logged and started again. Meanwhile the proxy passes it by: a
+//     request that it could not be given, or a GET that it has not answered, goes to the next
+//     one. Another request is answered 502, and may be sent again with its Idempotency-Key.
+//   - The report that a killed replica was making is lost. The others say so within ten
+//     seconds. Its orders are done by the others, its imports and images by itself when it is
+//     back; another replica shows an import by what is stored of it, as pending.
+//   - SIGTERM or Ctrl-C ends the proxy when its requests have been answered, and then drains
+//     the replicas. They end too if the process that has started them is killed.
+//   - Each has a live page, a receiver of webhooks and metrics of its own. The audit log is one
+//     file.
 //
 // # What it promises
 //
@@ -94,11 +115,10 @@ import (
 	"io"
 	"net"
 	"os"
-	"os/signal"
 	"runtime"
 	"strconv"
+	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/seed-2e639f12/tether"
@@ -114,6 +134,10 @@ type config struct {
 	stuck           time.Duration
 	workers, queue  int
 	durable, role   string
+	replicas        int    // that this process starts; zero if it is the shop itself
+	replica         int    // the number of this one, if another process has started it
+	public          string // the URL that customers use, if it is not that of addr
+	given           *flag.FlagSet
 	durableBackoff  func(attempt int, err error) time.Duration
 	preStop         time.Duration
 	stopTimeout     time.Duration
@@ -133,7 +157,7 @@ func (c config) works() bool  { return c.role != "web" }
 
 func main() {
 	// Run handles signals too, but opening the queue before it can take long.
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	ctx, stop := stopContext()
 	context.AfterFunc(ctx, stop) // before Run, a second signal ends the process
 	os.Exit(exit(run(ctx, os.Args[1:], os.Stdout), os.Stderr))
 }
@@ -165,6 +189,9 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		return usageError{err}
 	}
 	out = &lines{to: out}
+	if cfg.replicas > 0 {
+		return runReplicas(ctx, cfg, out)
+	}
 	listener, admin, err := listen(cfg)
 	if err != nil {
 		return err
@@ -211,19 +238,28 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		fmt.Fprintln(out, report)
 	}
 	fmt.Fprint(out, sum.String())
-	switch {
-	case left.pending() > 0:
-		fmt.Fprintf(out, "checkout: what is pending is safe in %[1]s: start with -data %[1]s to continue\n", cfg.data)
-	case temporary && err == nil:
-		err = os.RemoveAll(cfg.data)
-		fmt.Fprintf(out, "checkout: nothing is pending, so the temporary folder is removed; -data keeps the orders and invoices\n")
-	case temporary:
-		fmt.Fprintf(out, "checkout: the temporary folder %s stays\n", cfg.data)
+	if cfg.replica == 0 { // otherwise it is others' too
+		err = errors.Join(err, endData(out, cfg.data, temporary, err == nil, left))
 	}
 	if err = errors.Join(err, <-played); err == nil && cfg.demo && left.Pending > 0 && cfg.durable == "" {
 		err = fmt.Errorf("%d orders are still pending after the drain", left.Pending)
 	}
 	return err
+}
+
+// endData says what is left in the data folder. A temporary one with nothing left is removed,
+// if there was no error.
+func endData(out io.Writer, data string, temporary, ok bool, left ending) error {
+	switch {
+	case left.pending() > 0:
+		fmt.Fprintf(out, "checkout: what is pending is safe in %[1]s: start with -data %[1]s to continue\n", data)
+	case temporary && ok:
+		fmt.Fprintf(out, "checkout: nothing is pending, so the temporary folder is removed; -data keeps the orders and invoices\n")
+		return os.RemoveAll(data)
+	case temporary:
+		fmt.Fprintf(out, "checkout: the temporary folder %s stays\n", data)
+	}
+	return nil
 }
 
 // listen opens both addresses; in the role worker the first listener is nil. Without -admin,
@@ -267,6 +303,31 @@ func (l *lines) Write(p []byte) (int, error) {
 	return l.to.Write(p)
 }
 
+// prefixed is a writer that puts a prefix before each line. It is used by one goroutine.
+type prefixed struct {
+	prefix string
+	to     io.Writer
+	take   func(line string) bool // if not nil, it is asked for each line, and keeps it if it returns true
+
+	rest []byte // of a line that has not ended
+}
+
+func (p *prefixed) Write(text []byte) (int, error) {
+	p.rest = append(p.rest, text...)
+	for {
+		line, rest, ended := bytes.Cut(p.rest, []byte("\n"))
+		if !ended {
+			return len(text), nil
+		}
+		if p.take == nil || !p.take(string(line)) {
+			if _, err := fmt.Fprintf(p.to, "%s%s\n", p.prefix, line); err != nil {
+				return 0, err
+			}
+		}
+		p.rest = rest
+	}
+}
+
 // parseFlags parses the program's arguments. For -help it prints the help and returns
 // flag.ErrHelp.
 func parseFlags(args []string, help io.Writer) (config, error) {
@@ -283,6 +344,7 @@ func parseFlags(args []string, help io.Writer) (config, error) {
 	f.IntVar(&cfg.queue, "queue", 1000, "number of orders that may wait; more are answered 503. With -durable any number may wait, on the queue")
 	f.StringVar(&cfg.durable, "durable", "", "`queue` for the work on orders, to outlive the process: a SQLite file's name, or the URL of a server: postgres://, redis://, rediss://, amqp://, amqps:// (default: none; orders wait in memory)")
 	f.StringVar(&cfg.role, "role", "both", "with -durable: web takes orders, worker works on them and sends the webhooks, both does both. On one -data there may be one web and any number of workers")
+	f.IntVar(&cfg.replicas, "replicas", 0, "start this `number` of shops on one -data, and a proxy in front of them at -addr that asks one after the other; 0 means that this process is the shop")
 	f.DurationVar(&cfg.preStop, "pre-stop", 0, "time for a load balancer to notice the stop at /ready, in which the shop still serves; at most half of -stop-timeout")
 	f.DurationVar(&cfg.stopTimeout, "stop-timeout", 25*time.Second, "time for all of the stop, from the signal to the end of the process")
 	f.Int64Var(&cfg.maxImport, "max-import", 2<<30, "`bytes` of the largest import; more are answered 413")
@@ -290,6 +352,7 @@ func parseFlags(args []string, help io.Writer) (config, error) {
 	f.DurationVar(&cfg.webhookDelay, "webhook-delay", 0, "time that the built-in receiver takes to respond")
 	f.IntVar(&cfg.webhookFail, "webhook-fail", 0, "make the built-in receiver answer every `n`th webhook with 500; 0 means none")
 	f.Usage = func() {}
+	cfg.given = f
 	if err := f.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			fmt.Fprint(help, `checkout: a small shop that does its heavy work in the background.
@@ -321,6 +384,17 @@ be given in CHECKOUT_DURABLE instead.
 		return cfg, errors.New("-role: the web and the workers need a common -durable and -data")
 	case cfg.role != "both" && cfg.demo:
 		return cfg, errors.New("-demo needs web and worker in one process, so it cannot have a -role")
+	case cfg.replicas < 0 || cfg.replicas > maxReplicas:
+		return cfg, fmt.Errorf("-replicas: %d is not between 0 and %d", cfg.replicas, maxReplicas)
+	case cfg.replicas > 0 && (cfg.demo || cfg.role != "both" || cfg.admin != ""):
+		return cfg, errors.New("-replicas: each is web and worker, with an -admin address of its own; it cannot have -role, -admin or -demo")
+	case cfg.replicas > 0 && strings.HasPrefix(cfg.durable, "amqp"):
+		return cfg, errors.New("-replicas: RabbitMQ keeps no state that the replicas could share; use SQLite, Postgres or Redis")
+	}
+	cfg.public = os.Getenv(publicVariable)
+	var err error
+	if cfg.replica, err = replicaNumber(); err != nil {
+		return cfg, err
 	}
 	given := map[string]bool{}
 	f.Visit(func(f *flag.Flag) { given[f.Name] = true })
@@ -349,6 +423,10 @@ func nextPort(addr string) string {
 
 // greet prints the addresses, and what to try.
 func greet(out io.Writer, s *shop, base, admin string) {
+	if s.cfg.replica != 0 {
+		fmt.Fprintf(out, replicaServes+"\n", s.cfg.replica, base, admin)
+		return
+	}
 	if s.cfg.serves() {
 		fmt.Fprintf(out, "checkout: serving %s, data in %s\n", base, s.cfg.data)
 	}
@@ -379,16 +457,20 @@ type ending struct {
 // pending returns the number of things that the next start has to continue.
 func (e ending) pending() int { return e.Pending + e.uploads + e.Undelivered }
 
+func (s *store) ending(ctx context.Context) (left ending, err error) {
+	if left.tally, err = s.tally(ctx); err != nil {
+		return left, err
+	}
+	uploads, err := s.pendingUploads(ctx, "")
+	left.uploads = len(uploads)
+	return left, err
+}
+
 // sum prints the state of the orders, when the drain has ended.
 func (s *shop) sum(ctx context.Context, out io.Writer) (left ending, err error) {
-	if left.tally, err = s.store.tally(ctx); err != nil {
+	if left, err = s.store.ending(ctx); err != nil {
 		return left, err
 	}
-	uploads, err := s.store.pendingUploads(ctx)
-	if err != nil {
-		return left, err
-	}
-	left.uploads = len(uploads)
 	fmt.Fprintf(out, "checkout: %d orders accepted since the start; in all %d invoiced, %d failed, %d pending; %d uploads and %d webhooks pending\n",
 		s.accepted.Load(), left.Invoiced, left.Failed, left.Pending, left.uploads, left.Undelivered)
 	if s.cfg.serves() {

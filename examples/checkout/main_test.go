@@ -188,7 +188,9 @@ func (ts *testShop) inStock(sku string) (n int64) {
 func TestFlags(t *testing.T) {
 	for _, bad := range [][]string{{"-queue", "0"}, {"-workers", "-1"}, {"-max-import", "0"}, {"-stop-timeout", "0s"}, {"-stuck-after", "-1s"}, {"serve"}, {"-nonsense"},
 		{"-role", "boss"}, {"-role", "web"}, {"-role", "worker", "-durable", "jobs.db"}, {"-role", "web", "-data", "."},
-		{"-role", "web", "-durable", "jobs.db", "-data", ".", "-demo"}, {"-addr", "127.0.0.1:0", "-durable", "kafka://127.0.0.1"}} {
+		{"-role", "web", "-durable", "jobs.db", "-data", ".", "-demo"}, {"-replicas", "-1"}, {"-replicas", "1000"}, {"-replicas", "2", "-demo"},
+		{"-replicas", "2", "-admin", "127.0.0.1:0"}, {"-replicas", "2", "-role", "web", "-durable", "jobs.db", "-data", "."}, {"-replicas", "2", "-durable", "amqp://127.0.0.1"},
+		{"-addr", "127.0.0.1:0", "-durable", "kafka://127.0.0.1"}} {
 		require.Error(t, run(context.Background(), bad, &bytes.Buffer{}), bad)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -23,19 +24,23 @@ type membership struct {
 	entry  *flock.Flock // held while this process tidies up, so that one joins at a time
 }
 
-// theWeb is the name of the process that serves the customers. There is one: no other may
-// touch the uploads or the audit log.
+// theWeb is the name of the process that serves the customers. There is one, or there are the
+// replicas of -replicas, whose names are web-1, web-2 and so on. Each works on its own uploads.
 const theWeb = "web"
 
 const lockSuffix = ".lock"
 
-// join makes the process a member. The next one can join after admitNext.
-func join(ctx context.Context, dir string, serves bool) (_ *membership, err error) {
+// join makes the process a member. replica is its number with -replicas, otherwise zero. The
+// next process can join after admitNext.
+func join(ctx context.Context, dir string, serves bool, replica int) (_ *membership, err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("data folder: %w", err)
 	}
 	m := &membership{name: "worker-" + rand.Text(), entry: flock.New(filepath.Join(dir, "door"))}
-	if serves {
+	switch {
+	case replica != 0:
+		m.name = fmt.Sprint(theWeb, "-", replica)
+	case serves:
 		m.name = theWeb
 	}
 	m.lock = flock.New(filepath.Join(dir, m.name+lockSuffix))
@@ -71,6 +76,9 @@ func join(ctx context.Context, dir string, serves bool) (_ *membership, err erro
 		}
 		if !free {
 			m.others = append(m.others, name)
+			if isReplica := strings.HasPrefix(name, theWeb+"-"); serves && (name == theWeb || isReplica && replica == 0) {
+				return nil, errors.New("another process serves this shop")
+			}
 			continue
 		}
 		// That process has ended. No other looks at the file: it would have to join first.
@@ -79,6 +87,11 @@ func join(ctx context.Context, dir string, serves bool) (_ *membership, err erro
 		}
 	}
 	return m, nil
+}
+
+// colleagues reports whether other processes serve customers, too.
+func (m *membership) colleagues() bool {
+	return slices.ContainsFunc(m.others, func(name string) bool { return strings.HasPrefix(name, theWeb) })
 }
 
 // alone reports whether there were no other members, so that unfinished files are in use by

@@ -132,8 +132,18 @@ func (s *shop) postOrder(w http.ResponseWriter, r *http.Request) error {
 }
 
 // accept stores the order and admits its work, both or neither. It runs in one task at a
-// time for each click.
+// time for each click. Another replica may accept the same order at the same time: the store
+// decides which of the two it is.
 func (s *shop) accept(ctx context.Context, o *order) (*order, error) {
+	for {
+		placed, err := s.acceptOnce(ctx, o)
+		if !errors.Is(err, errClickTaken) {
+			return placed, err
+		}
+	}
+}
+
+func (s *shop) acceptOnce(ctx context.Context, o *order) (*order, error) {
 	first, err := s.store.orderByClick(ctx, o.click)
 	switch {
 	case errors.Is(err, errNoRow):

@@ -108,8 +108,11 @@ func (s *store) price(ctx context.Context, o *order) error {
 	return nil
 }
 
+// errClickTaken is the error of insertOrder if another replica was faster.
+var errClickTaken = errors.New("there is an order with this click")
+
 // insertOrder stores a new order. older, if not nil, is an order with the same click, which
-// loses it. If any other order has the click, insertOrder fails.
+// loses it. If any other order has the click, insertOrder returns errClickTaken.
 func (s *store) insertOrder(ctx context.Context, o, older *order) error {
 	lines, err := json.Marshal(o.Lines)
 	if err != nil {
@@ -121,19 +124,40 @@ func (s *store) insertOrder(ctx context.Context, o, older *order) error {
 				return fmt.Errorf("store order: %w", err)
 			}
 		}
-		_, err := tx.Exec(`INSERT INTO orders (id, click, fingerprint, customer, lines, created) VALUES (?, ?, ?, ?, ?, ?)`,
-			o.ID, o.click, o.fingerprint, o.Customer, lines, o.Created.UnixMilli())
+		res, err := tx.Exec(`INSERT INTO orders (id, click, fingerprint, customer, lines, created) VALUES (?, ?, ?, ?, ?, ?)
+			ON CONFLICT (click) DO NOTHING`, o.ID, o.click, o.fingerprint, o.Customer, lines, o.Created.UnixMilli())
 		if err != nil {
 			return fmt.Errorf("store order: %w", err)
+		}
+		if n, err := res.RowsAffected(); err != nil {
+			return fmt.Errorf("store order: %w", err)
+		} else if n == 0 {
+			return errClickTaken
 		}
 		return nil
 	})
 }
 
-// withdrawOrder removes an order, unless the work on it has begun.
+// confirmOrder keeps a pending order from being withdrawn. It returns errNoRow if it was.
+func (s *store) confirmOrder(ctx context.Context, id string) error {
+	return s.update(ctx, func(tx *sql.Tx) error {
+		res, err := tx.Exec(`UPDATE orders SET confirmed = 1 WHERE id = ?`, id)
+		if err != nil {
+			return fmt.Errorf("confirm order: %w", err)
+		}
+		if n, err := res.RowsAffected(); err != nil {
+			return fmt.Errorf("confirm order: %w", err)
+		} else if n == 0 {
+			return errNoRow
+		}
+		return nil
+	})
+}
+
+// withdrawOrder removes an order, unless the work on it has begun or it is confirmed.
 func (s *store) withdrawOrder(ctx context.Context, id string) (withdrawn bool, err error) {
 	err = s.update(ctx, func(tx *sql.Tx) error {
-		res, err := tx.Exec(`DELETE FROM orders WHERE id = ? AND state = 'pending' AND stocked = 0`, id)
+		res, err := tx.Exec(`DELETE FROM orders WHERE id = ? AND state = 'pending' AND stocked = 0 AND confirmed = 0`, id)
 		if err != nil {
 			return fmt.Errorf("withdraw order: %w", err)
 		}

@@ -23,18 +23,32 @@ import (
 type process struct {
 	cmd   *exec.Cmd
 	base  string // "" of a worker
-	admin string
+	admin string // of the last replica with -replicas
 
 	mu    sync.Mutex // guards out
 	out   bytes.Buffer
 	ended chan struct{} // closed when all it said is in out
+
+	serving chan bool // receives when it serves
 }
 
+// start starts the program, and returns when it serves.
 func start(t *testing.T, args ...string) *process {
+	t.Helper()
+	p := startProcess(t, args...)
+	select {
+	case <-p.serving:
+	case <-p.ended:
+		t.Fatal("the program did not start: ", p.said())
+	}
+	return p
+}
+
+func startProcess(t *testing.T, args ...string) *process {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	t.Cleanup(cancel)
-	p := &process{cmd: exec.CommandContext(ctx, os.Args[0], args...), ended: make(chan struct{})}
+	p := &process{cmd: exec.CommandContext(ctx, os.Args[0], args...), ended: make(chan struct{}), serving: make(chan bool, 1)}
 	p.cmd.Env = append(os.Environ(), "CHECKOUT_AS_PROGRAM=1")
 	var log bytes.Buffer // written until Wait has returned
 	p.cmd.Stderr = &log
@@ -48,7 +62,6 @@ func start(t *testing.T, args ...string) *process {
 			t.Log("the log of the process:\n", log.String())
 		}
 	})
-	serving := make(chan bool, 1)
 	go func() {
 		defer close(p.ended)
 		for lines := bufio.NewScanner(stdout); lines.Scan(); {
@@ -60,15 +73,13 @@ func start(t *testing.T, args ...string) *process {
 			}
 			if _, rest, ok := strings.Cut(lines.Text(), "live page "); ok {
 				p.admin, _, _ = strings.Cut(rest, "/debug")
-				serving <- true
+				select {
+				case p.serving <- true:
+				default: // another replica has said so
+				}
 			}
 		}
 	}()
-	select {
-	case <-serving:
-	case <-p.ended:
-		t.Fatal("the program did not start: ", p.said())
-	}
 	return p
 }
 

@@ -21,11 +21,12 @@ const (
 	reportTimeout = 10 * time.Minute
 	reportPage    = 1000 // number of orders that are read at once
 
-	// Reports are kept in memory for their clients, within these bounds. A row takes about
-	// 100 bytes.
+	// Reports are kept for their clients within these bounds: in memory, or with -replicas in
+	// the store that they share, where their number has no bound. A row takes about 100 bytes.
 	reportsKept    = 100
 	reportsKeptFor = 15 * time.Minute
 	reportRows     = 10_000
+	reportBytes    = 2 << 20
 )
 
 // salesReports answers POST /reports: with the report if it is made within half a second, or
@@ -40,6 +41,7 @@ func (s *shop) salesReports() http.Handler {
 		},
 		TaskOptions: []tether.Option{tether.Timeout(reportTimeout)},
 		Idempotency: &tetherhttp.IdempotencyConfig{RetainFor: reportsKeptFor, MaxKeys: reportsKept},
+		Store:       s.shared,
 	})
 }
 
@@ -48,6 +50,7 @@ func (s *shop) salesReports() http.Handler {
 func (s *shop) reportTasks() http.Handler {
 	return tetherhttp.Tasks(s.reg, tetherhttp.TasksConfig{
 		AllowCancel: true,
+		Store:       s.shared,
 		Authorize: func(_ *http.Request, t tether.Info) bool {
 			return t.Pool == s.reports.Name()
 		},

@@ -67,7 +67,7 @@ func (s *shop) resumeOrder(ctx context.Context, id string) error {
 }
 
 func (s *shop) resumeUploads(ctx context.Context) error {
-	uploads, err := s.store.pendingUploads(ctx)
+	uploads, err := s.store.pendingUploads(ctx, s.member.name)
 	if err != nil {
 		return err
 	}
@@ -113,9 +113,14 @@ func (s *shop) tidy(ctx context.Context) error {
 			return err
 		}
 	}
-	if s.cfg.serves() { // no other process receives uploads
-		if err := s.tidySpool(ctx); err != nil {
+	if s.cfg.serves() {
+		if err := s.store.holdUploads(ctx, s.member.name, s.member.others); err != nil {
 			return err
+		}
+		if !s.member.colleagues() { // who may be receiving uploads
+			if err := s.tidySpool(ctx); err != nil {
+				return err
+			}
 		}
 	}
 	if !s.member.alone() {
@@ -136,7 +141,7 @@ func (s *shop) tidy(ctx context.Context) error {
 }
 
 func (s *shop) tidySpool(ctx context.Context) error {
-	uploads, err := s.store.pendingUploads(ctx)
+	uploads, err := s.store.pendingUploads(ctx, "")
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,9 +34,10 @@ type shop struct {
 	seen     *instruments
 
 	reg     *tether.Registry
-	orders  *tether.Pool // stock and invoices; nil with a queue
-	queue   *queue       // the orders with -durable; otherwise nil
-	hooks   *tether.Pool // webhooks; a slow receiver must not delay orders
+	orders  *tether.Pool      // stock and invoices; nil with a queue
+	queue   *queue            // the orders with -durable; otherwise nil
+	shared  *tetherhttp.Store // the reports of all replicas; nil without -replicas
+	hooks   *tether.Pool      // webhooks; a slow receiver must not delay orders
 	imports *tether.Pool
 	images  *tether.Pool
 	reports *tether.Pool
@@ -64,7 +66,7 @@ func newShop(cfg config) (_ *shop, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if s.member, err = join(context.Background(), filepath.Join(cfg.data, "processes"), cfg.serves()); err != nil {
+	if s.member, err = join(context.Background(), filepath.Join(cfg.data, "processes"), cfg.serves(), cfg.replica); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -134,7 +136,11 @@ func newShop(cfg config) (_ *shop, err error) {
 
 // closers close what newShop has opened, when the drain has ended.
 func (s *shop) closers() []tether.Closer {
-	closers := []tether.Closer{{Name: "queue", Close: s.queue.close}}
+	var closers []tether.Closer
+	if s.shared != nil {
+		closers = append(closers, tether.Closer{Name: "status store", Close: s.shared.Close})
+	}
+	closers = append(closers, tether.Closer{Name: "queue", Close: s.queue.close})
 	if s.receiver != nil {
 		closers = append(closers, tether.Closer{Name: "webhook receiver", Close: s.receiver.stop})
 	}
@@ -190,7 +196,7 @@ func (s *shop) handler(at addresses) http.Handler {
 		quick("POST /webhook-receiver", s.receiver.receive)
 		quick("GET /webhook-receiver", s.receiver.counts)
 	}
-	return s.seen.traced(problems(mux))
+	return s.seen.traced(s.asReplica(problems(mux)))
 }
 
 // within bounds the time for reading a request and writing its response. It is set for each
@@ -226,7 +232,7 @@ func uploading(h handler) http.Handler {
 // drain has ended, before the store is closed.
 func (s *shop) serve(ctx context.Context, listener, adminListener net.Listener, out io.Writer, summary func(context.Context) error) error {
 	srv := &http.Server{
-		Handler:           s.handler(addresses{urlOf(listener), urlOf(adminListener)}),
+		Handler:           s.handler(addresses{cmp.Or(s.cfg.public, urlOf(listener)), urlOf(adminListener)}),
 		ReadHeaderTimeout: 5 * time.Second,
 		IdleTimeout:       time.Minute,
 		MaxHeaderBytes:    64 << 10,
@@ -250,6 +256,9 @@ func (s *shop) serve(ctx context.Context, listener, adminListener net.Listener, 
 		StopTimeout: s.cfg.stopTimeout,
 		Closers:     append([]tether.Closer{{Name: "summary", Close: summary}}, s.closers()...),
 		LastServers: []tether.Server{live},
+	}
+	if s.cfg.replica != 0 {
+		cfg.Signals = replicaSignals
 	}
 	if listener != nil {
 		tetherhttp.Attach(srv, s.reg)

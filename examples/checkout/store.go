@@ -70,7 +70,7 @@ func openStore(dir string) (*store, error) {
 		_ = s.write.Close()
 		return nil, fmt.Errorf("open store %s: %w", abs, err)
 	}
-	if err = addClaimants(s.write); err != nil {
+	if err = addColumns(s.write); err != nil {
 		_ = s.write.Close()
 		return nil, fmt.Errorf("open store %s: %w", abs, err)
 	}
@@ -185,15 +185,24 @@ func (s *store) close(context.Context) error {
 	return errors.Join(s.read.Close(), s.write.Close())
 }
 
-// addClaimants adds a column that older databases do not have.
-func addClaimants(db *sql.DB) error {
-	var has bool
-	err := db.QueryRow(`SELECT count(*) > 0 FROM pragma_table_info('orders') WHERE name = 'claimant'`).Scan(&has)
-	if err != nil || has {
-		return err
+// addColumns adds the columns that older databases do not have. Members join one after the
+// other, so that no other process does the same.
+func addColumns(db *sql.DB) error {
+	for _, c := range []struct{ table, name, definition string }{
+		{"orders", "claimant", "TEXT NOT NULL DEFAULT ''"},    // of the webhook: the name of a member
+		{"orders", "confirmed", "INTEGER NOT NULL DEFAULT 0"}, // 1: a replica has repeated the 202 of another
+		{"uploads", "holder", "TEXT NOT NULL DEFAULT ''"},     // the name of the member that works on it
+	} {
+		var has bool
+		err := db.QueryRow(`SELECT count(*) > 0 FROM pragma_table_info(?) WHERE name = ?`, c.table, c.name).Scan(&has)
+		if err == nil && !has {
+			_, err = db.Exec(`ALTER TABLE ` + c.table + ` ADD COLUMN ` + c.name + ` ` + c.definition)
+		}
+		if err != nil {
+			return err
+		}
 	}
-	_, err = db.Exec(`ALTER TABLE orders ADD COLUMN claimant TEXT NOT NULL DEFAULT ''`) // of the webhook: the name of a member
-	return err
+	return nil
 }
 
 // schema is run at every start. Amounts are in cents, times in milliseconds since 1970.

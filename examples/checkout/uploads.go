@@ -169,7 +169,7 @@ func (s *shop) acceptUpload(w http.ResponseWriter, r *http.Request, pool *tether
 		task.Cancel(err)
 		return err
 	}
-	if err := s.store.insertUpload(r.Context(), u); err != nil {
+	if err := s.store.insertUpload(r.Context(), u, s.member.name); err != nil {
 		task.Cancel(err)
 		s.spool.remove(u.ID)
 		return err

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"database/sql"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -29,10 +30,11 @@ func (s *store) upload(ctx context.Context, kind uploadKind, id string) (*upload
 	return &u, nil
 }
 
-func (s *store) insertUpload(ctx context.Context, u *upload) error {
+// insertUpload stores an upload that a member works on.
+func (s *store) insertUpload(ctx context.Context, u *upload, holder string) error {
 	return s.update(ctx, func(tx *sql.Tx) error {
-		_, err := tx.Exec(`INSERT INTO uploads (id, kind, task, format, width, weight, size, created) VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
-			u.ID, u.Kind, u.Task, u.Format, u.Width, u.Weight, u.Size, u.Created.UnixMilli())
+		_, err := tx.Exec(`INSERT INTO uploads (id, kind, task, format, width, weight, size, created, holder) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+			u.ID, u.Kind, u.Task, u.Format, u.Width, u.Weight, u.Size, u.Created.UnixMilli(), holder)
 		if err != nil {
 			return fmt.Errorf("store upload: %w", err)
 		}
@@ -40,10 +42,26 @@ func (s *store) insertUpload(ctx context.Context, u *upload) error {
 	})
 }
 
-// pendingUploads lists the uploads that are accepted and not done, oldest first. There are
-// no more of them than the pools can hold.
-func (s *store) pendingUploads(ctx context.Context) ([]*upload, error) {
-	rows, err := s.read.QueryContext(ctx, `SELECT id, kind, weight FROM uploads WHERE state = 'pending' ORDER BY created`)
+// holdUploads gives a member the pending uploads that none of the members in atWork holds.
+func (s *store) holdUploads(ctx context.Context, holder string, atWork []string) error {
+	names, err := json.Marshal(append([]string{}, atWork...))
+	if err != nil {
+		return fmt.Errorf("hold uploads: %w", err)
+	}
+	return s.update(ctx, func(tx *sql.Tx) error {
+		if _, err := tx.Exec(`UPDATE uploads SET holder = ? WHERE state = 'pending'
+			AND holder NOT IN (SELECT value FROM json_each(?))`, holder, string(names)); err != nil {
+			return fmt.Errorf("hold uploads: %w", err)
+		}
+		return nil
+	})
+}
+
+// pendingUploads lists the uploads of a member that are accepted and not done, oldest first,
+// or of all members if holder is empty. There are no more of them than the pools can hold.
+func (s *store) pendingUploads(ctx context.Context, holder string) ([]*upload, error) {
+	rows, err := s.read.QueryContext(ctx, `SELECT id, kind, weight FROM uploads
+		WHERE state = 'pending' AND (? = '' OR holder = ?) ORDER BY created`, holder, holder)
 	if err != nil {
 		return nil, fmt.Errorf("list uploads: %w", err)
 	}

@@ -21,8 +21,8 @@ const (
 // Histogram has the waits of the current period and of the one before. The zero Histogram
 // is empty and ready to use. It is not safe for concurrent use.
 type Histogram struct {
+	began       int64 // when the current period did; next to the buckets that are used most
 	now, before [buckets]uint32
-	began       int64 // when the current period did
 }
 
 // Record adds a wait at the time now, in nanoseconds.
