@@ -183,6 +183,7 @@ func (c *consumer) take(s *subscription, d amqp.Delivery) {
 	if d.ConsumerTag != "" {
 		s.unanswered.Add(1)
 	}
+	s.acks.received(d.DeliveryTag)
 	c.deliveries.Add(1)
 	f := fetched{s, d}
 	select {
@@ -304,6 +305,7 @@ type subscription struct {
 	channel    *amqp.Channel
 	deliveries <-chan amqp.Delivery
 	prefetch   int
+	acks       acks
 	unanswered atomic.Int64    // deliveries, without those of basic.get
 	answers    sync.RWMutex    // read-locked to answer; locked while no answer may be sent
 	alive      context.Context // ends with the channel; its cause says why
@@ -493,32 +495,4 @@ func (c *consumer) giveBack(s *subscription, d amqp.Delivery, p parcel) {
 		return
 	}
 	s.acknowledge(d)
-}
-
-// acknowledge removes a delivery from the queue. If the connection is lost, the broker
-// delivers it again, and counts it.
-func (s *subscription) acknowledge(d amqp.Delivery) {
-	s.answer(d, func() error { return d.Ack(false) })
-}
-
-// requeue returns a delivery to its queue. The end of the connection does so too: an answer
-// just before it would have the broker deliver the message once more on this connection, and
-// count that.
-func (s *subscription) requeue(d amqp.Delivery) {
-	s.counts.kept.Store(true)
-	s.answer(d, func() error {
-		if s.alive.Err() != nil {
-			return nil
-		}
-		return d.Nack(false, true)
-	})
-}
-
-func (s *subscription) answer(d amqp.Delivery, send func() error) {
-	s.answers.RLock()
-	defer s.answers.RUnlock()
-	_ = send()
-	if d.ConsumerTag != "" {
-		s.unanswered.Add(-1)
-	}
 }

@@ -57,7 +57,7 @@ func (r *running) count(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("rabbitmq: count an attempt: %w", err)
 	}
-	r.from.acknowledge(r.delivery)
+	r.from.acknowledgeNow(r.delivery) // or there would be two jobs if this one ends the process
 	r.delivery, r.counted = d, true
 	return nil
 }
