@@ -180,7 +180,7 @@ const (
 	maxSlab = 64
 )
 
-// Go starts a child. A refusal of its task is the error of the child, and so of the group,
+// Go starts a child. It may be called by a child. A refusal of its task is the error of the child, and so of the group,
 // except for want of room if the caller of Wait will run it: see the package's documentation.
 func (g *Group) Go(fn tether.Func) *Child { return g.add(fn, nil) }
 
@@ -264,8 +264,26 @@ func (g *Group) submit(number uint64, mayBlock bool) {
 	case g.helps || !mayBlock:
 		t, err = g.pool.Go(atOnce{g.ctx}, g.name, g.body)
 	default:
-		t, err = g.pool.Go(g.ctx, g.name, g.body)
+		// The caller may be a child, which would wait for the place that it takes up. Children
+		// that run already will run this one as well, until the last of them has ended.
+		if t, err = g.pool.Go(atOnce{g.ctx}, g.name, g.body); errors.Is(err, tether.ErrFull) && !g.leave(number) {
+			t, err = g.pool.Go(g.ctx, g.name, g.body)
+		}
 	}
+}
+
+// leave leaves the children without a task to the tasks of the group that run, one of which may
+// be the caller's, and reports false if there are none.
+func (g *Group) leave(number uint64) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(g.running) == 0 {
+		return false
+	}
+	if g.starting == number {
+		g.starting = 0
+	}
+	return true
 }
 
 // submitted notes what became of a submission.

@@ -990,3 +990,41 @@ func testOwnPlace(t *testing.T, canceled bool) {
 		}
 	})
 }
+
+// A child that starts others in a group which was made outside of tasks, in its own pool.
+func TestAChildDoesNotWaitForItsOwnPlace(t *testing.T) {
+	for _, queue := range []int{0, 1} {
+		bubble(t, func(t *testing.T, reg *tether.Registry, _ *logbook) {
+			p := reg.NewPool("pool", tether.PoolConfig{Workers: 2, Queue: queue, Overflow: tether.OverflowBlock})
+			var ran atomic.Int32
+			var walk func(g *group.Group, depth int) tether.Func
+			walk = func(g *group.Group, depth int) tether.Func {
+				return func(context.Context) error {
+					if ran.Add(1) <= 2 {
+						time.Sleep(time.Second) // until each worker has a child of another group
+					}
+					for range 3 {
+						if depth > 0 {
+							g.Go(walk(g, depth-1))
+						}
+					}
+					return nil
+				}
+			}
+			var groups []*group.Group
+			for range 3 { // more than workers
+				g := group.New(context.Background(), p, "child")
+				groups = append(groups, g)
+				go g.Go(walk(g, 4))
+				synctest.Wait()
+			}
+			time.Sleep(time.Minute)
+			assert.EqualValues(t, 3*(1+3+9+27+81), ran.Load())
+			if !t.Failed() {
+				for _, g := range groups {
+					require.NoError(t, g.Wait())
+				}
+			}
+		})
+	}
+}
