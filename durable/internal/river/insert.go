@@ -134,9 +134,11 @@ func encode(m durable.Message) ([]byte, error) {
 }
 
 func decode(encoded []byte) (durable.Message, error) {
-	var w wrapped
-	if err := json.Unmarshal(encoded, &w); err == nil && w.Wrapped != nil {
-		encoded = w.Wrapped
+	if bytes.Contains(encoded, []byte(`"wrapped"`)) { // it may be in the arguments
+		var w wrapped
+		if err := json.Unmarshal(encoded, &w); err == nil && w.Wrapped != nil {
+			encoded = w.Wrapped
+		}
 	}
 	return durable.Decode(encoded)
 }

@@ -1,9 +1,11 @@
 package river
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
+	"strconv"
 
 	"github.com/riverqueue/river"
 )
@@ -27,6 +29,9 @@ type notes struct {
 
 // notesOf reads a job's metadata, in which anything may be.
 func notesOf(metadata []byte) (n notes) {
+	if !bytes.Contains(metadata, []byte(`"tether_`)) {
+		return n // as always, without a crash
+	}
 	if json.Unmarshal(metadata, &n) != nil {
 		return notes{}
 	}
@@ -40,6 +45,13 @@ func note(ctx context.Context, key string, value int) {
 
 // attemptOf takes the attempt from the metadata that come with an outcome; 0 if there is none.
 func attemptOf(metadata []byte) (attempt int, rest []byte) {
+	if only, ok := bytes.CutPrefix(metadata, []byte(`{"`+noteAttempt+`":`)); ok {
+		// as always: it is the only one
+		digits, _ := bytes.CutSuffix(only, []byte("}"))
+		if n, err := strconv.Atoi(string(digits)); err == nil && n > 0 {
+			return n, nil
+		}
+	}
 	var all map[string]json.RawMessage
 	if json.Unmarshal(metadata, &all) != nil || json.Unmarshal(all[noteAttempt], &attempt) != nil {
 		return 0, metadata

@@ -223,3 +223,32 @@ func TestOutcomesWaitForTheDatabase(t *testing.T) {
 		assert.Equal(t, 20*time.Second, time.Since(began))
 	})
 }
+
+// What is read of a job's metadata is the same whether there is anything else in it.
+func TestNotes(t *testing.T) {
+	for metadata, want := range map[string]struct {
+		attempt int
+		rest    string
+	}{
+		`{"tether_attempt":7}`:                    {7, ""},
+		`{"tether_attempt":7,"tether_dead":7}`:    {7, `{"tether_dead":7}`},
+		`{"output":{"a":1},"tether_attempt":12}`:  {12, `{"output":{"a":1}}`},
+		`{ "tether_attempt": 3 }`:                 {3, ""},
+		`{"tether_attempt":"7"}`:                  {0, `{"tether_attempt":"7"}`},
+		`{"tether_attempt":1.5}`:                  {0, `{"tether_attempt":1.5}`},
+		`{"tether_attempt":1}}`:                   {0, `{"tether_attempt":1}}`},
+		`{"other":1}`:                             {0, `{"other":1}`},
+		``:                                        {0, ``},
+		`{"tether_attempt":99999999999999999999}`: {0, `{"tether_attempt":99999999999999999999}`},
+	} {
+		attempt, rest := attemptOf([]byte(metadata))
+		assert.Equal(t, want.attempt, attempt, metadata)
+		assert.Equal(t, want.rest, string(rest), metadata)
+	}
+	for metadata, want := range map[string]notes{
+		`{}`: {}, ``: {}, `{"tether_crashed":"x"}`: {}, `{"river:log":[]}`: {},
+		`{"river:log":[],"tether_pardoned":2, "tether_crashed":3,"tether_dead":4}`: {Pardoned: 2, Crashed: 3, Dead: 4},
+	} {
+		assert.Equal(t, want, notesOf([]byte(metadata)), metadata)
+	}
+}
