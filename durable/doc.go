@@ -73,11 +73,26 @@
 // [JobConfig].Headers and [WorkerConfig].Context carry the trace of a request to the handlers of
 // its jobs. For OpenTelemetry they are JobHeaders and JobContext of the package tether/otel.
 //
-// # The status of tasks, for several replicas
+// # The status and the result of a job
 //
-// The engines sqlite, postgres and redis have a method Store, for tetherhttp.NewStore: with it, any
-// replica of a service answers for the tasks and the Idempotency-Keys of the others. RabbitMQ
-// stores no state; one of the others is used beside it.
+// A job that is enqueued with [Tracked] has a status, by the ID of its [Receipt]: whether it waits,
+// runs, is tried again or has ended, how far it is (tether.ReportProgress), and the result of
+// [DefineResult]. It is kept by a tetherhttp.Store, whose Find and Cancel are for the program.
+// tetherhttp.AsyncJob is a handler that enqueues a job and answers 202; any replica serves its
+// status. Workers in other processes have a Store of the same name.
+//
+//	shared := tetherhttp.NewStore("shop", engine.Store())
+//	receipt, err := Invoice.Enqueue(ctx, engine, InvoiceArgs{Order: 5}, durable.Tracked(shared.Tracker()))
+//	worker, err := durable.NewWorker(engine, durable.WorkerConfig{Registry: reg, Tracker: shared.Tracker()}, Invoice)
+//	status, err := shared.Find(ctx, receipt.ID)
+//
+// The engines sqlite, postgres and redis have a method Store. RabbitMQ stores no state; one of the
+// others is used beside it. The queue decides what is run, and the Store only says so, with two
+// exceptions: a job that was canceled is not begun, and one whose result is stored is not run
+// again, unless it was dead and [RetryDead] says so. What a tool of the engine's own does to a job
+// that waits is not seen until a worker has it.
+//
+// The same Store makes any replica answer for the tasks and the Idempotency-Keys of the others.
 //
 // # Handlers must be idempotent
 //

@@ -139,6 +139,10 @@ type Message struct {
 
 	// Headers is what [JobConfig].Headers returned: the trace of the job, for example.
 	Headers map[string]string `json:"headers,omitempty"`
+	// Labels are those that [Label] has set.
+	Labels map[string]string `json:"labels,omitempty"`
+	// Tracked says that the job's status is kept, see [Tracked]; nil if it is not.
+	Tracked *Tracking `json:"tracked,omitempty"`
 
 	RunAt time.Time `json:"-"` // zero means now
 }

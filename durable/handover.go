@@ -68,7 +68,7 @@ func (j *Job[A]) Go(ctx context.Context, r tether.Submitter, e Enqueuer, args A)
 	}
 	id := rand.Text()
 	local.id, local.headers = id, j.headers(ctx, id)
-	options := [...]tether.Option{tether.HandOver(local.handOver), tether.Label("job", id), j.timeout, j.wraps}
+	options := [...]tether.Option{tether.HandOver(local.handOver), tether.Label(labelJob, id), j.timeout, j.wraps}
 	var task *tether.Task
 	var err error
 	switch r := r.(type) { // calls through the interface would have options allocated
@@ -168,9 +168,9 @@ func (a *attempt[A]) body(ctx context.Context) (err error) {
 		}
 	}()
 	if a.encoded == nil {
-		err = a.job.handler(job, a.args)
+		_, err = a.job.handler(job, a.args)
 	} else {
-		err = a.job.run(job, a.encoded)
+		_, err = a.job.run(job, a.encoded)
 	}
 	returned = true
 	return err

@@ -14,6 +14,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/seed-2e639f12/tether"
+	"github.com/seed-2e639f12/tether/tetherhttp/store"
 )
 
 // JobConfig configures a job, in every process that runs it.
@@ -55,11 +56,11 @@ func defaultBackoff(attempt int, err error) time.Duration {
 // is created by [Define] and is immutable.
 type Job[A any] struct {
 	name    string
-	handler func(ctx context.Context, args A) error
+	handler func(ctx context.Context, args A) (any, error)
 	config  JobConfig
 	plain   bool // see plainType
 
-	timeout, wraps tether.Option // of its tasks
+	timeout, wraps tether.Option // of its tasks; wraps names the handler in Info.Func
 }
 
 // Define names a handler, usually in a package variable, in the process that enqueues as well
@@ -73,11 +74,27 @@ type Job[A any] struct {
 // Define panics if the name is not valid for [tether.CheckName], if there is no handler or no
 // Timeout, or if MaxAttempts is negative, which is a programming error.
 func Define[A any](name string, handler func(ctx context.Context, args A) error, cfg JobConfig) *Job[A] {
+	if handler == nil {
+		return define[A]("Define", name, nil, tether.Option{}, cfg)
+	}
+	return define("Define", name, func(ctx context.Context, args A) (any, error) { return nil, handler(ctx, args) }, tether.Wraps(handler), cfg)
+}
+
+// DefineResult is [Define] for a handler that returns a result: a part of the job's status, if
+// the job is [Tracked], as encoding/json encodes it. It is lost otherwise.
+func DefineResult[A, R any](name string, handler func(ctx context.Context, args A) (R, error), cfg JobConfig) *Job[A] {
+	if handler == nil {
+		return define[A]("DefineResult", name, nil, tether.Option{}, cfg)
+	}
+	return define("DefineResult", name, func(ctx context.Context, args A) (any, error) { return handler(ctx, args) }, tether.Wraps(handler), cfg)
+}
+
+func define[A any](constructor, name string, handler func(context.Context, A) (any, error), wraps tether.Option, cfg JobConfig) *Job[A] {
 	if err := tether.CheckName(name); err != nil {
-		panic(fmt.Sprintf("durable: Define: %v", err))
+		panic(fmt.Sprintf("durable: %s: %v", constructor, err))
 	}
 	if handler == nil || cfg.Timeout <= 0 || cfg.MaxAttempts < 0 {
-		panic(fmt.Sprintf("durable: Define(%q): a handler and a Timeout are required, MaxAttempts must not be negative", name))
+		panic(fmt.Sprintf("durable: %s(%q): a handler and a Timeout are required, MaxAttempts must not be negative", constructor, name))
 	}
 	if cfg.MaxAttempts == 0 {
 		cfg.MaxAttempts = defaultAttempts
@@ -85,7 +102,7 @@ func Define[A any](name string, handler func(ctx context.Context, args A) error,
 	if cfg.Backoff == nil {
 		cfg.Backoff = defaultBackoff
 	}
-	return &Job[A]{name, handler, cfg, plainType(reflect.TypeFor[A]()), tether.Timeout(cfg.Timeout), tether.Wraps(handler)}
+	return &Job[A]{name, handler, cfg, plainType(reflect.TypeFor[A]()), tether.Timeout(cfg.Timeout), wraps}
 }
 
 // Definition is a *[Job] of any type, as a [Worker] takes it.
@@ -93,7 +110,7 @@ type Definition interface {
 	Name() string
 	Config() JobConfig // as Define has completed them
 
-	run(ctx context.Context, args []byte) error
+	run(ctx context.Context, args []byte) (value any, err error)
 	written() tether.Option // names the handler in Info.Func
 }
 
@@ -105,19 +122,21 @@ func (j *Job[A]) Config() JobConfig { return j.config }
 
 func (j *Job[A]) written() tether.Option { return j.wraps }
 
-func (j *Job[A]) run(ctx context.Context, args []byte) error {
+func (j *Job[A]) run(ctx context.Context, args []byte) (any, error) {
 	var a A
 	if err := json.Unmarshal(args, &a); err != nil {
-		return &ArgsError{Job: j.name, Err: err} // in a rolling deploy a newer worker may decode them
+		return nil, &ArgsError{Job: j.name, Err: err} // in a rolling deploy a newer worker may decode them
 	}
 	return j.handler(ctx, a)
 }
 
 // An EnqueueOption configures one Enqueue.
 type EnqueueOption struct {
-	runAt  time.Time
-	unique string
-	reason string // why it cannot be granted
+	runAt   time.Time
+	unique  string
+	tracker store.Tracker
+	label   [2]string // key and value
+	reason  string    // why it cannot be granted
 }
 
 // RunAt makes the job start no earlier than t. How much later depends on the engine. The zero
@@ -169,6 +188,7 @@ func (j *Job[A]) Enqueue(ctx context.Context, e Enqueuer, args A, opts ...Enqueu
 	if err != nil {
 		return Receipt{}, err
 	}
+	var tracker store.Tracker
 	for _, o := range opts {
 		if o.reason != "" {
 			return Receipt{}, fmt.Errorf("%w: job %q: %s", ErrInvalid, j.name, o.reason)
@@ -179,6 +199,18 @@ func (j *Job[A]) Enqueue(ctx context.Context, e Enqueuer, args A, opts ...Enqueu
 		if o.unique != "" {
 			m.Unique = o.unique
 		}
+		if o.tracker != nil {
+			tracker = o.tracker
+		}
+		if o.label[0] != "" {
+			if m.Labels == nil {
+				m.Labels = make(map[string]string)
+			}
+			m.Labels[o.label[0]] = o.label[1]
+		}
+	}
+	if tracker != nil {
+		return enqueueTracked(ctx, e, m, j.config.Timeout, tracker)
 	}
 	return enqueue(ctx, e, m, j.config.Timeout)
 }

@@ -41,6 +41,12 @@ type delivered struct {
 	last    bool // no attempt follows
 	alone   bool // no other job of the worker may run beside it
 	logger  *slog.Logger
+	status  *status // nil if it is not kept
+}
+
+// maxAttempts returns the number that the last attempt will have, unless more crashes do not count.
+func (x *delivered) maxAttempts() int {
+	return max(x.number, x.number-x.counted-1+x.cfg.MaxAttempts)
 }
 
 func (x *delivered) log() *slog.Logger {
@@ -54,6 +60,7 @@ func (w *Worker) newDelivered(d Delivery, job Definition) *delivered {
 	x.counted = max(0, d.Attempt-1-d.Pardoned) + earlier
 	x.last = x.counted+1 >= x.cfg.MaxAttempts
 	x.alone = d.Count != nil && d.Pardoned >= suspectAfter
+	x.status = w.statusOf(x)
 	return x
 }
 
@@ -69,6 +76,9 @@ func (w *Worker) handle(ctx context.Context, d Delivery) Outcome {
 	}
 	x := w.newDelivered(d, job)
 	if out, over := x.afterCrash(); over {
+		if out.Verdict == Dead {
+			x.status.settle(w.abandoned, out.Err, x.log())
+		}
 		return out
 	}
 	entry := &admission{Context: ctx, stopAsked: w.stopAsked}
@@ -205,7 +215,7 @@ func (c valuesOf) Value(key any) any { return c.values.Value(key) }
 
 // run runs the attempt as a task, which ctx ends. Its admission ends with entry.
 func (w *Worker) run(ctx, entry context.Context, x *delivered) Outcome {
-	meta := Meta{ID: x.ID, Attempt: x.number, MaxAttempts: max(x.number, x.number-x.counted-1+x.cfg.MaxAttempts)}
+	meta := Meta{ID: x.ID, Attempt: x.number, MaxAttempts: x.maxAttempts()}
 	if w.cfg.Context != nil {
 		derived, err := isolated("WorkerConfig.Context", callbackTime, func() context.Context { return w.cfg.Context(entry, x.Headers) })
 		switch {
@@ -217,12 +227,24 @@ func (w *Worker) run(ctx, entry context.Context, x *delivered) Outcome {
 	}
 	entry = &jobContext{entry, meta}
 	var failure, cause error // the handler's, and why its context has ended by then; nil while it runs
+	var value any
 	body := func(ctx context.Context) error {
 		defer func() { cause = context.Cause(ctx) }() // also of a panic
-		failure = x.job.run(ctx, x.Args)
+		var skip bool
+		if skip, failure = x.status.begin(ctx, x.log()); !skip {
+			value, failure = x.job.run(ctx, x.Args)
+		}
 		return failure
 	}
-	task, err := w.pool.Go(entry, x.Name, body, shareOf(x.Args, w.cfg.ShareField), tether.Timeout(x.cfg.Timeout), tether.Label("job", x.ID), tether.Label("attempt", strconv.Itoa(x.number)), x.job.written())
+	options := []tether.Option{
+		shareOf(x.Args, w.cfg.ShareField), tether.Timeout(x.cfg.Timeout), tether.Label(labelJob, x.ID), tether.Label(labelAttempt, strconv.Itoa(x.number)), x.job.written(),
+	}
+	for key, v := range x.Labels {
+		if o := Label(key, v); o.reason == "" { // a message made by hand may hold others
+			options = append(options, tether.Label(key, v))
+		}
+	}
+	task, err := w.pool.Go(entry, x.Name, body, options...)
 	switch {
 	case errors.Is(err, tether.ErrClosed), err != nil && entry.Err() != nil:
 		return Outcome{Return, 0, err}
@@ -239,8 +261,10 @@ func (w *Worker) run(ctx, entry context.Context, x *delivered) Outcome {
 		w.mu.Unlock()
 	}()
 	w.await(ctx, task)
-	if !task.State().Final() {
-		return Outcome{Return, 0, tether.ErrShutdown} // abandoned
+	if !task.State().Final() { // abandoned
+		out := Outcome{Return, 0, tether.ErrShutdown}
+		x.status.end(w.abandoned, endOf(task.State(), out, nil), x.log())
+		return out
 	}
 	<-task.Done()
 	if cause == nil && (task.State() == tether.Canceled || task.State() == tether.Dropped) {
@@ -256,8 +280,13 @@ func (w *Worker) run(ctx, entry context.Context, x *delivered) Outcome {
 	case Return:
 		x.log().Info("durable: job put back", "after", out.After, "error", out.Err)
 	case Dead:
-		x.log().Error("durable: job failed for good", "error", out.Err)
+		level := slog.LevelError
+		if is(out.Err, errTracked) {
+			level = slog.LevelInfo // on request
+		}
+		x.log().Log(context.Background(), level, "durable: job failed for good", "error", out.Err)
 	}
+	x.status.end(w.abandoned, endOf(task.State(), out, value), x.log())
 	return out
 }
 

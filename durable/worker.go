@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/seed-2e639f12/tether"
+	"github.com/seed-2e639f12/tether/tetherhttp/store"
 )
 
 // WorkerConfig configures a [Worker].
@@ -42,6 +43,11 @@ type WorkerConfig struct {
 	// headers is nil if there were none. It must be safe for concurrent use. If it panics, or has
 	// not returned after five seconds, ctx is used and an error is logged.
 	Context func(ctx context.Context, headers map[string]string) context.Context
+	// Tracker, if non-nil, keeps the status of the jobs that were enqueued with [Tracked]. It is the
+	// Tracker of a tetherhttp.Store of the same service. The Store is closed after the worker.
+	// If it is missing, such a job is run all the same, its status stays "queued", and each
+	// attempt is logged (Warn).
+	Tracker store.Tracker
 }
 
 // Worker takes jobs from an engine and runs each as a task of a registry. The task has the

@@ -183,6 +183,10 @@ type async struct {
 	task      []tether.Option
 	wraps     tether.Option // names what the user wrote in Info.Func
 	keys      *keys         // nil without an IdempotencyConfig
+
+	// Of AsyncJob, in place of submit.
+	name    string
+	enqueue func(context.Context, *http.Request) (id string, err error)
 }
 
 // newAsync returns a handler without its submit function.
@@ -246,10 +250,14 @@ func (a *async) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	switch {
+	case use == nil && a.enqueue != nil:
+		a.answerJob(client, w, r, in, body, nil)
 	case use == nil:
 		a.answer(client, w, r, find, false, nil)
+	case a.enqueue != nil:
+		a.answerOnce(client, w, r, use, func(c *claim) { a.answerJob(client, w, r, in, body, c) })
 	case a.store != nil:
-		a.answerOnce(client, w, r, find, use)
+		a.answerOnce(client, w, r, use, func(c *claim) { a.answer(client, w, r, c.once(find), true, c) })
 	default:
 		defer use.answered()
 		a.answer(client, w, r, use.once(client, w, find), true, nil)

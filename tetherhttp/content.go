@@ -18,9 +18,10 @@ import (
 // newest one that it reads. A change that an older replica would misread needs another number.
 const recordVersion = 1
 
-// content is what the record of a task or of an Idempotency-Key says.
+// content is what the record of a task, of a durable job or of an Idempotency-Key says.
 type content struct {
 	Task *storedTask `json:"task,omitempty"`
+	Job  *storedTask `json:"job,omitempty"`
 	Key  *storedKey  `json:"key,omitempty"`
 }
 
@@ -42,6 +43,11 @@ type storedTask struct {
 	Problem     *storedProblem    `json:"problem,omitempty"`
 	Result      json.RawMessage   `json:"result,omitempty"`
 	Answer      *storedAnswer     `json:"answer,omitempty"` // if it is neither the problem nor the result
+
+	// Of a job.
+	LastProblem *storedProblem `json:"last_problem,omitempty"` // of the last attempt, while another follows or runs
+	Unseen      bool           `json:"unseen,omitempty"`       // it was canceled while it waited, and no worker knows
+	Hidden      bool           `json:"hidden,omitempty"`       // a client has forgotten it, while it is Unseen
 }
 
 // storedProblem is a Problem with what its own JSON does not have.
@@ -74,8 +80,8 @@ func decodeRecord(r *store.Record) (*content, error) {
 	if err := json.Unmarshal(r.Data, &c); err != nil {
 		return nil, fmt.Errorf("%w: the record cannot be read: %w", ErrStoreUnavailable, err)
 	}
-	if c.Task == nil && c.Key == nil {
-		return nil, fmt.Errorf("%w: the record is neither of a task nor of a key", ErrStoreUnavailable)
+	if c.Task == nil && c.Job == nil && c.Key == nil {
+		return nil, fmt.Errorf("%w: the record is neither of a task, nor of a job, nor of a key", ErrStoreUnavailable)
 	}
 	return &c, nil
 }
@@ -94,6 +100,10 @@ func (c *content) lose() {
 	if t := c.Task; t != nil {
 		t.State, t.Finished, t.NextAttempt = stateLost, time.Now().UTC(), time.Time{}
 		t.Result, t.Answer, t.Problem = nil, nil, &storedProblem{Problem: *lostProblem()}
+	}
+	if t := c.Job; t != nil { // its queue delivers it again
+		t.State, t.NextAttempt, t.Progress = tether.Queued.String(), time.Time{}, nil
+		t.LastProblem = &storedProblem{Problem: *lostProblem()}
 	}
 	if c.Key != nil {
 		c.Key.Lost = true
@@ -120,20 +130,31 @@ func storeInfo(id string, info *tether.Info) *storedTask {
 
 // encodeTask returns the Data of a task's record.
 func (s *Store) encodeTask(id string, v valuer, info *tether.Info) []byte {
-	t := storeInfo(id, info)
+	content := func() (*content, *storedTask) {
+		t := storeInfo(id, info)
+		return &content{Task: t}, t
+	}
 	if !info.State.Final() {
-		return (&content{Task: t}).encode()
+		c, _ := content()
+		return c.encode()
 	}
+	return s.encodeEnd(content, v, info)
+}
+
+// encodeEnd returns the Data of the record of a task or a job that has ended. content returns
+// what there is without its outcome, another one with each call.
+func (s *Store) encodeEnd(content func() (*content, *storedTask), v valuer, info *tether.Info) []byte {
 	problem := func(kind, detail string) []byte {
-		t := storeInfo(id, info) // the other one may still be written to
+		c, t := content() // the other one may still be written to
 		t.Problem = &storedProblem{Problem: *newProblem(kind, detail)}
-		return (&content{Task: t}).encode()
+		return c.encode()
 	}
+	c, t := content()
 	// What encodes the result is the program's code.
 	err := bounded(func() error { return s.encodeOutcome(t, v, info) })
 	var data []byte
 	if err == nil {
-		data = (&content{Task: t}).encode()
+		data = c.encode()
 		if len(data) > 2*s.cfg.MaxResult+64<<10 { // a body in base64, and the header of a usual answer
 			err = errTooMuch
 		}
@@ -264,6 +285,10 @@ func (t *storedTask) view() *taskView {
 	if p := t.Progress; p != nil {
 		s.info.Progress = tether.Progress{Done: p.Done, Total: p.Total, Message: p.Message}
 	}
+	if p := t.LastProblem; p != nil {
+		s.last = &p.Problem
+		s.info.LastErr = s.last
+	}
 	s.info.State = tether.Failed // of a lost task
 	for state := tether.Held; state <= tether.Dropped; state++ {
 		if state.String() == t.State {
@@ -273,6 +298,7 @@ func (t *storedTask) view() *taskView {
 	if !s.done() {
 		return s
 	}
+	s.info.NextAttempt = time.Time{}
 	if p := t.Problem; p != nil {
 		s.problem = &p.Problem
 		s.problem.RetryAfter = p.RetryAfter

@@ -39,6 +39,8 @@ type publication struct {
 
 	owns bool // the store's lease is renewed for it; of the goroutine of run
 	out  writer
+
+	job *attempt // nil if it is no attempt at a durable job
 }
 
 // writer writes a record of this process. It is used by one goroutine.
@@ -48,6 +50,10 @@ type writer struct {
 	none  bool     // there is no record with it
 	tried []string // tags of writes since then, of which it is not known whether they were made
 	asked func()   // called if the owner is asked to cancel
+
+	// judge, if non-nil, returns why r must not replace what is there, in place of the rule that
+	// only the owner may replace it.
+	judge func(there *store.Record, r store.Record) error
 }
 
 // errDeclaredLost is the error of a record that another replica has declared lost.
@@ -77,10 +83,18 @@ func (w *writer) put(ctx context.Context, r store.Record) (*store.Record, error)
 			w.none = true
 		case now.Tag == r.Tag || now.Owner == "" && slices.Contains(w.tried, now.Tag):
 			return w.note(now), nil // an earlier try was made, though its answer was an error
-		case now.Owner != w.s.owner:
+		case w.judge == nil && now.Owner != w.s.owner:
 			w.s.deliver(now)
 			return nil, errDeclaredLost
 		default: // it is asked to be canceled, or an earlier try was made
+			if w.judge != nil {
+				if err := w.judge(now, r); err != nil {
+					if errors.Is(err, errAsked) {
+						w.tag, w.none = now.Tag, false // r may be replaced by another one
+					}
+					return nil, err
+				}
+			}
 			w.tag, w.none, r.Tag, r.Asked = now.Tag, false, nextTag(now.Tag), now.Asked && r.Owner != ""
 			if now.Asked && w.asked != nil {
 				w.asked()
@@ -124,7 +138,7 @@ func (s *Store) publish(t *handle, keep time.Duration, must bool) (*publication,
 	case p != nil: // requests share a task with a Unique key
 	case s.closed:
 		s.mu.Unlock()
-		return nil, fmt.Errorf("%w: it was closed", ErrStoreUnavailable)
+		return nil, errStoreClosed
 	default:
 		p = &publication{
 			s: s, task: t.Task, value: t, id: id, key: key, keep: max(keep, s.cfg.RetainFor),
@@ -179,6 +193,9 @@ func (p *publication) rewrite() {
 
 // cancelTask cancels the task. It does not wait for what an observer does then.
 func (p *publication) cancelTask(cause error) {
+	if p.task == nil {
+		return // there is no attempt
+	}
 	p.canceled.Do(func() { go p.task.Cancel(cause) })
 }
 
@@ -189,7 +206,9 @@ func (p *publication) run() {
 			p.s.disown()
 		}
 		p.s.mu.Lock()
-		delete(p.s.local, p.key)
+		if p.s.local[p.key] == p {
+			delete(p.s.local, p.key)
+		}
 		p.s.mu.Unlock()
 		p.giveUp() // releases the contexts
 		p.markStored()
@@ -232,9 +251,16 @@ func (p *publication) follow() (done bool, err error) {
 	p.s.mu.Lock()
 	p.again = cancel
 	p.s.mu.Unlock()
+	if p.job != nil && p.job.hasEnded() {
+		return p.write(nil)
+	}
 	for info := range p.task.Watch(ctx) {
 		if p.isGivenUp() {
 			return true, nil
+		}
+		if p.job != nil && info.State.Final() {
+			p.job.await(ctx) // it decides what becomes of the job
+			break
 		}
 		began := time.Now()
 		if done, err := p.write(&info); done || err != nil {
@@ -265,6 +291,9 @@ func (p *publication) isGivenUp() bool {
 
 // write stores the task as info says, or as lost if info is nil.
 func (p *publication) write(info *tether.Info) (done bool, err error) {
+	if p.job != nil {
+		return p.writeJob(info)
+	}
 	done = info == nil || info.State.Final()
 	if !done && !p.owns {
 		if err := p.s.own(p.s.closing); err != nil {

@@ -17,6 +17,7 @@ import (
 type sharedTask struct {
 	s       *Store
 	record  *store.Record
+	job     *storedTask // nil if it is not a durable job
 	shown   *taskView
 	removed bool // it was found to be there no more
 }
@@ -46,10 +47,17 @@ func (t *sharedTask) note(r *store.Record) error {
 	if err != nil {
 		return err
 	}
-	if c.Task == nil {
+	switch {
+	case c.Task != nil:
+		t.record, t.job, t.shown = r, nil, c.Task.view()
+	case c.Job == nil:
 		return fmt.Errorf("%w: the record is not of a task", ErrStoreUnavailable)
+	case c.Job.Hidden:
+		return newProblem(ProblemTaskForgotten, "this task has ended and is no longer retained")
+	default:
+		t.record, t.job, t.shown = r, c.Job, c.Job.view()
+		t.shown.job = true
 	}
-	t.record, t.shown = r, c.Task.view()
 	return nil
 }
 
@@ -72,37 +80,45 @@ func (t *sharedTask) watch(ctx context.Context) iter.Seq[*taskView] {
 }
 
 func (t *sharedTask) remove(ctx context.Context) (live *taskView, err error) {
-	for range writeTries {
-		if t.shown.done() {
-			err = t.s.delete(ctx, t.record.Key, t.record.Tag)
-		} else {
-			err = t.cancel(ctx)
+	var ended bool
+	there, err := t.change(ctx, func() error {
+		switch ended = t.shown.done(); {
+		case ended && t.job != nil && t.job.Unseen:
+			return t.hide(ctx)
+		case ended:
+			return t.s.delete(ctx, t.record.Key, t.record.Tag)
 		}
-		switch {
-		case errors.Is(err, store.ErrConflict): // it has changed
-		case err != nil:
-			return nil, err
-		case t.shown.done():
-			return nil, nil
-		default:
-			return t.shown, nil
-		}
-		r, err := t.s.read(ctx, t.record.Key)
-		if err != nil {
-			return nil, err
-		}
-		if r == nil {
-			return nil, nil // another request has forgotten it
-		}
-		if err := t.note(r); err != nil {
-			return nil, err
-		}
+		return t.cancel(ctx)
+	})
+	if err != nil || ended || !there {
+		return nil, err
 	}
-	return nil, fmt.Errorf("%w: the task changes all the time", ErrStoreUnavailable)
+	return t.shown, nil
 }
 
-// cancel asks the task's replica to cancel it.
+// change calls f until it meets the record as it is. It reports false if the record is gone,
+// which another request has forgotten.
+func (t *sharedTask) change(ctx context.Context, f func() error) (there bool, err error) {
+	for range writeTries {
+		if err := f(); !errors.Is(err, store.ErrConflict) {
+			return true, err
+		}
+		r, err := t.s.read(ctx, t.record.Key)
+		if err != nil || r == nil {
+			return false, err
+		}
+		if err := t.note(r); err != nil {
+			return true, err
+		}
+	}
+	return true, fmt.Errorf("%w: the task changes all the time", ErrStoreUnavailable)
+}
+
+// cancel cancels a job that waits, or asks the task's replica to cancel it.
 func (t *sharedTask) cancel(ctx context.Context) error {
+	if t.job != nil {
+		return t.cancelJob(ctx)
+	}
 	t.s.mu.Lock()
 	p := t.s.local[t.record.Key]
 	t.s.mu.Unlock()
@@ -143,7 +159,7 @@ func (s *Store) claim(ctx context.Context, u *use) (*claim, *store.Record, error
 	s.mu.Lock()
 	if s.closed {
 		s.mu.Unlock()
-		return nil, nil, fmt.Errorf("%w: it was closed", ErrStoreUnavailable)
+		return nil, nil, errStoreClosed
 	}
 	s.writers.Add(1)
 	s.mu.Unlock()
@@ -262,7 +278,7 @@ func (c *claim) serve() *publication {
 		return nil
 	}
 	<-p.stored
-	if p.view() == nil { // it could not be stored before the process left
+	if p.job == nil && p.view() == nil { // it could not be stored before the process left
 		return nil
 	}
 	c.says.Task = p.id
@@ -306,15 +322,15 @@ func (c *claim) persist() bool {
 	}
 }
 
-// answerOnce answers a request with a key that all replicas share.
-func (a *async) answerOnce(client *client, w http.ResponseWriter, r *http.Request, find finder, use *use) {
+// answerOnce answers a request with a key that all replicas share. first answers the first one.
+func (a *async) answerOnce(client *client, w http.ResponseWriter, r *http.Request, use *use, first func(*claim)) {
 	for {
 		c, there, err := a.store.claim(client, use)
 		switch {
 		case client.gone() && err != nil:
 			err = ErrClientGone
 		case err == nil && c != nil:
-			a.answer(client, w, r, c.once(find), true, c)
+			first(c)
 			return
 		case err == nil:
 			var again bool

@@ -23,6 +23,8 @@ type status struct {
 	Started   time.Time `json:"started,omitzero"`
 	Finished  time.Time `json:"finished,omitzero"`
 	Attempt   int       `json:"attempt,omitempty"`
+	Next      time.Time `json:"next_attempt,omitzero"` // of a job
+	Last      *Problem  `json:"last_problem,omitempty"`
 	Progress  *progress `json:"progress,omitempty"`
 	Result    any       `json:"result,omitempty"`
 	Problem   *Problem  `json:"problem,omitempty"`
@@ -45,6 +47,12 @@ func (s *taskView) status(at string) *status {
 	}
 	if p := info.Progress; p != (tether.Progress{}) {
 		shown.Progress = &progress{p.Done, p.Total, p.Message}
+	}
+	if s.job && !shown.Done {
+		shown.Next = info.NextAttempt.UTC()
+		if s.last != nil {
+			shown.Last = s.last.shown()
+		}
 	}
 	if !shown.Done {
 		return shown

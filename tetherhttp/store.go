@@ -175,6 +175,15 @@ func (s *Store) Close(ctx context.Context) error {
 	return fmt.Errorf("tetherhttp: %d tasks could not be stored: %w", len(s.local), context.Cause(ctx))
 }
 
+// errStoreClosed is the error of a call after Close.
+var errStoreClosed = fmt.Errorf("%w: it was closed", ErrStoreUnavailable)
+
+func (s *Store) isClosed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closed
+}
+
 // lenCheck is the length of what taskID adds, after the dot.
 const lenCheck = 8
 
@@ -284,11 +293,8 @@ func (s *Store) getAll(ctx context.Context, keys ...string) ([]store.Record, err
 
 // read returns a record, nil if there is none. If its owner is gone, it is declared lost first.
 func (s *Store) read(ctx context.Context, key string) (*store.Record, error) {
-	s.mu.Lock()
-	closed := s.closed
-	s.mu.Unlock()
-	if closed {
-		return nil, fmt.Errorf("%w: it was closed", ErrStoreUnavailable)
+	if s.isClosed() {
+		return nil, errStoreClosed
 	}
 	for {
 		r, err := s.get(ctx, key)
@@ -348,8 +354,12 @@ func (s *Store) declareLost(ctx context.Context, r store.Record) (*store.Record,
 		return &r, nil // the caller sees it
 	}
 	was, by := r.Tag, r.Owner
+	asked := r.Asked
 	content.lose()
 	r.Tag, r.Owner, r.Asked, r.Orphaned, r.Data, r.Keep = nextTag(was), "", false, false, content.encode(), s.cfg.RetainFor
+	if content.Job != nil {
+		r.Data, r.Keep = content.Job.orphaned(asked), keepJob
+	}
 	err = s.swap(ctx, was, r)
 	switch {
 	case errors.Is(err, store.ErrConflict):

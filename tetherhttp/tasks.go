@@ -200,7 +200,7 @@ func isTaskID(s string) bool {
 			return false
 		}
 	}
-	return len(s) == lenID
+	return len(s) == lenID || len(s) == lenJobID
 }
 
 // taskID returns the id in a path: its last part, or the one before "result".

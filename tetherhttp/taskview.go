@@ -10,6 +10,8 @@ import (
 type taskView struct {
 	info    tether.Info  // ID is the one in the task's URL
 	lost    bool         // its replica is gone; info.State is Failed
+	job     bool         // it is a durable job
+	last    *Problem     // of a job, of its last attempt, while another follows or runs
 	result  any          // part of the status of a task that has succeeded; nil if there is none
 	problem *Problem     // part of the status of a task that has not, or has no result to show
 	answer  http.Handler // the final answer, nil until the task has ended

@@ -20,6 +20,7 @@ import (
 
 	"github.com/seed-2e639f12/tether"
 	"github.com/seed-2e639f12/tether/durable"
+	"github.com/seed-2e639f12/tether/tetherhttp"
 )
 
 // childEnv holds the role of a child process, as JSON.
@@ -166,7 +167,13 @@ func workIn(r role, f Fixture, say func(line)) error {
 	}
 	reg := tether.New(tether.Config{Logger: logger, CancelBefore: r.Grace})
 	plain, once, thrice := childJobs(r, say)
-	worker, err := durable.NewWorker(engine, durable.WorkerConfig{Registry: reg, Concurrency: r.Concurrency, Logger: logger}, plain, once, thrice)
+	cfg := durable.WorkerConfig{Registry: reg, Concurrency: r.Concurrency, Logger: logger}
+	closeStore := func(context.Context) error { return nil }
+	if f.Store != nil {
+		shared := tetherhttp.NewStore(service, f.Store(engine))
+		cfg.Tracker, closeStore = shared.Tracker(), shared.Close
+	}
+	worker, err := durable.NewWorker(engine, cfg, plain, once, thrice)
 	if err != nil {
 		return err
 	}
@@ -197,6 +204,7 @@ func workIn(r role, f Fixture, say func(line)) error {
 		CloseTimeout: r.Close,
 		Closers: []tether.Closer{
 			{Name: "worker", Close: worker.Stop},
+			{Name: "status store", Close: closeStore},
 			{Name: "engine", Close: func(context.Context) error { return engine.Close() }},
 		},
 	})

@@ -50,7 +50,7 @@ type clause struct {
 }
 
 // together run at the same time, on one server: the slow ones first.
-var together = slices.Concat(crashClauses, processClauses, stopClauses, uniqueClauses, attemptClauses, goClauses, engineClauses)
+var together = slices.Concat(crashClauses, processClauses, stopClauses, statusClauses, uniqueClauses, attemptClauses, goClauses, engineClauses)
 
 // alone run when nothing else uses the server.
 var alone = restartClauses

@@ -35,6 +35,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/seed-2e639f12/tether/durable"
+	"github.com/seed-2e639f12/tether/tetherhttp/store"
 )
 
 // Fixture is an engine under test.
@@ -47,6 +48,9 @@ type Fixture struct {
 	// than once for the same queue. A queue's name is of at most 20 characters a-z and 0-9,
 	// and begins with a letter.
 	Open func(address, queue string) (durable.Engine, error)
+	// Store, if non-nil, returns the engine's Store, for [durable.Tracked]. If it is nil, the
+	// contract has one in memory beside the engine.
+	Store func(e durable.Engine) store.Backend
 	// Rescue bounds how long after a kill -9 of the only worker its jobs start again, once
 	// there is another. Their Timeout is longer.
 	Rescue time.Duration

@@ -97,6 +97,8 @@ func (c Config) Open(pool *pgxpool.Pool) (*Engine, error) {
 	if c.Pooler {
 		poll = poolerPoll
 	}
+	e := &Engine{pool: pool, schema: c.Schema, pooler: c.Pooler}
+	e.store = &Store{engine: e}
 	engine, err := river.New(river.Config[pgx.Tx]{
 		Driver: riverpgxv5.New(pool),
 		Support: durable.Support{
@@ -111,7 +113,7 @@ func (c Config) Open(pool *pgxpool.Pool) (*Engine, error) {
 		FindDead: func(ctx context.Context, queue, id string) (int64, error) {
 			return findDead(ctx, pool, c.Schema, queue, id)
 		},
-		DatabaseTime: true, Unreached: unreached,
+		Record: e.store.insert, DatabaseTime: true, Unreached: unreached,
 	})
 	if err != nil {
 		return nil, err
@@ -122,8 +124,7 @@ func (c Config) Open(pool *pgxpool.Pool) (*Engine, error) {
 			return nil, c.explain(pool, fmt.Errorf("durable: migrate: %w", err))
 		}
 	}
-	e := &Engine{river: engine, pool: pool, schema: c.Schema, pooler: c.Pooler}
-	e.store = &Store{engine: e}
+	e.river = engine
 	return e, nil
 }
 

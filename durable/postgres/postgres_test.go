@@ -27,9 +27,13 @@ import (
 	"github.com/seed-2e639f12/tether/durable/durabletest"
 	"github.com/seed-2e639f12/tether/durable/internal/river"
 	"github.com/seed-2e639f12/tether/durable/postgres"
+	"github.com/seed-2e639f12/tether/tetherhttp/store"
 )
 
-var fixture = durabletest.Fixture{Server: durabletest.Postgres, Open: open, Rescue: 2 * time.Minute, Hasten: hasten}
+var fixture = durabletest.Fixture{
+	Server: durabletest.Postgres, Open: open, Rescue: 2 * time.Minute, Hasten: hasten,
+	Store: func(e durable.Engine) store.Backend { return e.(withPool).Store() },
+}
 
 // hasten rescues the jobs of a queue, all of whose workers are dead, by a worker that claims
 // to have been there for long.

@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/seed-2e639f12/tether/durable"
 	"github.com/seed-2e639f12/tether/tetherhttp/store"
 )
 
@@ -142,6 +143,21 @@ func (s *Store) Swap(ctx context.Context, was string, r store.Record) error {
 	if err == nil && tag.RowsAffected() == 0 {
 		return store.ErrConflict
 	}
+	return err
+}
+
+// insert stores a record that is new, in a transaction of the database, if b is a store of it.
+func (s *Store) insert(ctx context.Context, tx pgx.Tx, b store.Backend, r store.Record) error {
+	if other, ok := b.(*Store); !ok || other != s && (other.engine.pool != s.engine.pool || other.engine.schema != s.engine.schema) {
+		return fmt.Errorf("%w: the store is not that of the transaction's engine", durable.ErrUnsupported)
+	}
+	_, records, _, err := s.ready(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = tx.Exec(ctx, `
+		INSERT INTO `+records+` (key, tag, owner, asked, version, data, until)
+		VALUES ($1, $2, $3, $4, $5, $6, now() + make_interval(secs => $7))`, r.Key, r.Tag, r.Owner, r.Asked, r.Version, r.Data, r.Keep.Seconds())
 	return err
 }
 

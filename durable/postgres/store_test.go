@@ -4,12 +4,16 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/seed-2e639f12/tether"
+	"github.com/seed-2e639f12/tether/durable"
 	"github.com/seed-2e639f12/tether/durable/durabletest"
 	"github.com/seed-2e639f12/tether/durable/postgres"
+	"github.com/seed-2e639f12/tether/tetherhttp"
 	"github.com/seed-2e639f12/tether/tetherhttp/store"
 	"github.com/seed-2e639f12/tether/tetherhttp/storetest"
 )
@@ -84,4 +88,42 @@ func TestStoreAway(t *testing.T) {
 		t.Cleanup(func() { assert.NoError(t, e.Close()) })
 		return e.Store()
 	})
+}
+
+func TestTrackedTx(t *testing.T) {
+	pool := newPool(t)
+	e := newEngine(t, postgres.Config{Schema: "tracked"}, pool)
+	ctx := t.Context()
+	shared := tetherhttp.NewStore("shop", e.Store())
+	job, _ := define("job")
+	place := func(finish func(pgx.Tx) error, opts ...durable.EnqueueOption) durable.Receipt {
+		tx, err := pool.Begin(ctx)
+		require.NoError(t, err)
+		receipt, err := postgres.EnqueueTx(ctx, e, tx, job, "tracked", append(opts, durable.Tracked(shared.Tracker()))...)
+		require.NoError(t, err)
+		if !receipt.Duplicate {
+			_, err = shared.Find(ctx, receipt.ID)
+			assert.ErrorIs(t, err, tether.ErrNotFound, "before the transaction has ended")
+		}
+		require.NoError(t, finish(tx))
+		return receipt
+	}
+	dropped := place(func(tx pgx.Tx) error { return tx.Rollback(ctx) })
+	_, err := shared.Find(ctx, dropped.ID)
+	assert.ErrorIs(t, err, tether.ErrNotFound)
+	commit := func(tx pgx.Tx) error { return tx.Commit(ctx) }
+	kept := place(commit, durable.Unique("k"))
+	now, err := shared.Find(ctx, kept.ID)
+	require.NoError(t, err)
+	assert.Equal(t, tether.Queued, now.Info.State)
+	assert.Equal(t, kept.ID, place(commit, durable.Unique("k")).ID)
+	now, err = shared.Cancel(ctx, kept.ID)
+	require.NoError(t, err)
+	assert.Equal(t, tether.Canceled, now.Info.State)
+
+	tx, err := pool.Begin(ctx)
+	require.NoError(t, err)
+	_, err = postgres.EnqueueTx(ctx, e, tx, job, "elsewhere", durable.Tracked(tetherhttp.NewStore("shop", storetest.NewMemory()).Tracker()))
+	assert.ErrorIs(t, err, durable.ErrUnsupported)
+	require.NoError(t, tx.Rollback(ctx))
 }

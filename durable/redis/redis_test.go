@@ -11,11 +11,13 @@ import (
 	"github.com/seed-2e639f12/tether/durable"
 	"github.com/seed-2e639f12/tether/durable/durabletest"
 	"github.com/seed-2e639f12/tether/durable/redis"
+	"github.com/seed-2e639f12/tether/tetherhttp/store"
 )
 
 var fixture = durabletest.Fixture{
 	Server: durabletest.Redis,
 	Open:   func(address, queue string) (durable.Engine, error) { return open(address, queue, redis.Config{}) },
+	Store:  func(e durable.Engine) store.Backend { return e.(*redis.Engine).Store() },
 	Rescue: 130 * time.Second, // asynq's constants make up two minutes
 	Hasten: func(address, queue string) error {
 		opt, err := asynq.ParseRedisURI(address)

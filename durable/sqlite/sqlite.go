@@ -19,6 +19,7 @@ import (
 
 	"github.com/seed-2e639f12/tether/durable"
 	"github.com/seed-2e639f12/tether/durable/internal/river"
+	"github.com/seed-2e639f12/tether/tetherhttp/store"
 )
 
 // Config configures an [Engine]. The zero value is ready to use.
@@ -115,6 +116,9 @@ func (c Config) open(path string) (_ *Engine, err error) {
 		Owned: owned,
 		FindDead: func(ctx context.Context, queue, id string) (int64, error) {
 			return findDead(ctx, e.users, queue, id)
+		},
+		Record: func(ctx context.Context, tx *sql.Tx, b store.Backend, r store.Record) error {
+			return e.store.insert(ctx, tx, b, r)
 		},
 	})
 	if err != nil {

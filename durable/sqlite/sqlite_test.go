@@ -10,6 +10,7 @@ import (
 	"github.com/seed-2e639f12/tether/durable"
 	"github.com/seed-2e639f12/tether/durable/durabletest"
 	"github.com/seed-2e639f12/tether/durable/sqlite"
+	"github.com/seed-2e639f12/tether/tetherhttp/store"
 )
 
 var fixture = durabletest.Fixture{
@@ -19,6 +20,7 @@ var fixture = durabletest.Fixture{
 		// nothing would be rescued at once.
 		return sqlite.Config{Queue: queue}.Open(filepath.Join(folder, queue+".db"))
 	},
+	Store:  func(e durable.Engine) store.Backend { return e.(*sqlite.Engine).Store() },
 	Rescue: time.Minute,
 }
 

@@ -4,10 +4,12 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/seed-2e639f12/tether/durable"
 	"github.com/seed-2e639f12/tether/tetherhttp/store"
 )
 
@@ -29,6 +31,7 @@ const now = `unixepoch('now', 'subsec')`
 // a few seconds makes the store unavailable to all replicas, and then their tasks are lost.
 type Store struct {
 	read, write *sql.DB
+	path        string // of the file
 
 	mu    sync.Mutex
 	swept time.Time // when expired records were removed last; guarded by mu
@@ -57,7 +60,7 @@ func openStore(path string) (*Store, error) {
 	}
 	read.SetMaxOpenConns(storeReaders)
 	read.SetMaxIdleConns(storeReaders)
-	return &Store{read: read, write: write}, nil
+	return &Store{read: read, write: write, path: path}, nil
 }
 
 func (s *Store) close() error { return errors.Join(s.read.Close(), s.write.Close()) }
@@ -128,6 +131,16 @@ func (s *Store) Swap(ctx context.Context, was string, r store.Record) error {
 	return s.change(ctx, `
 		UPDATE tether_record SET tag = ?2, owner = ?3, asked = ?4, version = ?5, data = ?6, until = `+now+` + ?7
 		WHERE key = ?1 AND tag = ?8 AND until > `+now, r.Key, r.Tag, r.Owner, r.Asked, r.Version, r.Data, r.Keep.Seconds(), was)
+}
+
+// insert stores a record that is new, in a transaction of the file, if b is a store of it.
+func (s *Store) insert(ctx context.Context, tx *sql.Tx, b store.Backend, r store.Record) error {
+	if other, ok := b.(*Store); !ok || other.path != s.path {
+		return fmt.Errorf("%w: the store is not that of the transaction's file", durable.ErrUnsupported)
+	}
+	_, err := tx.ExecContext(ctx, `INSERT INTO tether_record (key, tag, owner, asked, version, data, until) VALUES (?1, ?2, ?3, ?4, ?5, ?6, `+now+` + ?7)`,
+		r.Key, r.Tag, r.Owner, r.Asked, r.Version, r.Data, r.Keep.Seconds())
+	return err
 }
 
 // Delete implements [store.Backend].

@@ -24,9 +24,10 @@ const (
 )
 
 const (
-	forEngines = "for those who write an engine: package durable/sqlite is one"
-	forStores  = "for those who write a store: durable/internal has them"
-	contract   = "the package's documentation shows it, and the tests of each engine and store"
+	forEngines  = "for those who write an engine: package durable/sqlite is one"
+	forStores   = "for those who write a store: durable/internal has them"
+	forTrackers = "between tetherhttp and durable: a program only passes it on"
+	contract    = "the package's documentation shows it, and the tests of each engine and store"
 )
 
 // exceptions are the names without an example, by package, and why.
@@ -34,13 +35,16 @@ var exceptions = map[string]map[string]string{
 	"durable": {
 		"Consumer": forEngines, "Consumption": forEngines, "Dead": forEngines, "DeadRetrier": forEngines, "Decode": forEngines,
 		"Delivery": forEngines, "Done": forEngines, "Message": forEngines, "Outcome": forEngines, "Retry": forEngines,
-		"Return": forEngines, "Support": forEngines, "Verdict": forEngines,
+		"Recorder": forEngines, "Return": forEngines, "Support": forEngines, "Tracking": forEngines, "Verdict": forEngines,
 	},
 	"durable/durabletest": {
 		"Benchmarks": contract, "Contract": contract, "Fixture": contract, "Main": contract, "PgBouncer": contract,
 		"Postgres": contract, "RabbitMQ": contract, "Redis": contract, "Server": contract, "Serverless": contract,
 	},
-	"tetherhttp/store":     {"Backend": forStores, "ErrConflict": forStores, "Record": forStores},
+	"tetherhttp/store": {
+		"Attempt": forTrackers, "Backend": forStores, "End": forTrackers, "ErrCanceled": forTrackers, "ErrConflict": forStores, "ErrDone": forTrackers,
+		"Job": forTrackers, "Record": forStores, "Tracker": forTrackers,
+	},
 	"tetherhttp/storetest": {"Contract": contract, "Memory.Calls": contract, "Memory.Clear": contract},
 }
 
@@ -53,6 +57,7 @@ var implemented = []string{
 	"Collect", "Describe",
 	"Consume", "Enqueue", "RetryDead", "Support",
 	"Delete", "Get", "Renew", "Swap",
+	"Add", "Begin", "Record", "Remove", "Service", "Settle", // store.Tracker
 }
 
 // An exported name is in an example if a function Example… mentions it, or a declaration

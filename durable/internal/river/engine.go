@@ -14,6 +14,7 @@ import (
 	"github.com/riverqueue/river/riverdriver"
 
 	"github.com/seed-2e639f12/tether/durable"
+	"github.com/seed-2e639f12/tether/tetherhttp/store"
 )
 
 // DefaultQueue is the queue of an engine that is not given one.
@@ -41,6 +42,8 @@ type Config[TTx any] struct {
 	Owned func(ctx context.Context, tx riverdriver.ExecutorTx, client string, ids []int64, attempts []int) ([]int64, error)
 	// FindDead returns the row of a discarded job by the ID of its message; 0 if there is none.
 	FindDead func(ctx context.Context, queue, id string) (row int64, err error)
+	// Record is that of a [durable.Recorder] within tx.
+	Record func(ctx context.Context, tx TTx, b store.Backend, r store.Record) error
 	// DatabaseTime makes jobs without a time of their own due at the database's time. The
 	// driver of Postgres would take the program's.
 	DatabaseTime bool
@@ -141,6 +144,16 @@ func (t *inTx[TTx]) Enqueue(ctx context.Context, m durable.Message) (durable.Rec
 		return durable.Receipt{}, err
 	}
 	return receipt(res[0], i), nil
+}
+
+// Record stores the status of a job in the transaction.
+func (t *inTx[TTx]) Record(ctx context.Context, b store.Backend, r store.Record) error {
+	end, err := t.engine.begin()
+	if err != nil {
+		return err
+	}
+	defer end()
+	return t.engine.cfg.Record(ctx, t.tx, b, r)
 }
 
 // begin admits a call, for which Close waits until end is called.
