@@ -21,6 +21,7 @@ type order struct {
 	keys         map[string]*serialKey // of live tasks
 	weight, used int64                 // of live tasks, and of those that run
 	theoretical  int64                 // time of the next start; see pace
+	clock        int64                 // the last time that setClock has noted
 	aborted      int                   // aborted tasks that are listed still; an estimate, since it only decides when to sweep
 
 	// Written once, and read by submitters: kept off the cache lines that are written.
@@ -129,10 +130,10 @@ func (o *order) couldStart(opts *options, now func() int64) bool {
 	if o.capacity > 0 && o.weightOf(opts) > o.capacity-o.weight {
 		return false
 	}
-	if s := o.find(opts); s != nil && (s.live >= o.shareWorkers || isLater(o.earliest(s), now)) {
+	if s := o.find(opts); s != nil && (s.live >= o.shareWorkers || o.isLater(o.earliest(s), now)) {
 		return false
 	}
-	if isLater(o.pace.earliest(o.theoretical), now) {
+	if o.isLater(o.pace.earliest(o.theoretical), now) {
 		return false
 	}
 	return opts == nil || opts.serial == "" || o.keys[opts.serial] == nil
@@ -292,6 +293,7 @@ func (o *order) next(now int64) (t *Task, stalled bool) {
 		o.plain.running++
 		return t, false
 	}
+	o.setClock(now)
 	if o.turns != nil {
 		o.wake(now)
 	}

@@ -163,6 +163,7 @@ func (q *queue) dropOverdue() {
 // tick removes all that is overdue, and returns when the next task will be: as far as the
 // first ones of the lists tell, since each list is nearly in the order of the queueing.
 func (o *order) tick(now int64) (next int64) {
+	o.setClock(now)
 	if o.turns != nil {
 		o.wake(now)
 	}

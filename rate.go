@@ -46,7 +46,28 @@ func (p pace) earliest(next int64) int64 {
 }
 
 // isLater reports whether a time is later than now, which is asked for only if need be.
-func isLater(at int64, now func() int64) bool { return at > math.MinInt64 && at > now() }
+func (o *order) isLater(at int64, now func() int64) bool {
+	if at == math.MinInt64 {
+		return false
+	}
+	n := now()
+	return at > n && !o.setClock(n)
+}
+
+// setClock notes the time. If the clock is another one, it forgets what was to be at a time of
+// the last one, and reports that: each bubble of testing/synctest has a clock, which is
+// negative if the registry was made outside.
+func (o *order) setClock(now int64) (other bool) {
+	if other = now < 0 && now < o.clock; other {
+		o.theoretical = math.MinInt64
+		o.eachShare(func(s *share) { s.theoretical, s.paused, s.due = math.MinInt64, math.MinInt64, math.MinInt64 })
+		if o.turns != nil {
+			o.wake(now)
+		}
+	}
+	o.clock = now
+	return other
+}
 
 // lateness is how late a start may be without making the next ones later: a timer is often a
 // millisecond late, and the rate would be lower by that.
@@ -82,6 +103,7 @@ func PauseShare(ctx context.Context, until time.Time) error {
 	defer q.workers.Unlock()
 	if t.State() == Running {
 		q.workers.TakeOver()
+		q.order.setClock(q.reg.now())
 		q.order.pause(t.opts(), int64(until.Sub(q.reg.born)))
 	}
 	return nil

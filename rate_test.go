@@ -210,3 +210,30 @@ func ExamplePauseShare() {
 	fmt.Println(task.Wait(ctx), calls)
 	// Output: <nil> 2
 }
+
+// A pool that was made outside is used in one bubble after the other: each has a clock of its
+// own, by which nothing has started yet.
+func TestP11_RatesAndPausesInBubblesAndOutside(t *testing.T) {
+	hourly := tether.Rate{Tasks: 1, Per: time.Hour}
+	for what, cfg := range map[string]tether.PoolConfig{
+		"pause": {}, "rate": {Rate: hourly}, "rate of a share": {ShareRate: hourly},
+	} {
+		t.Run(what, func(t *testing.T) {
+			cfg.Workers = 1 // and no queue: a task is refused that could not start at once
+			p := newPool(t, cfg)
+			body := func(ctx context.Context) error { return tether.PauseShare(ctx, time.Now().Add(time.Hour)) }
+			once := func(t *testing.T) {
+				require.NoError(t, wait(start(t, p, "task", body, tether.Share("A"))))
+				_, err := p.Go(context.Background(), "task", succeed, tether.Share("A"))
+				assert.ErrorIs(t, err, tether.ErrFull)
+			}
+			once(t)
+			for range 2 {
+				synctest.Test(t, func(t *testing.T) {
+					once(t)
+					time.Sleep(time.Minute)
+				})
+			}
+		})
+	}
+}

@@ -139,7 +139,7 @@ func (r *Registry) drainTasks(ctx context.Context) error {
 			}
 		}
 	}
-	if !r.stuck.stop(ctx) {
+	if !r.stuck.stop(ctx, r.now()) {
 		err := &DrainError{d.makeReport(r), ctx}
 		r.stopLog(slog.LevelError, "drain: the report of a stuck task has not ended", slog.Any("error", err))
 		return err

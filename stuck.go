@@ -25,6 +25,8 @@ type stuckDetector struct {
 	timer *time.Timer // guarded by mu, as the next two are
 	due   int64       // no later than this is the next round to begin; MaxInt64 if there is no need for one
 	rest  int64       // no earlier than this
+
+	inside atomic.Bool // the timer is of a bubble of testing/synctest, and the registry is not; written with mu held
 }
 
 type stuckRound struct {
@@ -55,13 +57,37 @@ func (d *stuckDetector) init() { d.due, d.rest = math.MaxInt64, math.MinInt64 }
 // once the state says that the task runs.
 func (d *stuckDetector) arm(t *Task) {
 	r, limit := t.queue.reg, t.stuckAfter()
-	switch {
+	switch began := t.attemptBegan(); {
 	case limit == 0:
+	case began < 0 || d.inside.Load():
+		d.armElsewhere(r, limit)
 	case !d.armed.Load() && d.armed.CompareAndSwap(false, true):
 		d.setTimer(r, limit)
 	case limit != r.cfg.StuckAfter:
 		d.hurry(r, limit) // the timer is set for tasks that have more time, perhaps
 	}
+}
+
+// armElsewhere is arm in a bubble, if the registry was made outside, and after one: the timer
+// may be of a bubble that has ended, and never ring.
+func (d *stuckDetector) armElsewhere(r *Registry, limit time.Duration) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	now := r.now()
+	inside, due := now < 0, later(now, limit)
+	if inside && d.inside.Load() {
+		if d.round.Load() != nil {
+			return // it looks again at its end
+		}
+		due = min(due, d.due)
+	}
+	if inside && d.timer != nil { // one of a bubble must not be stopped outside
+		d.timer.Stop()
+	}
+	d.armed.Store(true)
+	d.inside.Store(inside)
+	d.due, d.rest = due, math.MinInt64
+	d.timer = weaktimer.AfterFunc(time.Duration(due-now), r, (*Registry).findStuck)
 }
 
 // setTimer makes the next round begin then, or when hurry has asked for one. It is called
@@ -120,9 +146,9 @@ func (d *stuckDetector) settle(r *Registry, took time.Duration) {
 
 // stop ends the rounds when no task runs any more. It waits for a round that is under
 // way, and reports false if ctx is done before the round's reports are.
-func (d *stuckDetector) stop(ctx context.Context) bool {
+func (d *stuckDetector) stop(ctx context.Context, now int64) bool {
 	d.mu.Lock()
-	if d.timer != nil {
+	if d.timer != nil && (now < 0 || !d.inside.Load()) {
 		d.timer.Stop()
 	}
 	d.mu.Unlock()

@@ -749,3 +749,38 @@ func TestStack(t *testing.T) {
 	require.NoError(t, wait(here))
 	assert.Nil(t, here.Stack())
 }
+
+// A registry that was made outside is used in one bubble after the other, and outside.
+func TestStuck_InBubblesAndOutside(t *testing.T) {
+	const limit = 20 * time.Millisecond
+	d := new(stuckJournal)
+	reported := make(chan struct{}, 10)
+	r := newRegistry(t, tether.Config{StuckAfter: limit, Observer: stuckFunc(func(ctx context.Context, task *tether.Task) {
+		d.TaskStuck(ctx, task, nil)
+		reported <- struct{}{}
+	})})
+	for range 2 {
+		require.NoError(t, wait(start(t, r, "task", succeed))) // a timer is set, or was
+		for range 2 {
+			synctest.Test(t, func(t *testing.T) {
+				task := start(t, r, "stuck", sleeper(time.Minute))
+				time.Sleep(2 * limit)
+				synctest.Wait()
+				assert.Len(t, d.of(task), 1)
+				require.NoError(t, wait(task))
+				require.NoError(t, wait(start(t, r, "task", succeed))) // a timer is set when the bubble ends
+			})
+		}
+		for range len(reported) {
+			<-reported
+		}
+		end := make(chan struct{})
+		task := start(t, r, "outside", func(context.Context) error { <-end; return nil })
+		<-reported
+		assert.Len(t, d.of(task), 1)
+		close(end)
+		require.NoError(t, wait(task))
+	}
+	synctest.Test(t, func(t *testing.T) { require.NoError(t, wait(start(t, r, "task", succeed))) })
+	require.NoError(t, r.Shutdown(context.Background()))
+}
