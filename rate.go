@@ -85,8 +85,8 @@ func (p pace) start(next, now int64) int64 {
 // the task whose context ctx is: for a body that was told so, for example by a status of 429
 // or 503 with Retry-After. The tasks of the share wait in the queue; they hold no worker, and
 // the other shares go on. If it is called more than once, the latest time counts. Tasks
-// without a [Share] are one. What cannot start before the drain cancels contexts is dropped
-// then.
+// without a [Share] are one. What cannot start before the drain cancels contexts is dropped,
+// or handed over, as soon as the drain has begun.
 //
 // To try again, the body returns an error, and the task has [Retry]. PauseShare returns an
 // [ErrInvalid] if ctx is not the context of a task on a pool.
@@ -105,6 +105,9 @@ func PauseShare(ctx context.Context, until time.Time) error {
 		q.workers.TakeOver()
 		q.order.setClock(q.reg.now())
 		q.order.pause(t.opts(), int64(until.Sub(q.reg.born)))
+		if q.phase == draining {
+			q.reg.drain.dropTasks([]*queue{q}, false)
+		}
 	}
 	return nil
 }
@@ -112,6 +115,16 @@ func PauseShare(ctx context.Context, until time.Time) error {
 // earliest returns when a share may start its next task.
 func (o *order) earliest(s *share) int64 {
 	return max(s.paused, o.sharePace.earliest(s.theoretical))
+}
+
+// notBefore returns when a task that waits may start, as far as rates and pauses tell; other
+// tasks may be before it.
+func (o *order) notBefore(t *Task) int64 {
+	at := o.pace.earliest(o.theoretical)
+	if s := o.find(t.opts()); s != nil && !t.isInline() {
+		at = max(at, o.earliest(s))
+	}
+	return at
 }
 
 // sleeps puts the share that is next to sleep if it may not start a task yet, and reports

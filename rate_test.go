@@ -237,3 +237,61 @@ func TestP11_RatesAndPausesInBubblesAndOutside(t *testing.T) {
 		})
 	}
 }
+
+func TestD8_PausedSharesAndRates(t *testing.T) {
+	hourly := tether.Rate{Tasks: 1, Per: time.Hour}
+	for _, c := range []struct {
+		what   string
+		cfg    tether.PoolConfig
+		pause  time.Duration // of the share A
+		during bool          // the drain
+		takes  time.Duration // the drain
+		runs   bool          // what is queued in A
+		others bool
+	}{
+		{"a pause", tether.PoolConfig{}, time.Hour, false, 0, false, true},
+		{"a pause during the drain", tether.PoolConfig{}, time.Hour, true, time.Second, false, true},
+		{"a pause that ends in time", tether.PoolConfig{}, 30 * time.Second, false, 30 * time.Second, true, true},
+		{"a rate of shares", tether.PoolConfig{ShareRate: hourly}, 0, false, 0, false, true},
+		{"a rate of the pool", tether.PoolConfig{Rate: hourly}, 0, false, 0, false, false},
+	} {
+		t.Run(c.what, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRegistry(t, tether.Config{CancelBefore: time.Second})
+				c.cfg.Workers, c.cfg.Queue = 1, tether.Unbounded
+				p := r.NewPool("pool", c.cfg)
+				began := make(chan struct{})
+				start(t, p, "pauses", func(ctx context.Context) error {
+					close(began)
+					if c.during {
+						time.Sleep(time.Second)
+					}
+					return tether.PauseShare(ctx, time.Now().Add(c.pause))
+				}, tether.Share("A"))
+				<-began
+				queued := flood(t, p, "A", 3, succeed)
+				handed := start(t, p, "handed over", succeed, tether.Share("A"), tether.HandOver(func(context.Context, tether.Info) error { return nil }))
+				others := flood(t, p, "B", 1, succeed)
+				if !c.during {
+					synctest.Wait()
+				}
+				ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+				defer cancel()
+				since := time.Now()
+				require.NoError(t, r.Shutdown(ctx))
+				assert.Equal(t, c.takes, time.Since(since))
+				for _, task := range queued {
+					if c.runs {
+						assert.NoError(t, task.Err())
+					} else {
+						assert.ErrorIs(t, task.Err(), tether.ErrShutdown)
+					}
+				}
+				assert.Equal(t, !c.runs, handed.Info().HandedOver)
+				for _, task := range others {
+					assert.Equal(t, c.others, task.Err() == nil)
+				}
+			})
+		})
+	}
+}
