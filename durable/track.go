@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync/atomic"
+	"sync"
 	"time"
 
 	"github.com/seed-2e639f12/tether"
@@ -104,7 +104,10 @@ func enqueueTracked(ctx context.Context, e Enqueuer, m Message, timeout time.Dur
 type status struct {
 	tracker store.Tracker
 	job     store.Job
-	attempt atomic.Pointer[store.Attempt] // nil before the body has begun, or if nothing is kept
+
+	mu      sync.Mutex
+	attempt store.Attempt // nil before the body has begun, or if nothing is kept; guarded by mu
+	over    *store.End    // what end was given; guarded by mu
 }
 
 // statusOf returns what to tell the Tracker of a delivery, nil if it is not tracked.
@@ -142,8 +145,18 @@ func (s *status) begin(ctx context.Context, log *slog.Logger) (skip bool, err er
 		log.Warn("durable: the status of an attempt is not kept", "error", err)
 		return false, nil
 	}
-	s.attempt.Store(&attempt)
-	return false, nil
+	s.mu.Lock()
+	s.attempt = attempt
+	over := s.over
+	s.mu.Unlock()
+	if over == nil {
+		return false, nil
+	}
+	// The task was abandoned meanwhile.
+	if err := attempt.End(ctx, *over); err != nil {
+		log.Warn("durable: the end of an attempt is not stored yet", "error", err)
+	}
+	return true, tether.ErrShutdown
 }
 
 // end stores what the attempt has come to. ctx ends the wait for that.
@@ -151,11 +164,14 @@ func (s *status) end(ctx context.Context, end store.End, log *slog.Logger) {
 	if s == nil {
 		return
 	}
-	attempt := s.attempt.Load()
+	s.mu.Lock()
+	s.over = &end
+	attempt := s.attempt
+	s.mu.Unlock()
 	if attempt == nil {
 		return
 	}
-	if err := (*attempt).End(ctx, end); err != nil {
+	if err := attempt.End(ctx, end); err != nil {
 		log.Warn("durable: the end of an attempt is not stored yet", "error", err)
 	}
 }

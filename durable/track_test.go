@@ -132,6 +132,21 @@ type crewman struct {
 	book   *logbook
 	worker *durable.Worker
 	reg    *tether.Registry
+
+	tracker *slowTracker
+}
+
+// slowTracker is a Tracker whose Begin does not heed its context.
+type slowTracker struct {
+	store.Tracker
+	hang chan struct{} // nil: it does
+}
+
+func (t *slowTracker) Begin(ctx context.Context, j store.Job, task *tether.Task) (store.Attempt, error) {
+	if t.hang != nil {
+		<-t.hang
+	}
+	return t.Tracker.Begin(ctx, j, task)
 }
 
 func (s *tracked) hire(cfg tetherhttp.StoreConfig) *crewman {
@@ -139,9 +154,9 @@ func (s *tracked) hire(cfg tetherhttp.StoreConfig) *crewman {
 	log, book := newLogger()
 	c := &crewman{tracked: s, engine: newMemory(), book: book}
 	c.shared, c.line = s.store(cfg)
-	c.reg = newRegistry(s.T, tether.Config{})
+	c.reg, c.tracker = newRegistry(s.T, tether.Config{}), &slowTracker{Tracker: c.shared.Tracker()}
 	var err error
-	c.worker, err = durable.NewWorker(c.engine, durable.WorkerConfig{Registry: c.reg, Concurrency: 4, Logger: log, Tracker: c.shared.Tracker()}, s.job)
+	c.worker, err = durable.NewWorker(c.engine, durable.WorkerConfig{Registry: c.reg, Concurrency: 4, Logger: log, Tracker: c.tracker}, s.job)
 	require.NoError(s, err)
 	s.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -358,6 +373,22 @@ func TestTracked(t *testing.T) {
 		assert.Equal(t, 2, now.Attempt)
 		assert.Nil(t, now.Problem)
 	})
+	bubble(t, "a dead job that is moved back by hand, with all its attempts", func(t *testing.T) {
+		n := 0
+		s := track(t, func(context.Context, order) (map[string]int, error) {
+			if n++; n < 3 {
+				return nil, errTest
+			}
+			return nil, nil
+		}, durable.JobConfig{Timeout: time.Minute, MaxAttempts: 2})
+		at := s.post()
+		c := s.hire(tetherhttp.StoreConfig{})
+		assert.Equal(t, durable.Retry, got(t, c.deliver(1)).Verdict)
+		assert.Equal(t, durable.Dead, got(t, c.deliver(2)).Verdict)
+		assert.Equal(t, "failed", s.status(at).State)
+		assert.Equal(t, durable.Outcome{}, got(t, c.deliver(1)))
+		assert.Equal(t, "succeeded", s.status(at).State)
+	})
 	bubble(t, "a job that a crash has made dead", func(t *testing.T) {
 		s := track(t, func(context.Context, order) (map[string]int, error) { panic("not called") }, durable.JobConfig{Timeout: time.Minute, MaxAttempts: 1})
 		at := s.post()
@@ -393,6 +424,24 @@ func TestTracked(t *testing.T) {
 		assert.Equal(t, "queued", s.status(at).State)
 		close(free)
 		assert.Equal(t, "queued", s.status(at).State)
+	})
+	bubble(t, "a task that is abandoned while its beginning is stored", func(t *testing.T) {
+		s := track(t, func(context.Context, order) (map[string]int, error) { panic("it was abandoned") }, options)
+		at := s.post()
+		c := s.hire(tetherhttp.StoreConfig{Timeout: time.Minute})
+		hang := make(chan struct{})
+		c.line.set(func(l *line) { l.hang = hang })
+		c.tracker.hang = hang
+		out := c.deliver(1)
+		synctest.Wait()
+		_ = c.worker.Stop(ended())
+		assert.Equal(t, durable.Return, got(t, out).Verdict)
+		c.line.set(func(l *line) { l.hang = nil })
+		close(hang)
+		time.Sleep(5 * time.Second)
+		assert.Equal(t, "queued", s.status(at).State)
+		time.Sleep(time.Minute)
+		assert.Equal(t, "queued", s.status(at).State, "nothing renews a lease for it")
 	})
 	bubble(t, "the store is closed before the worker", func(t *testing.T) {
 		free := make(chan struct{})

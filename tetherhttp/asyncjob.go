@@ -39,7 +39,8 @@ import (
 //
 // and has the fields of that of a task otherwise, see [Tasks]. With [TasksConfig].AllowCancel,
 // DELETE cancels a job. One that waits, for its first attempt or for another, is canceled at once:
-// no worker begins it any more. One that runs is canceled within a second, wherever it runs, and
+// no worker begins it any more. It stays in the queue, with its key of durable.Unique, until it is
+// due. One that runs is canceled within a second, wherever it runs, and
 // is then dead unless its handler succeeds all the same.
 //
 // A job whose worker is gone waits again, within eight seconds; the queue decides when it is

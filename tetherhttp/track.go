@@ -73,7 +73,10 @@ func (t tracker) Add(ctx context.Context, j store.Job) error {
 	if t.s.isClosed() {
 		return errStoreClosed
 	}
-	if err = t.s.swap(ctx, "", r); err != nil {
+	switch err = t.s.swap(ctx, "", r); {
+	case errors.Is(err, store.ErrConflict):
+		return nil // the backend has tried twice: no other job has this ID
+	case err != nil:
 		go t.s.undo(r.Key, r.Tag) // it may have been stored
 	}
 	return err
@@ -196,9 +199,9 @@ func (a *attempt) judge(there *store.Record, r store.Record) error {
 		return store.ErrCanceled
 	case t.State == tether.Succeeded.String() && !revived:
 		return store.ErrDone
-	case replaced, t.Attempt > a.job.Attempt,
-		begun && there.Owner != "" && there.Owner != a.p.s.owner,
-		begun && final:
+	case final && !begun && !replaced: // it was dead, and the queue delivers it all the same
+	case replaced, t.Attempt > a.job.Attempt, begun && final,
+		begun && there.Owner != "" && there.Owner != a.p.s.owner:
 		return errNotOurs
 	case there.Asked && r.Owner == "":
 		return errAsked
@@ -437,7 +440,13 @@ func (t *sharedTask) cancelJob(ctx context.Context) error {
 		r.Asked, r.Keep = true, keepJob // its worker renews it
 	}
 	if r.Owner == "" || !t.record.Asked {
-		if err := t.s.swap(ctx, t.record.Tag, r); err != nil {
+		err := t.s.swap(ctx, t.record.Tag, r)
+		if errors.Is(err, store.ErrConflict) {
+			if there, _ := t.s.get(ctx, r.Key); there != nil && there.Tag == r.Tag {
+				err = nil // the backend has tried twice
+			}
+		}
+		if err != nil {
 			return err
 		}
 		t.s.deliver(&r)
