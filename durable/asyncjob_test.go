@@ -92,8 +92,10 @@ func TestAsyncJob(t *testing.T) {
 		s.engine.enqueue = func(context.Context, durable.Message) error {
 			return &tetherhttp.Problem{Status: 429, Detail: "your quota"}
 		}
+		synctest.Wait() // the key is released
 		w = s.do(1, "POST", "/reports", "Idempotency-Key", `"k"`)
 		assert.Equal(t, 429, w.Code, w.Body.String())
+		synctest.Wait()
 		s.engine.enqueue = nil
 		assert.Equal(t, http.StatusAccepted, s.do(1, "POST", "/reports", "Idempotency-Key", `"k"`).Code)
 	})
