@@ -38,12 +38,13 @@ func Example() {
 
 	reg := tether.New(tether.Config{Logger: slog.New(slog.DiscardHandler)})
 	worker, err := durable.NewWorker(engine, durable.WorkerConfig{
-		Registry:    reg,
-		Concurrency: 20,
-		Pool:        "jobs",
-		ShareField:  "tenant", // a field of the arguments
-		Logger:      slog.New(slog.DiscardHandler),
-		Context:     func(ctx context.Context, _ map[string]string) context.Context { return ctx }, // tetherotel.JobContext
+		Registry:     reg,
+		Concurrency:  20,
+		Pool:         "jobs",
+		ShareField:   "tenant", // a field of the arguments
+		ShareWorkers: 2,        // of one tenant at once
+		Logger:       slog.New(slog.DiscardHandler),
+		Context:      func(ctx context.Context, _ map[string]string) context.Context { return ctx }, // tetherotel.JobContext
 	}, push)
 	if err != nil {
 		panic(err)

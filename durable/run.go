@@ -249,7 +249,11 @@ func (w *Worker) run(ctx, entry context.Context, x *delivered) Outcome {
 	case errors.Is(err, tether.ErrClosed), err != nil && entry.Err() != nil:
 		return Outcome{Return, 0, err}
 	case err != nil: // the registry's Limit, say
-		x.log().Warn("durable: job put back", "after", limitAfter, "error", err)
+		level := slog.LevelWarn
+		if full := new(tether.FullError); w.cfg.ShareWorkers > 0 && errors.As(err, &full) {
+			level = slog.LevelInfo // as configured
+		}
+		x.log().Log(entry, level, "durable: job put back", "after", limitAfter, "error", err)
 		return Outcome{Return, limitAfter, err}
 	}
 	w.mu.Lock()

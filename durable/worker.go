@@ -33,6 +33,11 @@ type WorkerConfig struct {
 	// whose value is not valid as a name, has no share. A job that waits for its share is one
 	// of Concurrency all the same: the engine decides which jobs come.
 	ShareField string
+	// ShareWorkers is the maximum number of jobs of one share that this worker runs at once; those
+	// without a share are one. A job beyond it is put back for a second, and does not count as an
+	// attempt: the places are for others meanwhile. It needs a ShareField. Zero means no bound
+	// beside Concurrency.
+	ShareWorkers int
 	// Logger gets one record for each attempt that failed (Warn), each crash of a process while
 	// a job ran (Warn), each job that has failed for good (Error), and each that is put back
 	// because it was interrupted (Info) or could not be run here (Warn). If nil, slog.Default() is
@@ -96,7 +101,7 @@ const (
 	unknownKept  = 1000            // names that are remembered for that
 )
 
-// limitAfter is how long a job is put back if the registry's Limit refuses it.
+// limitAfter is how long a job is put back if the registry's Limit refuses it, or ShareWorkers.
 const limitAfter = time.Second
 
 // stopGrace is how long Stop waits, when its context was canceled, for handlers to return. It
@@ -124,6 +129,9 @@ func NewWorker(e Engine, cfg WorkerConfig, jobs ...Definition) (*Worker, error) 
 	if e == nil || cfg.Registry == nil || cfg.Concurrency < 0 || len(jobs) == 0 {
 		return nil, fmt.Errorf("%w: a worker needs an engine, a Registry, at least one job, and a Concurrency that is not negative", ErrInvalid)
 	}
+	if cfg.ShareWorkers < 0 || cfg.ShareWorkers > 0 && cfg.ShareField == "" {
+		return nil, fmt.Errorf("%w: WorkerConfig.ShareWorkers: %d, with the ShareField %q", ErrInvalid, cfg.ShareWorkers, cfg.ShareField)
+	}
 	w := &Worker{
 		engine: e, cfg: cfg, jobs: make(map[string]Definition, len(jobs)), places: semaphore.NewWeighted(int64(cfg.Concurrency)),
 		tasks: make(map[*tether.Task]bool), unknown: make(map[string]time.Time), stopped: make(chan struct{}),
@@ -143,7 +151,9 @@ func NewWorker(e Engine, cfg WorkerConfig, jobs ...Definition) (*Worker, error) 
 		}
 		w.jobs[j.Name()] = j
 	}
-	w.pool = cfg.Registry.NewPool(cfg.Pool, tether.PoolConfig{Workers: cfg.Concurrency, Overflow: tether.OverflowBlock})
+	w.pool = cfg.Registry.NewPool(cfg.Pool, tether.PoolConfig{
+		Workers: cfg.Concurrency, Overflow: tether.OverflowBlock, ShareLimit: cfg.ShareWorkers, // a refusal at once: the pool has no queue
+	})
 	return w, nil
 }
 

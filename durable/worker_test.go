@@ -544,3 +544,41 @@ func TestWorkerShares(t *testing.T) {
 	<-done
 	require.NoError(t, worker.Stop(context.Background()))
 }
+
+func TestWorkerShareWorkers(t *testing.T) {
+	reg := newRegistry(t, tether.Config{})
+	engine := newMemory()
+	began, end := make(chan struct{}), make(chan struct{})
+	job := durable.Define("mail", func(context.Context, json.RawMessage) error {
+		began <- struct{}{}
+		<-end
+		return nil
+	}, durable.JobConfig{Timeout: time.Minute})
+	for _, invalid := range []durable.WorkerConfig{{ShareWorkers: 1}, {ShareWorkers: -1, ShareField: "tenant"}} {
+		invalid.Registry = reg
+		_, err := durable.NewWorker(engine, invalid, job)
+		assert.ErrorIs(t, err, durable.ErrInvalid)
+	}
+	worker, err := durable.NewWorker(engine, durable.WorkerConfig{Registry: reg, Concurrency: 4, ShareField: "tenant", ShareWorkers: 1}, job)
+	require.NoError(t, err)
+	require.NoError(t, worker.Start(context.Background()))
+	deliver := func(args string) <-chan durable.Outcome {
+		m := invoice
+		m.Name, m.Args = "mail", json.RawMessage(args)
+		return engine.consumer().deliver(m, 1)
+	}
+	var done []<-chan durable.Outcome
+	for _, args := range []string{`{"tenant":"acme"}`, `{"tenant":"other"}`, `{}`} {
+		done = append(done, deliver(args))
+		<-began
+		out := <-deliver(args)
+		assert.Equal(t, durable.Return, out.Verdict)
+		assert.Equal(t, time.Second, out.After)
+		assert.ErrorIs(t, out.Err, tether.ErrFull)
+	}
+	close(end)
+	for _, d := range done {
+		assert.Equal(t, durable.Done, (<-d).Verdict)
+	}
+	require.NoError(t, worker.Stop(context.Background()))
+}
