@@ -8,11 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"math/rand/v2"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -30,6 +28,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/seed-2e639f12/tether"
+	"github.com/seed-2e639f12/tether/bench/internal/cputime"
 	"github.com/seed-2e639f12/tether/durable/durabletest"
 	"github.com/seed-2e639f12/tether/durable/postgres"
 	"github.com/seed-2e639f12/tether/durable/redis"
@@ -40,9 +39,10 @@ import (
 
 // TestReplicas has three processes that share a store, and a client that asks them in turn.
 // With TETHER_REPLICAS=long it makes the figures of RESULTS.md: 100,000 polls, 1,000 rounds of
-// one key, 100 kill -9, and what a poll and an inline answer cost.
+// one key, and 100 kill -9; with TETHER_REPLICAS=cost those of what a poll and an inline answer
+// cost.
 func TestReplicas(t *testing.T) {
-	long := os.Getenv("TETHER_REPLICAS") == "long"
+	long, cost := os.Getenv("TETHER_REPLICAS") == "long", os.Getenv("TETHER_REPLICAS") == "cost"
 	for _, of := range []struct {
 		name   string
 		server func(testing.TB) durabletest.Server
@@ -54,7 +54,7 @@ func TestReplicas(t *testing.T) {
 		{"postgres", durabletest.Postgres},
 	} {
 		t.Run(of.name, func(t *testing.T) {
-			if !long {
+			if !long && !cost {
 				t.Parallel()
 			}
 			f := &fleet{T: t, engine: of.name, address: of.server(t).Address(), runs: filepath.Join(t.TempDir(), "runs")}
@@ -62,6 +62,11 @@ func TestReplicas(t *testing.T) {
 			t.Cleanup(f.client.CloseIdleConnections)
 			for range 3 {
 				f.members = append(f.members, f.start())
+			}
+			if cost {
+				f.pollCost()
+				f.inlineCost()
+				return
 			}
 			polls, rounds, kills := 300, 5, 0
 			if long {
@@ -72,13 +77,7 @@ func TestReplicas(t *testing.T) {
 			f.poll(polls)
 			f.sendTogether(rounds)
 			f.kill(kills)
-			if long {
-				f.cost()
-			}
 		})
-	}
-	if long {
-		t.Run("inline", inlineCost)
 	}
 }
 
@@ -156,6 +155,12 @@ func beReplica(config string) error {
 		return r.Header.Get("Idempotency-Key"), err
 	}, tetherhttp.AsyncConfig{Store: shared, Idempotency: &tetherhttp.IdempotencyConfig{}}))
 	mux.Handle("/tasks/", tetherhttp.Tasks(reg, tetherhttp.TasksConfig{Store: shared, AllowCancel: true}))
+	// The same without a store, and the processor time that all has taken.
+	now := func(context.Context, *http.Request) (string, error) { return "now", nil }
+	mux.Handle("POST /now", tetherhttp.Async(reg, "now", now, tetherhttp.AsyncConfig{Store: shared}))
+	mux.Handle("POST /local/now", tetherhttp.Async(reg, "now", now))
+	mux.Handle("/local/tasks/", http.StripPrefix("/local", tetherhttp.Tasks(reg)))
+	mux.HandleFunc("GET /cpu", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, int64(cputime.Used())) })
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
@@ -408,47 +413,92 @@ func (f *fleet) kill(rounds int) {
 	}
 }
 
-// cost measures polls that are answered from the store, beside those of a local task, in turn.
-func (f *fleet) cost() {
+// pollCost measures polls of a task of another replica, which are answered from the store, beside
+// those of a task of the process itself without a store. Both are asked of one replica.
+func (f *fleet) pollCost() {
 	f.Helper()
 	first, err := f.do("POST", f.members[0].url+"/work?ms=10&name=x", "Prefer", "respond-async")
 	require.NoError(f, err)
 	_, err = f.do("GET", f.members[1].url+first.header.Get("Location"), "Prefer", "wait=10")
 	require.NoError(f, err)
-	reg := tether.New(tether.Config{Logger: slog.New(slog.DiscardHandler)})
-	task, err := reg.Go(context.Background(), "work", func(context.Context) error { return nil })
+	local, err := f.do("POST", f.members[1].url+"/local/now", "Prefer", "respond-async")
 	require.NoError(f, err)
-	local := httptest.NewServer(tetherhttp.Tasks(reg))
-	defer local.Close()
-	var took [2][]time.Duration
-	urls := [2]string{f.members[1].url + first.header.Get("Location"), local.URL + "/tasks/" + task.ID()}
-	const rounds, round = 20, 200 * time.Millisecond
-	for range rounds {
-		for i, url := range urls {
-			took[i] = append(took[i], f.pollFor(round, url)...)
-		}
-	}
-	for i, what := range []string{"a poll answered from the store", "a poll of a task of the process"} {
-		if slices.Sort(took[i]); len(took[i]) > 0 {
-			f.Logf("%s: %.0f/s, median %v, p99 %v", what, float64(len(took[i]))/(rounds*round).Seconds(),
-				took[i][len(took[i])/2].Round(time.Microsecond), took[i][len(took[i])*99/100].Round(time.Microsecond))
-		}
-	}
-	require.NoError(f, reg.Shutdown(context.Background()))
+	at := f.members[1].url
+	f.compare("a poll", "GET", f.members[1], 60, at+"/local"+local.header.Get("Location"), at+first.header.Get("Location"))
 }
 
-// pollFor asks for a URL for so long, on eight connections, and returns how long each answer took.
-func (f *fleet) pollFor(limit time.Duration, url string) (took []time.Duration) {
+// inlineCost measures inline answers with a store beside those without.
+func (f *fleet) inlineCost() {
+	f.Helper()
+	at := f.members[2].url
+	f.compare("an inline answer", "POST", f.members[2], 250, at+"/local/now", at+"/now")
+}
+
+// compare sends requests to two URLs of a replica in turn, without and with a store, and logs
+// medians and the median and quartiles of the ratios within one pair.
+func (f *fleet) compare(what, method string, m *member, pairs int, urls ...string) {
+	f.Helper()
+	const slice = 100 * time.Millisecond // so that both halves of a pair have the same machine
+	var (
+		took       [2][]time.Duration
+		rates, cpu [2][]float64
+		rateRatios []float64
+		cpuRatios  []float64
+	)
+	for _, url := range urls {
+		f.load(slice, method, url) // connections, caches
+	}
+	for pair := range pairs {
+		var rate, used [2]float64
+		for half := range 2 {
+			i := (half + pair) % 2
+			before := f.used(m)
+			began := time.Now()
+			answers := f.load(slice, method, urls[i])
+			rate[i] = float64(len(answers)) / time.Since(began).Seconds()
+			used[i] = float64(f.used(m)-before) / float64(len(answers)) / 1000
+			took[i] = append(took[i], answers...)
+			rates[i], cpu[i] = append(rates[i], rate[i]), append(cpu[i], used[i])
+		}
+		rateRatios, cpuRatios = append(rateRatios, rate[1]/rate[0]), append(cpuRatios, used[1]/used[0])
+	}
+	for i, with := range []string{"without a store", "with one"} {
+		slices.Sort(took[i])
+		f.Logf("%s %s: %.0f/s, median %v, p99 %v, %.1f µs of CPU time", what, with, quantile(rates[i], 0.5),
+			took[i][len(took[i])/2].Round(time.Microsecond), took[i][len(took[i])*99/100].Round(time.Microsecond), quantile(cpu[i], 0.5))
+	}
+	f.Logf("%s, ratios of %d pairs: requests/s %.3f [%.3f, %.3f], CPU time %.3f [%.3f, %.3f]", what, pairs,
+		quantile(rateRatios, 0.5), quantile(rateRatios, 0.25), quantile(rateRatios, 0.75),
+		quantile(cpuRatios, 0.5), quantile(cpuRatios, 0.25), quantile(cpuRatios, 0.75))
+}
+
+func quantile(of []float64, q float64) float64 {
+	sorted := slices.Sorted(slices.Values(of))
+	return sorted[int(q*float64(len(sorted)-1)+0.5)]
+}
+
+// used returns the processor time that a replica has used, in nanoseconds.
+func (f *fleet) used(m *member) (ns int64) {
+	f.Helper()
+	a, err := f.do("GET", m.url+"/cpu")
+	require.NoError(f, err)
+	ns, err = strconv.ParseInt(string(a.body), 10, 64)
+	require.NoError(f, err)
+	return ns
+}
+
+// load sends requests for so long, on four connections, and returns how long each answer took.
+func (f *fleet) load(limit time.Duration, method, url string) (took []time.Duration) {
 	f.Helper()
 	var mu sync.Mutex
 	began := time.Now()
 	var all sync.WaitGroup
-	for range 8 {
+	for range 4 {
 		all.Go(func() {
 			var mine []time.Duration
 			for time.Since(began) < limit {
 				at := time.Now()
-				if a, err := f.do("GET", url); err != nil || a.code != 200 {
+				if a, err := f.do(method, url); err != nil || a.code != 200 {
 					f.Errorf("%d, %v", a.code, err)
 					return
 				}
@@ -461,47 +511,4 @@ func (f *fleet) pollFor(limit time.Duration, url string) (took []time.Duration) 
 	}
 	all.Wait()
 	return took
-}
-
-// inlineCost measures inline answers with a store and without, in turn.
-func inlineCost(t *testing.T) {
-	backend, closeIt, err := openStore("sqlite", filepath.Join(t.TempDir(), "jobs.db"))
-	require.NoError(t, err)
-	defer closeIt()
-	shared := tetherhttp.NewStore("bench", backend)
-	reg := tether.New(tether.Config{Logger: slog.New(slog.DiscardHandler)})
-	body := func(context.Context, *http.Request) (string, error) { return "now", nil }
-	var servers [2]*httptest.Server
-	for i, st := range []*tetherhttp.Store{nil, shared} {
-		servers[i] = httptest.NewServer(tetherhttp.Async(reg, "work", body, tetherhttp.AsyncConfig{Store: st}))
-		defer servers[i].Close()
-	}
-	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64}}
-	defer client.CloseIdleConnections()
-	const slices, slice = 60, 250 * time.Millisecond
-	var counts [2]int64
-	for round := range 2 * slices {
-		i := (round + round/2) % 2 // 0 1 1 0 0 1 1 0 …
-		var n atomic.Int64
-		var all sync.WaitGroup
-		for range 4 {
-			all.Go(func() {
-				for began := time.Now(); time.Since(began) < slice; n.Add(1) {
-					res, err := client.Post(servers[i].URL, "text/plain", nil)
-					if !assert.NoError(t, err) {
-						return
-					}
-					_, _ = io.Copy(io.Discard, res.Body)
-					_ = res.Body.Close()
-				}
-			})
-		}
-		all.Wait()
-		counts[i] += n.Load()
-	}
-	total := slices * slice.Seconds()
-	t.Logf("inline answers: %.0f/s without a store, %.0f/s with one (%+.2f %%)", float64(counts[0])/total, float64(counts[1])/total,
-		100*(float64(counts[1])/float64(counts[0])-1))
-	require.NoError(t, reg.Shutdown(context.Background()))
-	require.NoError(t, shared.Close(context.Background()))
 }
