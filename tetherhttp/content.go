@@ -1,6 +1,7 @@
 package tetherhttp
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -99,6 +100,11 @@ func (c *content) encode() []byte {
 func (c *content) lose() {
 	if t := c.Task; t != nil {
 		t.State, t.Finished, t.NextAttempt = stateLost, time.Now().UTC(), time.Time{}
+		for _, earlier := range []time.Time{t.Submitted, t.Started} { // by another clock
+			if t.Finished.Before(earlier) {
+				t.Finished = earlier
+			}
+		}
 		t.Result, t.Answer, t.Problem = nil, nil, &storedProblem{Problem: *lostProblem()}
 	}
 	if t := c.Job; t != nil { // its queue delivers it again
@@ -136,7 +142,7 @@ func (s *Store) encodeTask(id string, v valuer, info *tether.Info) []byte {
 	}
 	if !info.State.Final() {
 		c, _ := content()
-		return c.encode()
+		return s.fit(c)
 	}
 	return s.encodeEnd(content, v, info)
 }
@@ -147,15 +153,15 @@ func (s *Store) encodeEnd(content func() (*content, *storedTask), v valuer, info
 	problem := func(kind, detail string) []byte {
 		c, t := content() // the other one may still be written to
 		t.Problem = &storedProblem{Problem: *newProblem(kind, detail)}
-		return c.encode()
+		return s.fit(c)
 	}
 	c, t := content()
 	// What encodes the result is the program's code.
 	err := bounded(func() error { return s.encodeOutcome(t, v, info) })
 	var data []byte
 	if err == nil {
-		data = c.encode()
-		if len(data) > 2*s.cfg.MaxResult+64<<10 { // a body in base64, and the header of a usual answer
+		data = s.fit(c)
+		if len(data) > s.maxRecord() {
 			err = errTooMuch
 		}
 	}
@@ -168,6 +174,19 @@ func (s *Store) encodeEnd(content func() (*content, *storedTask), v valuer, info
 	}
 	s.log(slog.LevelError, "tetherhttp: the result of a task cannot be stored", "service", s.service, "task", info.Name, "id", info.ID, "error", err)
 	return problem(ProblemFailed, "")
+}
+
+// maxRecord is the most bytes of a record: a body in base64, and the header of a usual answer.
+func (s *Store) maxRecord() int { return 2*s.cfg.MaxResult + 64<<10 }
+
+// fit encodes what is stored of a task or a job, without the message of its progress if that is too long.
+func (s *Store) fit(c *content) []byte {
+	data, t := c.encode(), cmp.Or(c.Task, c.Job)
+	if p := t.Progress; p != nil && len(data) > s.maxRecord() {
+		t.Progress = &progress{p.Done, p.Total, ""}
+		data = c.encode()
+	}
+	return data
 }
 
 // encodeOutcome sets what is stored of the end of a task.

@@ -31,6 +31,7 @@ type publication struct {
 	leave    context.CancelFunc
 	canceled sync.Once
 
+	asked bool               // the task was asked to be canceled; guarded by Store.mu
 	again context.CancelFunc // makes run write the task, though it has not changed; guarded by Store.mu
 	last  *store.Record      // as it was stored last, nil if never; guarded by Store.mu
 
@@ -191,6 +192,15 @@ func (p *publication) rewrite() {
 	}
 }
 
+// keepAsked makes run write the record that asks the task to be canceled: the request that has
+// stored it does not know for how long it is to be kept. The caller has the lock.
+func (p *publication) keepAsked() {
+	if !p.asked && p.job == nil { // the record of a job is kept for long anyway
+		p.asked = true
+		p.rewrite()
+	}
+}
+
 // cancelTask cancels the task. It does not wait for what an observer does then.
 func (p *publication) cancelTask(cause error) {
 	if p.task == nil {
@@ -269,7 +279,7 @@ func (p *publication) follow() (done bool, err error) {
 		if info.Progress != (tether.Progress{}) {
 			// A store that is slow is given less to do.
 			select {
-			case <-time.After(max(writePace, 4*time.Since(began))):
+			case <-time.After(min(max(writePace, 4*time.Since(began)), slowestPace)):
 			case <-ctx.Done():
 			}
 		}
@@ -309,7 +319,7 @@ func (p *publication) write(info *tether.Info) (done bool, err error) {
 		last := p.task.Info()
 		c := &content{Task: storeInfo(p.id, &last)}
 		c.lose()
-		r.Data = c.encode()
+		r.Data = p.s.fit(c)
 	} else {
 		r.Data = p.s.encodeTask(p.id, p.value, info)
 	}

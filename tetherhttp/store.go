@@ -32,13 +32,19 @@ const (
 	lease = 5 * time.Second
 	// renewEvery is how often a replica with tasks renews its lease, and learns what to cancel.
 	renewEvery = 500 * time.Millisecond
+	// renewLimit is how long a renewal may take.
+	renewLimit = 2 * time.Second
 	// confirmFor is how long a lease must be seen to have ended before its tasks are lost: after
-	// an outage of the store each replica has this time to renew its own.
-	confirmFor = 2500 * time.Millisecond
+	// an outage of the store each replica has this time to renew its own. A renewal that hangs
+	// when the store comes back must end in this time, and the next one must succeed.
+	confirmFor = renewLimit + time.Second
 	// lookEvery is how often the tasks of other replicas are read that are waited for here.
 	lookEvery = 250 * time.Millisecond
 	// writePace is the time between two writes of a task's progress.
 	writePace = 250 * time.Millisecond
+	// slowestPace is the most that this time is for a store that is slow. A task that ends is
+	// written that much later.
+	slowestPace = 2 * time.Second
 	// storeCalls bounds the calls that a store has not answered.
 	storeCalls = 256
 )
@@ -49,7 +55,8 @@ type StoreConfig struct {
 	RetainFor time.Duration
 	// MaxResult is the most bytes that the result of a task may have, encoded. In place of a
 	// larger one, the status and the result's URL have a problem of the type
-	// [ProblemResultTooLarge]. Zero means 1 MiB.
+	// [ProblemResultTooLarge]. Zero means 1 MiB. A record in the store has at most twice as many
+	// bytes and 64 KiB; the message of a progress that exceeds that is left out.
 	MaxResult int
 	// Timeout bounds each call of the store that a request waits for. Zero means 2 s.
 	Timeout time.Duration
@@ -69,12 +76,13 @@ type StoreConfig struct {
 // A task is stored when it is answered 202, at each change, of its progress up to four times a
 // second, and at its end, with its result. All that [Tasks] answers is what is stored, whichever
 // replica is asked, so that a client that polls never sees a task go back. An answer without a
-// 202 costs nothing, unless the request has an Idempotency-Key. The status has an ID that is
+// 202 costs nothing, unless the request has an Idempotency-Key. A poll that is answered from the
+// store takes about twice the CPU time of another: bench/engines/RESULTS.md has the figures. The status has an ID that is
 // longer than [tether.Task.ID]: that is the part before the dot.
 //
 // While it has tasks, a replica renews a lease twice a second, and learns then which of them are
 // to be canceled. If it ends without [Store.Close], or cannot reach the store, its tasks are lost
-// after eight seconds at the latest: their state is "lost", with a problem of the type
+// after nine seconds at the latest: their state is "lost", with a problem of the type
 // [ProblemTaskLost]. A lost task never changes again; if its replica is still there, it cancels
 // it with [ErrLost].
 //
@@ -85,8 +93,8 @@ type StoreConfig struct {
 // A record that a newer version of this package has written is answered 503 by the replicas that
 // cannot read it.
 //
-// A replica's clock matters only for the Retry-After of a status. The store's own clock measures
-// everything else.
+// A replica's clock matters only for the times in a status and its Retry-After. The store's own
+// clock measures everything else.
 type Store struct {
 	service string
 	backend store.Backend
@@ -220,8 +228,8 @@ func call[T any](ctx context.Context, s *Store, limit time.Duration, f func(cont
 					r.err = fmt.Errorf("it panicked: %v", p)
 				}
 				<-s.slots
+				done <- r // before cancel, after which there is little time
 				cancel()
-				done <- r
 			}()
 			r.err = errors.New("it has ended the goroutine")
 			r.value, r.err = f(inner)
@@ -400,7 +408,7 @@ func (s *Store) disown() {
 }
 
 func (s *Store) keepRenewing(stop <-chan struct{}) {
-	atEach(renewEvery, stop, func(ctx context.Context) { s.noteRenewal(s.renew(ctx, 2*renewEvery)) })
+	atEach(renewEvery, stop, func(ctx context.Context) { s.noteRenewal(s.renew(ctx, renewLimit)) })
 }
 
 // atEach calls fn at each tick of a ticker, with a context that is canceled when stop is closed,
@@ -434,14 +442,36 @@ func (s *Store) renew(ctx context.Context, limit time.Duration) error {
 		return err
 	}
 	s.mu.Lock()
-	s.renewed = time.Now()
 	defer s.mu.Unlock()
+	if s.lapsed() {
+		s.rewriteAll()
+	}
+	s.renewed = time.Now()
 	for _, key := range asked {
 		if p := s.local[key]; p != nil {
 			p.cancelTask(ErrCanceled)
+			p.keepAsked()
 		}
 	}
 	return nil
+}
+
+// lapsed reports whether the lease may have ended since it was renewed: the process has stood
+// still, or the machine, whose monotonic clock may not say so. The caller has the lock.
+func (s *Store) lapsed() bool {
+	if s.renewed.IsZero() {
+		return false
+	}
+	now := time.Now()
+	return now.Sub(s.renewed) >= lease || now.Round(0).Sub(s.renewed.Round(0)) >= lease
+}
+
+// rewriteAll makes all that this process keeps in the store be written again, which finds out
+// whether it is lost. The caller has the lock.
+func (s *Store) rewriteAll() {
+	for _, p := range s.local {
+		p.rewrite()
+	}
 }
 
 // noteRenewal logs when the store goes away and when it is back. It may have lost what was
@@ -454,9 +484,7 @@ func (s *Store) noteRenewal(err error) {
 	was := s.failing
 	s.failing = err != nil
 	if was && err == nil {
-		for _, p := range s.local {
-			p.rewrite()
-		}
+		s.rewriteAll()
 	}
 	s.mu.Unlock()
 	switch {

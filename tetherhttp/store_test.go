@@ -33,6 +33,8 @@ type link struct {
 	cut  bool              // no call arrives; guarded by mu
 	lost func(string) bool // the answers of these calls are lost; guarded by mu
 	hang chan struct{}     // calls wait for it, whatever their context says; nil: none does; guarded by mu
+	slow time.Duration     // how long each call takes; guarded by mu
+	lies bool              // Renew succeeds, and does nothing; guarded by mu
 }
 
 func (l *link) set(f func(*link)) {
@@ -45,8 +47,12 @@ var errCut = errors.New("connection refused")
 
 func (l *link) call(method string, f func() error) error {
 	l.mu.Lock()
-	cut, lost, hang := l.cut, l.lost, l.hang
+	cut, lost, hang, slow := l.cut, l.lost, l.hang, l.slow
+	if l.lies && method == "Renew" {
+		f = func() error { return nil }
+	}
 	l.mu.Unlock()
+	time.Sleep(slow)
 	if hang != nil {
 		<-hang
 	}
@@ -331,6 +337,48 @@ func TestStoreStatus(t *testing.T) {
 		assert.Equal(t, 10000.0, s.status(at).Progress["done"])
 		assert.InDelta(t, 40, s.memory.Calls("Swap"), 4)
 		ask(t, s.replicas[1], request("DELETE", at, ""))
+	})
+	bubble(t, "a task that goes on after DELETE does not expire", func(t *testing.T) {
+		s := serve(t, tetherhttp.StoreConfig{RetainFor: time.Minute}, reports(func(context.Context, *http.Request) (string, error) {
+			time.Sleep(20 * time.Minute)
+			return "done", nil
+		}))
+		at := s.post(0, "Prefer", "respond-async", "Idempotency-Key", "k") // the key is kept for an hour
+		assert.Equal(t, http.StatusAccepted, ask(t, s.replicas[1], request("DELETE", at, "")).Code)
+		swaps := s.memory.Calls("Swap")
+		time.Sleep(15 * time.Minute)
+		assert.Equal(t, "running", s.status(at).State)
+		assert.Less(t, s.memory.Calls("Swap"), swaps+5, "it is not written at each renewal")
+		time.Sleep(10 * time.Minute)
+		assert.Equal(t, "succeeded", s.status(at).State)
+	})
+	bubble(t, "a slow store is told soon that a task with progress has ended", func(t *testing.T) {
+		s := serve(t, tetherhttp.StoreConfig{Timeout: 10 * time.Second}, reports(func(ctx context.Context, _ *http.Request) (string, error) {
+			if err := pass(ctx, 29*time.Second); err != nil {
+				return "", err
+			}
+			tether.ReportProgress(ctx, tether.Progress{Done: 1})
+			return "done", pass(ctx, time.Second)
+		}))
+		s.replicas[0].link.set(func(l *link) { l.slow = 1500 * time.Millisecond })
+		at := s.post(0, "Prefer", "respond-async")
+		time.Sleep(32 * time.Second)
+		assert.Equal(t, "succeeded", readStatus(t, s.get(1, 200, at).Body.Bytes()).State)
+		time.Sleep(3 * time.Second) // the last renewal has its answer
+	})
+	bubble(t, "a message of any length", func(t *testing.T) {
+		s := serve(t, tetherhttp.StoreConfig{MaxResult: 1000}, reports(func(ctx context.Context, _ *http.Request) (string, error) {
+			tether.ReportProgress(ctx, tether.Progress{Done: 1, Message: strings.Repeat("m", 1<<20)})
+			return "done", pass(ctx, time.Minute)
+		}))
+		at := s.post(0)
+		time.Sleep(time.Second)
+		found, err := s.memory.Get(t.Context(), "shop"+strings.Replace(at, "/tasks/", "/task/", 1))
+		require.NoError(t, err)
+		assert.Less(t, len(found[0].Data), 70_000)
+		assert.Equal(t, 1.0, s.status(at).Progress["done"])
+		time.Sleep(time.Minute)
+		assert.Equal(t, "succeeded", s.status(at).State)
 	})
 	bubble(t, "DELETE at another replica cancels within a second, then forgets", func(t *testing.T) {
 		var cause error
@@ -660,12 +708,74 @@ func TestStoreLost(t *testing.T) {
 		go ask(t, s.replicas[1], request("GET", at, "")) // which is in doubt, until the outage
 		time.Sleep(time.Millisecond)
 		s.memory.Fail(func(string) error { return errCut })
-		time.Sleep(2700 * time.Millisecond)
+		time.Sleep(3200 * time.Millisecond)
 		s.replicas[0].link.set(func(l *link) { l.cut = false })
 		s.memory.Fail(nil)
 		assert.Equal(t, "running", readStatus(t, s.get(1, 200, at).Body.Bytes()).State)
 		time.Sleep(time.Minute)
 		assert.Equal(t, "succeeded", s.status(at).State)
+	})
+	bubble(t, "a store that takes longer than a second is not away", func(t *testing.T) {
+		s := serve(t, tetherhttp.StoreConfig{Timeout: 5 * time.Second}, reports(func(ctx context.Context, _ *http.Request) (string, error) {
+			return "done", pass(ctx, time.Minute)
+		}))
+		for _, r := range s.replicas {
+			r.link.set(func(l *link) { l.slow = 1500 * time.Millisecond })
+		}
+		at := s.post(0)
+		for range 20 {
+			time.Sleep(time.Second)
+			require.Equal(t, "running", readStatus(t, s.get(1, 200, at).Body.Bytes()).State)
+		}
+		time.Sleep(time.Minute)
+		assert.Equal(t, "succeeded", s.status(at).State)
+		time.Sleep(5 * time.Second) // the last renewal has its answer
+	})
+	bubble(t, "calls that hang when the store is back do not keep a replica from its lease", func(t *testing.T) {
+		s := serve(t, tetherhttp.StoreConfig{}, reports(func(ctx context.Context, _ *http.Request) (string, error) {
+			return "done", pass(ctx, 10*time.Minute)
+		}))
+		at := s.post(0)
+		for i := range 10 { // whatever the instant at which the store is back
+			hang := make(chan struct{})
+			s.replicas[0].link.set(func(l *link) { l.hang = hang })
+			time.Sleep(8*time.Second + time.Duration(i)*220*time.Millisecond)
+			s.replicas[0].link.set(func(l *link) { l.hang = nil }) // those that hang go on doing so
+			require.Equal(t, "running", readStatus(t, s.get(1, 200, at).Body.Bytes()).State)
+			close(hang)
+		}
+		time.Sleep(10 * time.Minute)
+		assert.Equal(t, "succeeded", s.status(at).State)
+	})
+	bubble(t, "a replica that stood still learns at once that its tasks are lost", func(t *testing.T) {
+		var cause atomic.Value
+		s := serve(t, tetherhttp.StoreConfig{}, reports(untilCanceled(&cause)))
+		at := s.post(0)
+		s.replicas[0].link.set(func(l *link) { l.lies = true }) // it does not know of the time that passes
+		time.Sleep(10 * time.Second)
+		assert.Equal(t, "lost", readStatus(t, s.get(1, 200, at).Body.Bytes()).State)
+		assert.Nil(t, cause.Load())
+		s.replicas[0].st.StandStill(10 * time.Second)
+		s.replicas[0].link.set(func(l *link) { l.lies = false })
+		time.Sleep(time.Second)
+		synctest.Wait()
+		assert.ErrorIs(t, cause.Load().(error), tetherhttp.ErrLost)
+	})
+	bubble(t, "a clock that is slow does not let a task end before it began", func(t *testing.T) {
+		s := serve(t, tetherhttp.StoreConfig{}, reports(func(ctx context.Context, _ *http.Request) (string, error) { return "", pass(ctx, time.Hour) }))
+		s.leaves = true
+		at := s.post(0)
+		found, err := s.memory.Get(t.Context(), "shop"+strings.Replace(at, "/tasks/", "/task/", 1))
+		require.NoError(t, err)
+		r := found[0]
+		r.Data, r.Keep = []byte(strings.ReplaceAll(string(r.Data), `"started":"2000-`, `"started":"2099-`)), time.Hour
+		require.NoError(t, s.memory.Swap(t.Context(), r.Tag, r)) // as if its replica's clock were fast
+		s.replicas[0].link.set(func(l *link) { l.cut = true })
+		time.Sleep(10 * time.Second)
+		now := readStatus(t, s.get(1, 200, at).Body.Bytes())
+		assert.Equal(t, "lost", now.State)
+		assert.Equal(t, 2099, now.Started.Year())
+		assert.False(t, now.Finished.Before(now.Started))
 	})
 	bubble(t, "a log handler that hangs or panics does not keep it from its lease", func(t *testing.T) {
 		release := make(chan struct{})

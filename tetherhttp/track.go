@@ -285,7 +285,7 @@ func (p *publication) writeJob(info *tether.Info) (done bool, err error) {
 		r.Data, r.Keep = a.encodeEnd(false)
 	} else {
 		r.Owner, r.Keep = p.s.owner, keepJob
-		r.Data = (&content{Job: a.running(info)}).encode()
+		r.Data = p.s.fit(&content{Job: a.running(info)})
 	}
 	stored, err := p.out.put(p.s.closing, r)
 	if errors.Is(err, errAsked) {

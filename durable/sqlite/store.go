@@ -35,6 +35,7 @@ type Store struct {
 
 	mu    sync.Mutex
 	swept time.Time // when expired records were removed last; guarded by mu
+	poll  *sql.Stmt // selects one record; nil before the first call of Get; guarded by mu
 }
 
 var _ store.Backend = (*Store)(nil)
@@ -93,10 +94,7 @@ func (s *Store) Get(ctx context.Context, keys ...string) (found []store.Record, 
 	}
 	err = retry(ctx, func() error {
 		found = nil
-		rows, err := s.read.QueryContext(ctx, `
-			SELECT key, tag, owner, asked, version, data,
-				owner <> '' AND NOT EXISTS (SELECT 1 FROM tether_lease AS l WHERE l.owner = r.owner AND l.until > `+now+`)
-			FROM tether_record AS r WHERE key IN (?`+strings.Repeat(", ?", len(keys)-1)+`) AND until > `+now, args...)
+		rows, err := s.selectRecords(ctx, args)
 		if err != nil {
 			return err
 		}
@@ -114,6 +112,35 @@ func (s *Store) Get(ctx context.Context, keys ...string) (found []store.Record, 
 		return nil, err
 	}
 	return found, nil
+}
+
+// selectRecords selects the records with these keys.
+func (s *Store) selectRecords(ctx context.Context, keys []any) (*sql.Rows, error) {
+	query := `
+		SELECT key, tag, owner, asked, version, data,
+			owner <> '' AND NOT EXISTS (SELECT 1 FROM tether_lease AS l WHERE l.owner = r.owner AND l.until > ` + now + `)
+		FROM tether_record AS r WHERE key IN (?` + strings.Repeat(", ?", len(keys)-1) + `) AND until > ` + now
+	if len(keys) > 1 {
+		return s.read.QueryContext(ctx, query, keys...)
+	}
+	s.mu.Lock()
+	poll := s.poll
+	s.mu.Unlock()
+	if poll == nil {
+		prepared, err := s.read.PrepareContext(ctx, query) // half of the cost of a poll
+		if err != nil {
+			return nil, err
+		}
+		s.mu.Lock()
+		if poll = s.poll; poll == nil {
+			poll, s.poll = prepared, prepared
+		}
+		s.mu.Unlock()
+		if poll != prepared {
+			_ = prepared.Close() // another call was faster
+		}
+	}
+	return poll.QueryContext(ctx, keys...)
 }
 
 // Swap implements [store.Backend].

@@ -113,3 +113,17 @@ func TestTrackedTx(t *testing.T) {
 	assert.ErrorIs(t, err, durable.ErrUnsupported)
 	require.NoError(t, tx.Rollback())
 }
+
+// BenchmarkStoreGet reads one record, as a poll does.
+func BenchmarkStoreGet(b *testing.B) {
+	e, err := sqlite.Open(filepath.Join(b.TempDir(), "jobs.db"))
+	require.NoError(b, err)
+	defer e.Close()
+	s := e.Store()
+	require.NoError(b, s.Swap(b.Context(), "", store.Record{Key: "k", Tag: "a", Version: 1, Data: make([]byte, 500), Keep: 1 << 40}))
+	for b.Loop() {
+		if _, err := s.Get(b.Context(), "k"); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
