@@ -24,7 +24,8 @@ import (
 // the status is that of the first one, if it is tracked.
 //
 // It costs a write here, two more for each attempt, and one for each change of the progress, up to
-// four a second.
+// four a second. On two cores, a worker of 20 did about 1,500 tracked jobs a second on redis, and 300 on
+// sqlite, where each write is a commit; without a status they were 3,000 and 1,500.
 func Tracked(t store.Tracker) EnqueueOption {
 	if t == nil {
 		return EnqueueOption{reason: "Tracked(nil)"}

@@ -426,7 +426,8 @@ func TestTracked(t *testing.T) {
 		assert.Equal(t, "queued", s.status(at).State)
 	})
 	bubble(t, "a task that is abandoned while its beginning is stored", func(t *testing.T) {
-		s := track(t, func(context.Context, order) (map[string]int, error) { panic("it was abandoned") }, options)
+		ran := false
+		s := track(t, func(context.Context, order) (map[string]int, error) { ran = true; return nil, nil }, options)
 		at := s.post()
 		c := s.hire(tetherhttp.StoreConfig{Timeout: time.Minute})
 		hang := make(chan struct{})
@@ -442,6 +443,7 @@ func TestTracked(t *testing.T) {
 		assert.Equal(t, "queued", s.status(at).State)
 		time.Sleep(time.Minute)
 		assert.Equal(t, "queued", s.status(at).State, "nothing renews a lease for it")
+		assert.False(t, ran)
 	})
 	bubble(t, "the store is closed before the worker", func(t *testing.T) {
 		free := make(chan struct{})
@@ -516,6 +518,32 @@ func TestTrackedCancel(t *testing.T) {
 		time.Sleep(time.Until(due))
 		assert.Equal(t, durable.Dead, got(t, s.hire(tetherhttp.StoreConfig{}).deliver(1)).Verdict)
 		s.is(410, tetherhttp.ProblemTaskForgotten, at)
+	})
+	bubble(t, "a job that is due in a year has a status until then", func(t *testing.T) {
+		s := track(t, never, options)
+		due := time.Now().Add(365 * 24 * time.Hour)
+		s.more = []durable.EnqueueOption{durable.RunAt(due)}
+		at, canceled := s.post(), s.post()
+		s.do(1, "DELETE", canceled)
+		time.Sleep(time.Until(due))
+		assert.Equal(t, "queued", s.status(at).State)
+		assert.Equal(t, "canceled", s.status(canceled).State)
+	})
+	bubble(t, "a dead job that runs again and is canceled", func(t *testing.T) {
+		s := track(t, func(ctx context.Context, o order) (map[string]int, error) { return nil, untilCanceled(ctx, o) }, options)
+		at := s.post()
+		c := s.hire(tetherhttp.StoreConfig{})
+		out := c.hand(durable.Delivery{Message: s.engine.taken()[0], Attempt: 2, Revived: true})
+		synctest.Wait()
+		c.line.set(func(l *line) { l.cut = true })
+		s.do(1, "DELETE", at)
+		time.Sleep(8 * time.Second)
+		s.status(at)
+		time.Sleep(2500 * time.Millisecond)
+		assert.Equal(t, "canceled", s.status(at).State)
+		c.line.set(func(l *line) { l.cut = false })
+		assert.Equal(t, durable.Dead, got(t, out).Verdict)
+		assert.Equal(t, "canceled", s.status(at).State)
 	})
 	bubble(t, "a job that runs is canceled within a second", func(t *testing.T) {
 		cause := make(chan error, 1)
@@ -679,8 +707,12 @@ func TestTrackedFaults(t *testing.T) {
 		free := []chan struct{}{1: make(chan struct{}), 2: make(chan struct{})}
 		s := track(t, func(ctx context.Context, _ order) (map[string]int, error) {
 			m, _ := durable.MetaFrom(ctx)
-			<-free[m.Attempt]
-			return map[string]int{"n": m.Attempt}, nil
+			select {
+			case <-free[m.Attempt]:
+				return map[string]int{"n": m.Attempt}, nil
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
 		}, options)
 		at := s.post()
 		c := s.hire(tetherhttp.StoreConfig{})
@@ -692,9 +724,69 @@ func TestTrackedFaults(t *testing.T) {
 		assert.Equal(t, durable.Outcome{}, got(t, first))
 		now := s.status(at)
 		assert.Equal(t, "running", now.State)
-		close(free[2])
-		assert.Equal(t, durable.Outcome{}, got(t, second))
-		assert.JSONEq(t, `{"n":2}`, string(s.status(at).Result))
+		s.do(1, "DELETE", at)
+		assert.Equal(t, durable.Dead, got(t, second).Verdict)
+		assert.Equal(t, "canceled", s.status(at).State)
+	})
+	bubble(t, "an attempt that begins after the next one has is not told of", func(t *testing.T) {
+		free := make(chan struct{})
+		s := track(t, func(ctx context.Context, _ order) (map[string]int, error) {
+			if m, _ := durable.MetaFrom(ctx); m.Attempt == 1 {
+				return nil, errTest
+			}
+			<-free
+			return nil, nil
+		}, options)
+		at := s.post()
+		a, b := s.hire(tetherhttp.StoreConfig{}), s.hire(tetherhttp.StoreConfig{})
+		out := b.deliver(2)
+		assert.Equal(t, 2, s.status(at).Attempt)
+		assert.Equal(t, durable.Retry, got(t, a.deliver(1)).Verdict)
+		now := s.status(at)
+		assert.Equal(t, 2, now.Attempt)
+		assert.Equal(t, "running", now.State)
+		close(free)
+		assert.Equal(t, durable.Outcome{}, got(t, out))
+		assert.Equal(t, "succeeded", s.status(at).State)
+	})
+	bubble(t, "of two workers with the same attempt, the second one is told of", func(t *testing.T) {
+		for _, end := range []error{nil, durable.Permanent(errTest)} {
+			free, n := []chan struct{}{make(chan struct{}), make(chan struct{})}, -1
+			s := track(t, func(ctx context.Context, _ order) (map[string]int, error) {
+				n++
+				me := n
+				tether.ReportProgress(ctx, tether.Progress{Done: int64(me + 1)})
+				<-free[me]
+				if me == 1 {
+					return map[string]int{"n": me}, end
+				}
+				return nil, errTest
+			}, options)
+			at := s.post()
+			a, b := s.hire(tetherhttp.StoreConfig{}), s.hire(tetherhttp.StoreConfig{})
+			old := a.deliver(1)
+			synctest.Wait()
+			a.line.set(func(l *line) { l.cut = true })
+			out := b.deliver(1)
+			time.Sleep(time.Second)
+			assert.Equal(t, int64(2), s.status(at).Progress.Done)
+			if end == nil { // the first one ends before the second one
+				a.line.set(func(l *line) { l.cut = false })
+				close(free[0])
+				assert.Equal(t, durable.Retry, got(t, old).Verdict)
+				assert.Equal(t, "running", s.status(at).State)
+				close(free[1])
+				assert.Equal(t, durable.Outcome{}, got(t, out))
+				assert.Equal(t, "succeeded", s.status(at).State)
+				continue
+			}
+			close(free[1])
+			assert.Equal(t, durable.Dead, got(t, out).Verdict)
+			a.line.set(func(l *line) { l.cut = false })
+			close(free[0])
+			assert.Equal(t, durable.Retry, got(t, old).Verdict)
+			assert.Equal(t, "failed", s.status(at).State)
+		}
 	})
 	bubble(t, "a job whose result is stored is not run again", func(t *testing.T) {
 		n := 0
