@@ -73,6 +73,8 @@
 //	Hold and Release                       0.2 to 0.4 µs, 2
 //	Retry, not needed                      0.5 µs, 5
 //	Serial; Unique                         0.4 to 0.7 µs, 2 or 3; 0.8 µs, 4
+//	Share; Urgent                          1.2 times as much as Serial, 2; 0.9 times, 2
+//	PoolConfig.MaxWait                     0.2 µs
 //	Delay                                  3 µs, 4: a timer
 //	Loop: to start one; a restart          3 µs, 8; 0.7 µs, none
 //	Submit; Done                           0.1 µs, 2; 0.2 µs, 2

@@ -3,6 +3,7 @@ package peers
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"runtime"
 	"strconv"
 	"sync"
@@ -63,6 +64,13 @@ func RegistryFeatures() []Candidate {
 	})
 }
 
+var shareKeys = func() (keys [100]string) {
+	for i := range keys {
+		keys[i] = "tenant " + strconv.Itoa(i)
+	}
+	return keys
+}()
+
 // PoolFeatures returns the same for a task of a pool.
 func PoolFeatures() []Candidate {
 	weight := func() []tether.Option { return []tether.Option{tether.Weight(1)} }
@@ -74,6 +82,11 @@ func PoolFeatures() []Candidate {
 		{name: "Capacity and Weight", pool: &tether.PoolConfig{Workers: plainBudget, Queue: tether.Unbounded, Capacity: plainBudget}, options: weight},
 		{name: "Serial, a new key each", pool: &tether.PoolConfig{Workers: plainBudget, Queue: tether.Unbounded},
 			options: func() []tether.Option { return []tether.Option{tether.Serial(newKey())} }},
+		{name: "Share, one of 100", pool: &tether.PoolConfig{Workers: plainBudget, Queue: tether.Unbounded},
+			options: func() []tether.Option { return []tether.Option{tether.Share(shareKeys[rand.IntN(len(shareKeys))])} }},
+		{name: "Urgent", pool: &tether.PoolConfig{Workers: plainBudget, Queue: tether.Unbounded},
+			options: func() []tether.Option { return []tether.Option{tether.Urgent()} }},
+		{name: "MaxWait", pool: &tether.PoolConfig{Workers: plainBudget, Queue: tether.Unbounded, MaxWait: time.Hour}},
 		{name: "Hold and Release", pool: &tether.PoolConfig{Workers: plainBudget, Queue: tether.Unbounded}, submit: holdAndRelease},
 		{name: "OverflowCallerRuns, no queue, one worker", pool: &tether.PoolConfig{Workers: 1, Overflow: tether.OverflowCallerRuns}},
 	})
