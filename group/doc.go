@@ -44,8 +44,9 @@
 // left to the tasks of the group that run already, and to Wait.
 //
 // Outside of tasks, in a handler say, no worker is occupied, and the pool decides: Go waits
-// for room if the pool has OverflowBlock and no child runs, which might be the caller. A child
-// that is refused while no other runs has failed, and Wait waits.
+// for room if the pool has OverflowBlock and no child runs, which might be the caller. If one
+// runs, the new child waits instead, for room or for a task of the group that has run its own.
+// A child that is refused while no other runs has failed, and Wait waits.
 // Children of a registry are run by any caller of Wait.
 //
 // # Cost

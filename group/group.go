@@ -257,33 +257,41 @@ func (g *Group) submit(number uint64, mayBlock bool) {
 		return
 	}
 	t, err := (*tether.Task)(nil), tether.ErrGoexit // unless Go returns
-	defer func() { g.submitted(number, t, err) }()
+	later := false
+	defer func() {
+		if !later {
+			g.submitted(number, t, err)
+		}
+	}()
 	switch {
 	case g.pool == nil:
 		t, err = g.reg.Go(g.ctx, g.name, g.body)
 	case g.helps || !mayBlock:
 		t, err = g.pool.Go(atOnce{g.ctx}, g.name, g.body)
+	case !g.runs():
+		t, err = g.pool.Go(g.ctx, g.name, g.body)
 	default:
-		// The caller may be a child, which would wait for the place that it takes up. Children
-		// that run already will run this one as well, until the last of them has ended.
-		if t, err = g.pool.Go(atOnce{g.ctx}, g.name, g.body); errors.Is(err, tether.ErrFull) && !g.leave(number) {
-			t, err = g.pool.Go(g.ctx, g.name, g.body)
+		// The caller may be a child, which would wait for the place that it takes up. If the
+		// pool has OverflowBlock, another goroutine waits.
+		t, err = g.pool.Go(atOnce{g.ctx}, g.name, g.body)
+		if later = errors.Is(err, tether.ErrFull) && errors.Is(err, context.Canceled); later {
+			go g.submitLater(number)
 		}
 	}
 }
 
-// leave leaves the children without a task to the tasks of the group that run, one of which may
-// be the caller's, and reports false if there are none.
-func (g *Group) leave(number uint64) bool {
+// runs reports whether a task of the group runs, which may be the caller's.
+func (g *Group) runs() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if len(g.running) == 0 {
-		return false
-	}
-	if g.starting == number {
-		g.starting = 0
-	}
-	return true
+	return len(g.running) > 0
+}
+
+// submitLater is submit when there is room, or the group has ended.
+func (g *Group) submitLater(number uint64) {
+	t, err := (*tether.Task)(nil), tether.ErrGoexit // unless Go returns
+	defer func() { g.submitted(number, t, err) }()
+	t, err = g.pool.Go(g.Context(), g.name, g.body)
 }
 
 // submitted notes what became of a submission.

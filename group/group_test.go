@@ -1028,3 +1028,57 @@ func TestAChildDoesNotWaitForItsOwnPlace(t *testing.T) {
 		})
 	}
 }
+
+// A child that finds the pool full, while another one runs, waits for room, and not for the
+// other one. Nothing waits for room once the group was canceled, or has ended.
+func TestG8_AChildWaitsForRoom(t *testing.T) {
+	bubble(t, func(t *testing.T, reg *tether.Registry, _ *logbook) {
+		p := reg.NewPool("pool", tether.PoolConfig{Workers: 2, Overflow: tether.OverflowBlock})
+		for _, roomAfter := range []time.Duration{time.Second, time.Hour} {
+			other, err := p.Go(context.Background(), "other", sleep(roomAfter))
+			require.NoError(t, err)
+			g := group.New(context.Background(), p, "child")
+			sent := make(chan struct{})
+			g.Go(func(context.Context) error {
+				select {
+				case <-sent:
+					return nil
+				case <-time.After(time.Minute):
+					return errTest
+				}
+			})
+			synctest.Wait()
+			second := g.Go(func(context.Context) error { close(sent); return nil })
+			if roomAfter == time.Second {
+				assert.NoError(t, g.Wait())
+			} else {
+				synctest.Wait()
+				g.Cancel(errTest)
+				synctest.Wait()
+				assert.ErrorIs(t, g.Wait(), errTest)
+				assert.ErrorIs(t, second.Err(), errTest)
+			}
+			require.NoError(t, other.Wait(context.Background()))
+			synctest.Wait()
+		}
+		assert.EqualValues(t, 5, p.Stats().Submitted, "the last child has had no task")
+	})
+}
+
+func TestG8_ARefusalIsCountedOnce(t *testing.T) {
+	bubble(t, func(t *testing.T, reg *tether.Registry, _ *logbook) {
+		p := reg.NewPool("pool", tether.PoolConfig{Workers: 1})
+		start := func() *group.Group {
+			g := group.New(context.Background(), p, "child")
+			g.Go(sleep(time.Second))
+			return g
+		}
+		g := start()
+		synctest.Wait()
+		assert.ErrorIs(t, start().Wait(), tether.ErrFull)
+		assert.EqualValues(t, 1, p.Stats().Refused)
+		g.Go(sleep(time.Second)) // the task of the first one runs it
+		assert.EqualValues(t, 2, p.Stats().Refused)
+		assert.NoError(t, g.Wait())
+	})
+}
