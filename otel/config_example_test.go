@@ -19,6 +19,7 @@ func ExampleConfig() {
 		MeterProvider:  sdkmetric.NewMeterProvider(),
 		Relation:       tetherotel.AlwaysChild, // not ChildUntilEnd, the default, nor AlwaysLink
 		MaxNames:       50,
+		Shares:         10, // the largest of each pool, with their keys in the metrics
 		Attributes: func(info tether.Info) (all []attribute.KeyValue) {
 			for key, value := range info.Labels {
 				all = append(all, attribute.String("app."+key, value))

@@ -86,12 +86,14 @@
 //	tether.task.submitted       counter        {task}    tasks admitted
 //	tether.task.refused         counter        {task}    submissions refused
 //	tether.task.ended           counter        {task}    by tether.task.outcome
-//	tether.pool.overdue         counter        {task}    of those, dropped by PoolConfig.MaxWait; of pools with one
+//	tether.pool.overdue         counter        {task}    of those, dropped or canceled by PoolConfig.MaxWait; of pools with one
 //	tether.task.live            updowncounter  {task}    by tether.task.state: held, queued, running
 //	tether.pool.worker.limit    updowncounter  {worker}  tasks that may run now: 0 while paused
 //	tether.pool.queue.limit     updowncounter  {task}    PoolConfig.Queue; of bounded pools
 //	tether.pool.weight.usage    updowncounter  1         weight of the running tasks; of pools with a Capacity
 //	tether.pool.weight.limit    updowncounter  1         the Capacity
+//	tether.pool.share.count     updowncounter  {share}   shares that have live tasks; if Config.Shares is set
+//	tether.pool.share.tasks     updowncounter  {task}    by tether.share.name and tether.task.state: queued, running; likewise
 //
 // All have tether.pool.name, which is "" for tasks on the registry itself. The histograms
 // have one measurement for each task, made when it ends, with tether.task.name,
@@ -99,12 +101,21 @@
 // the first 100 error types are told apart; any further name is recorded as "other", and
 // any further type as "_OTHER". A task with the name "other" is recorded with those.
 //
+// The [Config].Shares shares with the most tasks queued are told apart in each pool. All
+// further shares together are recorded as "other", and so is a share with that key. Tasks
+// without a share have the tether.share.name "". A pool has at each collection at most
+// 2 * (Shares + 2) series of tether.pool.share.tasks, and may have none until it has had a
+// task with a share. Which shares are the largest changes from one collection to the next.
+// Tasks that are held, delayed or between attempts are not in it, nor are those that their
+// submitters run. A collection visits all shares that have live tasks.
+//
 // While a worker of a pool is free, tasks that are held, delayed or between attempts wait
 // in its place: more tasks than tether.pool.queue.limit may then be held or queued.
 //
 // The counts are read from the registry at each collection, and cost the tasks nothing.
 // Counters never decrease. The counts of a pool are a consistent snapshot, as are those of
-// each of the queues that the registry has for its own tasks, which are pool "".
+// each of the queues that the registry has for its own tasks, which are pool "". The counts
+// of a pool's shares are a snapshot of their own.
 //
 // # Cost
 //

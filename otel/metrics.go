@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -20,6 +21,7 @@ const (
 	taskState   = attribute.Key("tether.task.state")
 	taskAttempt = attribute.Key("tether.task.attempt")
 	poolName    = attribute.Key("tether.pool.name")
+	shareName   = attribute.Key("tether.share.name")
 )
 
 // Names after the first MaxNames are recorded as otherName, and error types after the first
@@ -34,12 +36,14 @@ const (
 type metrics struct {
 	meter    metric.Meter
 	maxNames int
+	shares   int // Config.Shares
 
 	queueDuration, runDuration metric.Float64Histogram
 
 	submitted, refused, ended, overdue         metric.Int64ObservableCounter
 	live                                       metric.Int64ObservableUpDownCounter
 	workerLimit, queueLimit, weight, weightMax metric.Int64ObservableUpDownCounter
+	shareCount, shareTasks                     metric.Int64ObservableUpDownCounter // nil unless shares is set
 
 	series          atomic.Pointer[map[kind]series] // replaced under mu
 	mu              sync.Mutex
@@ -47,6 +51,9 @@ type metrics struct {
 
 	watching sync.Mutex                         // held while a callback is registered or unregistered
 	watched  map[*tether.Registry]*registration // guarded by watching
+	// registries are the keys of watched, replaced under watching. observeShares cannot
+	// lock watching: the SDK's lock is held when it is called, and locked in Watch.
+	registries atomic.Pointer[[]*tether.Registry]
 }
 
 // kind is what the histograms tell apart; series has its attributes.
@@ -61,10 +68,11 @@ type (
 
 func (m *metrics) init(cfg Config) error {
 	m.meter = cfg.MeterProvider.Meter(scope, metric.WithSchemaURL(schemaURL))
-	m.maxNames = cfg.MaxNames
+	m.maxNames, m.shares = cfg.MaxNames, cfg.Shares
 	m.series.Store(new(map[kind]series))
 	m.names, m.errTypes = make(map[string]bool), make(map[string]bool)
 	m.watched = make(map[*tether.Registry]*registration)
+	m.publish()
 
 	var errs []error
 	histogram := func(name, description string) metric.Float64Histogram {
@@ -88,13 +96,21 @@ func (m *metrics) init(cfg Config) error {
 	m.submitted = counter("tether.task.submitted", "Tasks admitted.")
 	m.refused = counter("tether.task.refused", "Submissions refused.")
 	m.ended = counter("tether.task.ended", "Tasks that have ended.")
-	m.overdue = counter("tether.pool.overdue", "Tasks dropped because they waited for a worker for the pool's MaxWait.")
+	m.overdue = counter("tether.pool.overdue", "Tasks dropped or canceled because they waited for a worker for the pool's MaxWait.")
 	m.live = upDown("tether.task.live", "{task}", "Tasks that have not ended.")
 	m.workerLimit = upDown("tether.pool.worker.limit", "{worker}", "Maximum number of tasks of the pool that may run at once; 0 while it is paused.")
 	m.queueLimit = upDown("tether.pool.queue.limit", "{task}", "PoolConfig.Queue of the pool. More tasks may wait while workers are free.")
 	m.weight = upDown("tether.pool.weight.usage", "1", "Weight of the running tasks of the pool.")
 	m.weightMax = upDown("tether.pool.weight.limit", "1", "Maximum weight that may run in the pool at once.")
-	return errors.Join(errs...)
+	if m.shares > 0 {
+		m.shareCount = upDown("tether.pool.share.count", "{share}", "Shares of the pool that have live tasks.")
+		m.shareTasks = upDown("tether.pool.share.tasks", "{task}", "Tasks of the pool's largest shares that wait for a worker or that workers run.")
+	}
+	if err := errors.Join(errs...); err != nil || m.shares <= 0 {
+		return err
+	}
+	_, err := m.meter.RegisterCallback(m.observeShares, m.shareCount, m.shareTasks)
+	return err
 }
 
 // measures reports whether the durations of tasks are collected.
@@ -187,7 +203,14 @@ func (o *Observer) Watch(reg *tether.Registry) (metric.Registration, error) {
 	}
 	r := &registration{registered, &o.metrics, reg}
 	o.watched[reg] = r
+	o.publish()
 	return r, nil
+}
+
+// publish sets registries. The caller holds watching.
+func (m *metrics) publish() {
+	all := slices.Collect(maps.Keys(m.watched))
+	m.registries.Store(&all)
 }
 
 // registration is the Registration of a watched registry.
@@ -203,6 +226,7 @@ func (r *registration) Unregister() error {
 	defer r.of.watching.Unlock()
 	if r.of.watched[r.reg] == r { // else the registry is watched again, by a later one
 		delete(r.of.watched, r.reg)
+		r.of.publish()
 	}
 	return r.Registration.Unregister()
 }

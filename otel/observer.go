@@ -41,6 +41,11 @@ type Config struct {
 	// MaxNames is the maximum number of task names that the histograms tell apart. Tasks
 	// with any further name are recorded as "other". Zero or less means 100.
 	MaxNames int
+	// Shares is how many shares ([tether.Share]) of each pool are told apart: at each
+	// collection, those with the most tasks waiting. The others are recorded as "other".
+	// Zero or less means that shares are not recorded: there may be many, and their keys,
+	// such as the names of tenants, may be private.
+	Shares int
 	// Attributes, if non-nil, returns attributes to add to the span of a task that has
 	// ended: its labels, for example, or info.ID as "tether.task.id" if readers of the
 	// traces may access the task's status. If it panics, only its attributes are missing.

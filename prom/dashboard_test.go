@@ -60,7 +60,7 @@ type dashboard struct {
 func TestDashboard(t *testing.T) {
 	scraped := make(map[string]map[string][]string) // name, label: values
 	synctest.Test(t, func(t *testing.T) {
-		m := tetherprom.New(tetherprom.Config{})
+		m := tetherprom.New(tetherprom.Config{Shares: 1})
 		everything(t, m)
 		reg := prometheus.NewRegistry()
 		reg.MustRegister(m)

@@ -26,10 +26,16 @@ type Config struct {
 	// is at most this much wider than the one before, such as 1.1. A native histogram has
 	// at most 160 buckets. Zero means no native histograms.
 	NativeHistogramBucketFactor float64
+	// Shares is how many shares ([tether.Share]) of each pool have series of their own: at
+	// each scrape, those with the most tasks waiting. The others are counted as [Other].
+	// Zero or less means that shares are not exported: there may be many, and their keys,
+	// such as the names of tenants, may be private.
+	Shares int
 }
 
 // Other is the value of the task label for tasks with a name that came after [Config].MaxNames
-// others. Tasks with the very name are counted with them.
+// others, and of the share label for shares that are not among the [Config].Shares largest.
+// Tasks and shares with the very name are counted with them.
 const Other = "other"
 
 // Metrics are the metrics of one registry or more. Metrics is the [tether.Observer] of those
@@ -39,6 +45,7 @@ type Metrics struct {
 	tether.NopObserver
 
 	maxNames int
+	shares   int // Config.Shares
 	wait     *prometheus.HistogramVec
 	run      *prometheus.HistogramVec
 	outcomes *prometheus.CounterVec
@@ -48,7 +55,7 @@ type Metrics struct {
 	index atomic.Pointer[index] // replaced under mu
 
 	mu      sync.Mutex
-	watched []*tether.Registry // guarded by mu
+	watched []*tether.Registry // only appended to, under mu
 }
 
 var (
@@ -97,6 +104,7 @@ func New(cfg Config) *Metrics {
 	}
 	m := &Metrics{
 		maxNames: cfg.MaxNames,
+		shares:   cfg.Shares,
 		wait: histogram("tether_tasks_wait_seconds",
 			"Time from the submission of a task to its first start, including Hold and Delay. Recorded when it ends.",
 			"pool"),

@@ -394,6 +394,19 @@ func TestNumberOfSeries(t *testing.T) {
 		run(t, r.NewPool("heavy", tether.PoolConfig{Capacity: 5}), "task", succeed)
 	}))
 
+	m = tetherprom.New(tetherprom.Config{Shares: 3})
+	r = newRegistry(t, m, tether.Config{})
+	pool = r.NewPool("pool", tether.PoolConfig{Queue: 100, Overflow: tether.OverflowBlock})
+	run(t, pool, "task", succeed)
+	pool.Pause()
+	assert.Equal(t, 2*(3+2), added(func() {
+		start(t, pool, "task", succeed)
+		for i := range 20 {
+			start(t, pool, "task", succeed, tether.Share(fmt.Sprint("share ", i)))
+		}
+	}), "beside the number of shares, which is there already")
+	pool.Resume()
+
 	m = tetherprom.New(tetherprom.Config{Buckets: []float64{1, 2}})
 	r = newRegistry(t, m, tether.Config{})
 	run(t, r, "task", succeed)
@@ -402,7 +415,7 @@ func TestNumberOfSeries(t *testing.T) {
 
 func TestLint(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		m := tetherprom.New(tetherprom.Config{})
+		m := tetherprom.New(tetherprom.Config{Shares: 1})
 		everything(t, m)
 		problems, err := testutil.CollectAndLint(m)
 		require.NoError(t, err)
@@ -417,6 +430,7 @@ func everything(t *testing.T, m *tetherprom.Metrics) *tether.Registry {
 	for _, body := range []tether.Func{succeed, fail, panicking, taking(time.Hour)} {
 		run(t, p, "task", body)
 	}
+	start(t, p, "task", succeed, tether.Share("share"), tether.Hold())
 	return r
 }
 
@@ -430,11 +444,11 @@ func TestDocumentation(t *testing.T) {
 	}
 	exported := make(map[string]string)
 	synctest.Test(t, func(t *testing.T) {
-		m := tetherprom.New(tetherprom.Config{})
+		m := tetherprom.New(tetherprom.Config{Shares: 1})
 		everything(t, m)
 		for name, family := range scrape(t, m) {
 			var names []string
-			for _, l := range []string{"task", "pool", "state"} { // in the order of the documentation
+			for _, l := range []string{"task", "pool", "share", "state"} { // in the order of the documentation
 				if _, has := labelsOf(family.Metric[0])[l]; has {
 					names = append(names, l)
 				}
@@ -448,7 +462,7 @@ func TestDocumentation(t *testing.T) {
 // TestRegister compares the metrics with what Describe announces.
 func TestRegister(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		m := tetherprom.New(tetherprom.Config{})
+		m := tetherprom.New(tetherprom.Config{Shares: 1})
 		assert.Zero(t, testutil.CollectAndCount(m), "nothing is watched yet")
 		everything(t, m)
 		described := make(chan *prometheus.Desc, 100)
@@ -458,7 +472,7 @@ func TestRegister(t *testing.T) {
 		reg := prometheus.NewPedanticRegistry()
 		require.NoError(t, reg.Register(m))
 		var again prometheus.AlreadyRegisteredError
-		assert.ErrorAs(t, reg.Register(tetherprom.New(tetherprom.Config{})), &again)
+		assert.ErrorAs(t, reg.Register(tetherprom.New(tetherprom.Config{Shares: 1})), &again)
 		assert.True(t, reg.Unregister(m))
 	})
 }

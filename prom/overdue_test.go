@@ -25,7 +25,7 @@ func TestOverdue(t *testing.T) {
 	require.NoError(t, err)
 	require.ErrorIs(t, late.Wait(ctx), tether.ErrFull)
 	assert.NoError(t, testutil.CollectAndCompare(m, strings.NewReader(`
-# HELP tether_pool_overdue_total Tasks dropped because they waited for a worker for the pool's MaxWait.
+# HELP tether_pool_overdue_total Tasks dropped or canceled because they waited for a worker for the pool's MaxWait.
 # TYPE tether_pool_overdue_total counter
 tether_pool_overdue_total{pool="p"} 1
 `), "tether_pool_overdue_total"))

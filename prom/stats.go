@@ -22,8 +22,11 @@ var (
 	queue       = byPool("tether_pool_queue_limit", "PoolConfig.Queue, or +Inf if it is Unbounded. More tasks may be held or queued while workers are free.")
 	weight      = byPool("tether_pool_weight", "Weight of the running tasks, if the pool bounds it.")
 	weightLimit = byPool("tether_pool_weight_limit", "Maximum weight that runs at once, if the pool bounds it.")
-	overdue     = byPool("tether_pool_overdue_total", "Tasks dropped because they waited for a worker for the pool's MaxWait.")
+	overdue     = byPool("tether_pool_overdue_total", "Tasks dropped or canceled because they waited for a worker for the pool's MaxWait.")
 	paused      = byPool("tether_pool_paused", "1 if the pool is paused, 0 if not.")
+
+	shareCount = byPool("tether_pool_shares", "Shares that have live tasks.")
+	shareTasks = byPool("tether_pool_share_tasks", "Tasks of the largest shares that wait for a worker or that workers run, by state.", "share", "state")
 )
 
 func byPool(name, help string, more ...string) *prometheus.Desc {
@@ -49,13 +52,18 @@ func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{ready, submitted, refused, ended, live, inline, workers, queue, overdue, weight, weightLimit, paused} {
 		ch <- d
 	}
+	if m.shares > 0 {
+		ch <- shareCount
+		ch <- shareTasks
+	}
 	for _, c := range []prometheus.Collector{m.wait, m.run, m.outcomes, m.retries, m.stuck} {
 		c.Describe(ch)
 	}
 }
 
 // Collect implements [prometheus.Collector]. Its cost grows with the number of pools and
-// names, not with the number of tasks.
+// names, and with that of live shares if [Config].Shares is set, not with the number of
+// tasks.
 func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 	for _, c := range []prometheus.Collector{m.wait, m.run, m.outcomes, m.retries, m.stuck} {
 		c.Collect(ch)
@@ -92,6 +100,13 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 			gauge(weight, p.weight, name)
 			gauge(weightLimit, p.weightLimit, name)
 		}
+		if m.shares > 0 {
+			gauge(shareCount, float64(p.shares.count()), name)
+			for _, s := range p.shares.largest(m.shares) {
+				gauge(shareTasks, float64(s.Queued), name, s.Share, tether.Queued.String())
+				gauge(shareTasks, float64(s.Running), name, s.Share, tether.Running.String())
+			}
+		}
 	}
 }
 
@@ -108,6 +123,7 @@ type figures struct {
 	counts
 	inline, workers, queue, weight, weightLimit, paused float64
 	overdue                                             uint64
+	shares                                              shares // none unless Config.Shares is set
 }
 
 // read returns the figures by pool name.
@@ -120,8 +136,9 @@ func (m *Metrics) read() (isReady bool, byName map[string]*figures) {
 		return byName[name]
 	}
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	for _, reg := range m.watched {
+	watched := m.watched
+	m.mu.Unlock()
+	for _, reg := range watched {
 		isReady = reg.Ready() && isReady
 		at("").add(reg.OwnStats())
 		for pool := range reg.Pools() {
@@ -134,6 +151,9 @@ func (m *Metrics) read() (isReady bool, byName map[string]*figures) {
 			f.weight += float64(p.Weight)
 			f.weightLimit += float64(p.Capacity)
 			f.paused = max(f.paused, flag(p.Paused))
+			if m.shares > 0 {
+				f.shares.add(pool.Shares(math.MaxInt)) // all: the others are added up
+			}
 			if f.queue += float64(p.Queue); p.Queue == tether.Unbounded {
 				f.queue = math.Inf(1)
 			}
