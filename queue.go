@@ -44,10 +44,9 @@ type queue struct {
 
 	idle atomic.Int32 // goroutines of workers that are idle
 
-	contended atomic.Int32 // submitters that wait for the queue's lock
-
-	_    [64]byte
-	gate gate.Gate
+	_         [64]byte
+	contended atomic.Int32 // submitters that wait for the queue's lock; Run reads it, and gate
+	gate      gate.Gate
 }
 
 // maxIdle is how many goroutines of one queue may be idle at once.
@@ -348,10 +347,11 @@ func (q *queue) Run(n *node) (now int64) {
 
 // Settle accounts for an attempt that has ended.
 func (q *queue) Settle(n *node) {
-	t := (*Task)(n)
+	t, retried := (*Task)(n), false
 	if q.order.fifo(t) {
 		q.order.plain.running-- // which is all that ran and unreserve would change
 	} else {
+		retried = t.attempt(begun) > 1
 		q.order.ran(t.opts())
 		if t.end == Queued {
 			if q.bounded {
@@ -364,7 +364,7 @@ func (q *queue) Settle(n *node) {
 	}
 	if q.bounded {
 		q.gate.Exit()
-		if t.attempt(begun) == 1 { // otherwise its time includes waits
+		if !retried { // otherwise its time includes waits
 			mean := q.mean.Load()
 			q.mean.Store(mean + (t.ended-t.started-mean)/8)
 		}

@@ -19,13 +19,17 @@ import (
 // A Gate counts; it does not know which holder is which. Each holder that was acquired must be
 // released by one call of Withdraw, or started by Start and released by Exit.
 type Gate struct {
-	count atomic.Uint64 // queued<<32 | running: one word, so that to look and to acquire are one step
-	slots atomic.Int64  // the most that run; 0 while nothing may start
-	queue int64         // written by Init
+	slots atomic.Int64 // the most that run; 0 while nothing may start
+	queue int64        // written by Init
 
 	waiting atomic.Int64 // length of waiters; written under mu, read without it
 	mu      sync.Mutex   // held while a waiter's try is called: taken before any lock that try takes
 	waiters list.List    // of *waiter, the first to wait in front; guarded by mu
+
+	// On a cache line of its own: each holder writes it, and looks at waiting more often.
+	_     [64]byte
+	count atomic.Uint64 // queued<<32 | running: one word, so that to look and to acquire are one step
+	_     [64]byte
 }
 
 // waiter is one call of Acquire.

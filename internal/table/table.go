@@ -17,7 +17,7 @@ import (
 // chunkSize is how many consecutive numbers share a chunk. A larger chunk wastes more
 // memory if one entry lives longer than its neighbors. A smaller one takes the lock
 // more often: the lock is taken twice per chunk.
-const chunkSize = 32
+const chunkSize = 64
 
 // closed is the bit of Table.next that makes Next refuse. The bit and the next number
 // are one word, so how many numbers were given out before Close is known exactly.
