@@ -119,7 +119,8 @@ func (o *order) earliest(s *share) int64 {
 
 // notBefore returns when a task that waits may start, as far as rates and pauses tell; other
 // tasks may be before it.
-func (o *order) notBefore(t *Task) int64 {
+func (o *order) notBefore(t *Task, now int64) int64 {
+	o.setClock(now)
 	at := o.pace.earliest(o.theoretical)
 	if s := o.find(t.opts()); s != nil && !t.isInline() {
 		at = max(at, o.earliest(s))

@@ -3,6 +3,7 @@ package tether_test
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"runtime"
 	"sync/atomic"
 	"testing"
@@ -291,6 +292,29 @@ func TestD8_PausedSharesAndRates(t *testing.T) {
 				for _, task := range others {
 					assert.Equal(t, c.others, task.Err() == nil)
 				}
+			})
+		})
+	}
+}
+
+// What a rate or a pause was by another clock does not make the drain of a bubble end a task.
+func TestD8_RatesAndPausesOfOutside(t *testing.T) {
+	hourly := tether.Rate{Tasks: 1, Per: time.Hour}
+	for what, cfg := range map[string]tether.PoolConfig{
+		"pause": {}, "rate": {Rate: hourly}, "rate of a share": {ShareRate: hourly},
+	} {
+		t.Run(what, func(t *testing.T) {
+			cfg.Workers, cfg.Queue = 1, tether.Unbounded
+			r := tether.New(tether.Config{Logger: slog.New(slog.DiscardHandler)}) // drained in the bubble
+			p := r.NewPool("pool", cfg)
+			body := func(ctx context.Context) error { return tether.PauseShare(ctx, time.Now().Add(time.Hour)) }
+			require.NoError(t, wait(start(t, p, "task", body)))
+			synctest.Test(t, func(t *testing.T) {
+				delayed := start(t, p, "task", succeed, tether.Delay(time.Second))
+				ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+				defer cancel()
+				require.NoError(t, r.Shutdown(ctx))
+				assert.NoError(t, delayed.Err())
 			})
 		})
 	}

@@ -75,13 +75,13 @@ func (d *stuckDetector) armElsewhere(r *Registry, limit time.Duration) {
 	defer d.mu.Unlock()
 	now := r.now()
 	inside, due := now < 0, later(now, limit)
-	if inside && d.inside.Load() {
-		if d.round.Load() != nil {
+	if inside == d.inside.Load() { // outside, another goroutine was faster
+		if d.armed.Load() && d.round.Load() != nil {
 			return // it looks again at its end
 		}
 		due = min(due, d.due)
 	}
-	if inside && d.timer != nil { // one of a bubble must not be stopped outside
+	if d.timer != nil && (inside || !d.inside.Load()) { // one of a bubble must not be stopped outside
 		d.timer.Stop()
 	}
 	d.armed.Store(true)
