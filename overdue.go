@@ -35,7 +35,7 @@ type overdue struct {
 }
 
 // alarm is the one timer of a queue, for what happens to its tasks while no worker looks:
-// they become overdue, or their share may start one. Guarded by the queue's lock.
+// they become overdue, their share may start one, or a submitter that waits may have a place. Guarded by the queue's lock.
 type alarm struct {
 	timer *time.Timer
 	at    int64 // when it rings; 0 if it does not
@@ -101,6 +101,7 @@ func (q *queue) ring() {
 	q.alarm.reserved = false
 	q.setAlarmLocked(next)
 	q.workers.Unlock()
+	q.gate.Wake()
 	q.workers.Wake()
 }
 

@@ -117,12 +117,12 @@ func (o *order) earliest(s *share) int64 {
 	return max(s.paused, o.sharePace.earliest(s.theoretical))
 }
 
-// notBefore returns when a task that waits may start, as far as rates and pauses tell; other
-// tasks may be before it.
-func (o *order) notBefore(t *Task, now int64) int64 {
+// notBefore returns when a task with these options may start, as far as rates and pauses tell;
+// other tasks may be before it.
+func (o *order) notBefore(opts *options, now int64) int64 {
 	o.setClock(now)
 	at := o.pace.earliest(o.theoretical)
-	if s := o.find(t.opts()); s != nil && !t.isInline() {
+	if s := o.find(opts); s != nil {
 		at = max(at, o.earliest(s))
 	}
 	return at

@@ -297,6 +297,40 @@ func TestD8_PausedSharesAndRates(t *testing.T) {
 	}
 }
 
+// A submitter that waits for room in a pool without a queue has it when its task may start.
+func TestP11_BlockWaitsForTheRate(t *testing.T) {
+	rate := tether.Rate{Tasks: 1, Per: time.Second}
+	for what, cfg := range map[string]tether.PoolConfig{"pause": {}, "rate": {Rate: rate}, "rate of a share": {ShareRate: rate}} {
+		t.Run(what, func(t *testing.T) {
+			cfg.Workers, cfg.Overflow = 2, tether.OverflowBlock
+			synctest.Test(t, func(t *testing.T) {
+				p := newPool(t, cfg)
+				ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+				defer cancel()
+				since, began := time.Now(), make(chan time.Duration, 3)
+				for range cap(began) {
+					go func() {
+						_, err := p.Go(ctx, "task", func(ctx context.Context) error {
+							began <- time.Since(since)
+							if what == "pause" {
+								return tether.PauseShare(ctx, time.Now().Add(time.Second))
+							}
+							return nil
+						}, tether.Share("A"))
+						if !assert.NoError(t, err) {
+							began <- -1
+						}
+					}()
+					synctest.Wait()
+				}
+				for i := range cap(began) {
+					assert.Equal(t, time.Duration(i)*time.Second, <-began)
+				}
+			})
+		})
+	}
+}
+
 // What a rate or a pause was by another clock does not make the drain of a bubble end a task.
 func TestD8_RatesAndPausesOfOutside(t *testing.T) {
 	hourly := tether.Rate{Tasks: 1, Per: time.Hour}

@@ -30,6 +30,11 @@ func (q *queue) tryReserve(opts *options) room {
 		return shareFull
 	}
 	if q.bounded && !q.gate.TryAcquire(q.order.couldStart(opts, q.reg.now)) {
+		if q.pool.cfg.Overflow == OverflowBlock {
+			if now := q.reg.now(); q.order.notBefore(opts, now) > now {
+				q.setAlarmLocked(q.order.notBefore(opts, now)) // the submitter tries again then
+			}
+		}
 		return queueFull
 	}
 	q.order.reserve(opts)

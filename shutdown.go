@@ -304,7 +304,7 @@ func (q *queue) stopCauseLocked(t *Task, due int64) error {
 	}
 	switch {
 	case q.phase == canceling:
-	case due >= q.reg.drain.cancelAt.Load(), q.pool != nil && q.order.notBefore(t, q.reg.now()) >= q.reg.drain.cancelAt.Load():
+	case due >= q.reg.drain.cancelAt.Load(), q.pool != nil && !t.isInline() && q.order.notBefore(t.opts(), q.reg.now()) >= q.reg.drain.cancelAt.Load():
 	case q.atStop == AtStopDrop && t.State() == Queued:
 	default:
 		return nil
