@@ -126,3 +126,16 @@ func TestIdleWorkers(t *testing.T) {
 		})
 	})
 }
+
+// leaveWorkers waits until no worker runs that might take what is submitted in a bubble: a
+// registry must not be used on both sides at once.
+func leaveWorkers() {
+	stacks := make([]byte, 1<<20)
+	for busy := true; busy; {
+		runtime.Gosched()
+		busy = false
+		for g := range strings.SplitSeq(string(stacks[:runtime.Stack(stacks, true)]), "\n\n") {
+			busy = busy || strings.Contains(g, "workers.(*Workers[") && !strings.Contains(g, "idleWorkers).wait(")
+		}
+	}
+}

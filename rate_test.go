@@ -229,6 +229,7 @@ func TestP11_RatesAndPausesInBubblesAndOutside(t *testing.T) {
 				assert.ErrorIs(t, err, tether.ErrFull)
 			}
 			once(t)
+			leaveWorkers()
 			for range 2 {
 				synctest.Test(t, func(t *testing.T) {
 					once(t)
@@ -343,6 +344,7 @@ func TestD8_RatesAndPausesOfOutside(t *testing.T) {
 			p := r.NewPool("pool", cfg)
 			body := func(ctx context.Context) error { return tether.PauseShare(ctx, time.Now().Add(time.Hour)) }
 			require.NoError(t, wait(start(t, p, "task", body)))
+			leaveWorkers()
 			synctest.Test(t, func(t *testing.T) {
 				delayed := start(t, p, "task", succeed, tether.Delay(time.Second))
 				ctx, cancel := context.WithTimeout(context.Background(), time.Minute)

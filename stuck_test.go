@@ -761,6 +761,7 @@ func TestStuck_InBubblesAndOutside(t *testing.T) {
 	})})
 	for range 2 {
 		require.NoError(t, wait(start(t, r, "task", succeed))) // a timer is set, or was
+		leaveWorkers()
 		for range 2 {
 			synctest.Test(t, func(t *testing.T) {
 				task := start(t, r, "stuck", sleeper(time.Minute))
@@ -781,6 +782,7 @@ func TestStuck_InBubblesAndOutside(t *testing.T) {
 		close(end)
 		require.NoError(t, wait(task))
 	}
+	leaveWorkers()
 	synctest.Test(t, func(t *testing.T) { require.NoError(t, wait(start(t, r, "task", succeed))) })
 	require.NoError(t, r.Shutdown(context.Background()))
 }
