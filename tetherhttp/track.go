@@ -170,7 +170,7 @@ type attempt struct {
 	refused error // why the attempt must not be made; guarded by mu
 }
 
-// errAsked is the error of a write after which nobody would be asked any more to cancel the job.
+// errAsked is the error of a write that would lose the request to cancel the job.
 var errAsked = errors.New("tetherhttp: the job is to be canceled")
 
 // errNotOurs is the error of a job that another worker has been given.
