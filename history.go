@@ -49,22 +49,38 @@ func (h *history) pins() *ring.Ring[Task] {
 	return h.pinned.Load()
 }
 
-// add retains a task that has ended and is about to be done. It reports false if the task
-// is not retained.
-func (h *history) add(t *Task) bool {
+// add retains a task that has ended and is about to be done. It returns the ring that the task
+// is in, nil if it is not retained.
+func (h *history) add(t *Task) *ring.Ring[Task] {
+	to := h.recent
 	switch {
 	case t.has(pinned):
-		h.pins().Add(t)
+		to = h.pins()
 	case h.recent == nil:
-		return !t.forget() && h.add(t) // unless it was pinned just now
+		if t.forget() {
+			return nil
+		}
+		to = h.pins() // it was pinned just now
 	case t.end == Failed:
-		h.failed.Add(t)
+		to = h.failed
 	case t.end == Panicked:
-		h.panicked.Add(t)
-	default:
-		h.recent.Add(t)
+		to = h.panicked
 	}
-	return true
+	to.Add(t)
+	return to
+}
+
+// settle ends what add has begun, once the task is done. in is what add has returned. A Keep
+// that came after add, and before the task was done, has left it to settle to move the task.
+func (h *history) settle(t *Task, in *ring.Ring[Task]) {
+	switch {
+	case in == nil:
+		t.slot.Clear()
+	case t.has(pinned):
+		if pins := h.pins(); in != pins && in.Take(t) {
+			pins.Add(t)
+		}
+	}
 }
 
 // take takes a task out of the rings of those that were not pinned, and reports whether it
@@ -89,7 +105,7 @@ func (h *history) pin(t *Task) bool {
 		return false
 	}
 	if !t.has(done) {
-		return true // add finds the mark, or evict does
+		return true // add finds the mark, or settle does
 	}
 	if h.take(t) {
 		h.pins().Add(t)

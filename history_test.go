@@ -11,16 +11,9 @@ import (
 // when it is in the ring of those that were not kept.
 func TestKeep_BetweenRetentionAndTheEnd(t *testing.T) {
 	r := New(Config{Retain: 2, Logger: slog.New(slog.DiscardHandler)})
-	ending := func() *Task {
-		slot, _ := r.shards[0].table.Next()
-		task := &Task{queue: r.shards[0], slot: slot, kind: &kind{name: "task"}, end: Succeeded, ended: r.now()}
-		task.admit(Running, begun)
-		slot.Fill(task)
-		return task
-	}
-	kept, other := ending(), ending()
+	kept, other := ending(r), ending(r)
 	for _, task := range []*Task{kept, other} {
-		if !r.history.add(task) {
+		if r.history.add(task) == nil {
 			t.Fatal("it is not retained")
 		}
 	}
@@ -77,4 +70,33 @@ func TestT10_TheKeyOfATaskThatIsDoneIsFree(t *testing.T) {
 	if submit() != second {
 		t.Error("the key was taken away from the second task")
 	}
+}
+
+// The same, and the task is done before anything evicts it: it is retained with those that
+// were kept, and by no more than there is room for.
+func TestKeep_BetweenRetentionAndTheEndIsSettled(t *testing.T) {
+	r := New(Config{Retain: 1, Logger: slog.New(slog.DiscardHandler)})
+	var kept []*Task
+	for range 2 {
+		task := ending(r)
+		ring := r.history.add(task)
+		if !task.Keep() {
+			t.Error("Keep returned false for a task that has not ended")
+		}
+		task.finishState()
+		r.history.settle(task, ring)
+		kept = append(kept, task)
+	}
+	if got := slices.Collect(r.Finished()); !slices.Equal(got, kept[1:]) {
+		t.Errorf("retained: %v, want the last task alone", got)
+	}
+}
+
+// ending returns a task that is about to end.
+func ending(r *Registry) *Task {
+	slot, _ := r.shards[0].table.Next()
+	task := &Task{queue: r.shards[0], slot: slot, kind: &kind{name: "task"}, end: Succeeded, ended: r.now()}
+	task.admit(Running, begun)
+	slot.Fill(task)
+	return task
 }

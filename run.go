@@ -208,13 +208,11 @@ func (t *Task) finish() {
 	if r.cfg.Limit > 0 {
 		r.live.Add(-1)
 	}
-	retained := r.history.add(t)
+	in := r.history.add(t)
 	if held := t.finishState(); held != nil {
 		held.unhold()
 	}
-	if !retained {
-		t.slot.Clear()
-	}
+	r.history.settle(t, in)
 	if holder != nil {
 		r.unique.free(key, holder)
 	}
