@@ -24,7 +24,7 @@ func lifelike() Family {
 		ID: "W14", Title: "Tasks as services have them, one at a time",
 		About: "`life`: a task decodes an order from JSON, renders it with html/template, encodes both as JSON and computes the SHA-256 of that. " +
 			"`empty`: a task does nothing. A task is submitted every 500 µs or every 2 ms, by a goroutine that waits for the network poller in between, as a server's goroutine does. " +
-			"The CPU time is that of the whole process divided by the number of tasks; it includes the bodies. TaskCPU is what is left of it without that of the ticks, which is measured just before, without tasks: " +
+			"The CPU time is that of the whole process divided by the number of tasks; it includes the bodies. `" + TaskCPU + "` is what is left of it without that of the ticks, which is measured just before, without tasks: " +
 			"on a virtual machine it can be the greater part. The percentiles are of the time from the submission to the start, in microseconds.",
 	}
 	for _, v := range []struct {
