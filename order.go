@@ -160,12 +160,8 @@ func (o *order) reserve(opts *options) {
 // unreserve undoes reserve when a task has ended, or was not made. If that lets tasks of
 // its key start, they are listed again.
 func (o *order) unreserve(opts *options) {
-	if o.capacity > 0 {
-		o.weight -= o.weightOf(opts)
-	}
-	if o.turns != nil {
-		o.leave(opts)
-	}
+	o.weight -= o.weightOf(opts)
+	o.leave(opts)
 	if opts == nil || opts.serial == "" {
 		return
 	}
@@ -372,14 +368,10 @@ func (o *order) fifo(t *Task) bool { return !o.ruled && t.extra.Load() == nil }
 
 // ran counts a task that next has returned as no longer running.
 func (o *order) ran(opts *options) {
-	if o.capacity > 0 {
-		o.used -= o.weightOf(opts)
-	}
+	o.used -= o.weightOf(opts)
 	s := o.share(opts)
 	s.running--
-	if o.turns != nil {
-		o.settle(s)
-	}
+	o.settle(s)
 }
 
 // abort counts a task of the order as aborted. Its submitter may not have pushed it yet.

@@ -35,7 +35,8 @@ type overdue struct {
 }
 
 // alarm is the one timer of a queue, for what happens to its tasks while no worker looks:
-// they become overdue, their share may start one, or a submitter that waits may have a place. Guarded by the queue's lock.
+// they become overdue, their share may start one, or a submitter that waits may have a
+// place. Guarded by the queue's lock.
 type alarm struct {
 	timer *time.Timer
 	at    int64 // when it rings; 0 if it does not

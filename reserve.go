@@ -31,8 +31,9 @@ func (q *queue) tryReserve(opts *options) room {
 	}
 	if q.bounded && !q.gate.TryAcquire(q.order.couldStart(opts, q.reg.now)) {
 		if q.pool.cfg.Overflow == OverflowBlock {
-			if now := q.reg.now(); q.order.notBefore(opts, now) > now {
-				q.setAlarmLocked(q.order.notBefore(opts, now)) // the submitter tries again then
+			now := q.reg.now()
+			if at := q.order.notBefore(opts, now); at > now {
+				q.setAlarmLocked(at) // the submitter tries again then
 			}
 		}
 		return queueFull

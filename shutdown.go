@@ -302,9 +302,12 @@ func (q *queue) stopCauseLocked(t *Task, due int64) error {
 	if q.phase == open {
 		return nil
 	}
+	if q.pool != nil && !t.isInline() {
+		due = max(due, q.order.notBefore(t.opts(), q.reg.now()))
+	}
 	switch {
 	case q.phase == canceling:
-	case due >= q.reg.drain.cancelAt.Load(), q.pool != nil && !t.isInline() && q.order.notBefore(t.opts(), q.reg.now()) >= q.reg.drain.cancelAt.Load():
+	case due >= q.reg.drain.cancelAt.Load():
 	case q.atStop == AtStopDrop && t.State() == Queued:
 	default:
 		return nil

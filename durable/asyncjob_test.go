@@ -31,7 +31,7 @@ func (s *tracked) unknown(id string) {
 func TestAsyncJob(t *testing.T) {
 	bubble(t, "a wait that the client asks for", func(t *testing.T) {
 		s := track(t, func(context.Context, order) (map[string]int, error) { return map[string]int{"n": 1}, nil }, options)
-		c := s.hire(tetherhttp.StoreConfig{})
+		c := s.newWorker(tetherhttp.StoreConfig{})
 		answer := make(chan *httptest.ResponseRecorder, 1)
 		go func() { answer <- s.do(0, "POST", "/reports", "Prefer", "wait=5") }()
 		time.Sleep(time.Second)
@@ -71,7 +71,7 @@ func TestAsyncJob(t *testing.T) {
 		delete(at, "202"+where)
 		assert.Empty(t, at, "other answers")
 
-		assert.Equal(t, durable.Outcome{}, got(t, s.hire(tetherhttp.StoreConfig{}).deliver(1)))
+		assert.Equal(t, durable.Outcome{}, got(t, s.newWorker(tetherhttp.StoreConfig{}).deliver(1)))
 		w := s.do(0, "POST", "/reports", "Idempotency-Key", `"k"`, "Prefer", "wait=1")
 		assert.Equal(t, http.StatusOK, w.Code, w.Body.String())
 		assert.Equal(t, "null\n", w.Body.String())
@@ -186,7 +186,7 @@ func TestAsyncJob(t *testing.T) {
 		s.post()
 		m := s.engine.taken()[0]
 		m.Labels = map[string]string{"": "x", "job": "other", "ok": "y"}
-		c := s.hire(tetherhttp.StoreConfig{})
+		c := s.newWorker(tetherhttp.StoreConfig{})
 		assert.Equal(t, durable.Outcome{}, got(t, c.hand(durable.Delivery{Message: m, Attempt: 1})))
 		assert.Equal(t, map[string]string{"job": m.ID, "attempt": "1", "ok": "y"}, c.info(t).Labels)
 		m.ID = "../x"

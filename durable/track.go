@@ -65,7 +65,7 @@ type Recorder interface {
 	Record(ctx context.Context, b store.Backend, r store.Record) error
 }
 
-// jobOf returns what a Tracker is told of a job.
+// jobOf returns what a Tracker needs of a job.
 func jobOf(m *Message) store.Job {
 	return store.Job{ID: m.ID, Name: m.Name, Labels: m.Labels, Enqueued: m.Tracked.Enqueued, RunAt: m.RunAt}
 }
@@ -101,7 +101,7 @@ func enqueueTracked(ctx context.Context, e Enqueuer, m Message, timeout time.Dur
 	return receipt, err
 }
 
-// status is what a worker tells the Tracker of one delivery.
+// status reports one delivery to the Tracker.
 type status struct {
 	tracker store.Tracker
 	job     store.Job
@@ -111,7 +111,7 @@ type status struct {
 	over    *store.End    // what end was given; guarded by mu
 }
 
-// statusOf returns what to tell the Tracker of a delivery, nil if it is not tracked.
+// statusOf returns the status of a delivery, nil if it is not tracked.
 func (w *Worker) statusOf(x *delivered) *status {
 	if x.Tracked == nil {
 		return nil

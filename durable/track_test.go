@@ -123,8 +123,8 @@ func (s *tracked) store(cfg tetherhttp.StoreConfig) (*tetherhttp.Store, *line) {
 	return shared, l
 }
 
-// crewman is a worker in a process of its own.
-type crewman struct {
+// testWorker is a worker in a process of its own.
+type testWorker struct {
 	*tracked
 	engine *memory
 	line   *line
@@ -149,10 +149,10 @@ func (t *slowTracker) Begin(ctx context.Context, j store.Job, task *tether.Task)
 	return t.Tracker.Begin(ctx, j, task)
 }
 
-func (s *tracked) hire(cfg tetherhttp.StoreConfig) *crewman {
+func (s *tracked) newWorker(cfg tetherhttp.StoreConfig) *testWorker {
 	s.Helper()
 	log, book := newLogger()
-	c := &crewman{tracked: s, engine: newMemory(), book: book}
+	c := &testWorker{tracked: s, engine: newMemory(), book: book}
 	c.shared, c.line = s.store(cfg)
 	c.reg, c.tracker = newRegistry(s.T, tether.Config{}), &slowTracker{Tracker: c.shared.Tracker()}
 	var err error
@@ -168,14 +168,14 @@ func (s *tracked) hire(cfg tetherhttp.StoreConfig) *crewman {
 }
 
 // deliver delivers the job that was enqueued last.
-func (c *crewman) deliver(attempt int) <-chan durable.Outcome {
+func (c *testWorker) deliver(attempt int) <-chan durable.Outcome {
 	all := c.tracked.engine.taken()
 	require.NotEmpty(c, all)
 	return c.hand(durable.Delivery{Message: all[len(all)-1], Attempt: attempt})
 }
 
 // hand delivers a job as an engine does, which stores messages as JSON.
-func (c *crewman) hand(d durable.Delivery) <-chan durable.Outcome {
+func (c *testWorker) hand(d durable.Delivery) <-chan durable.Outcome {
 	encoded, err := json.Marshal(d.Message)
 	require.NoError(c, err)
 	d.Message, err = durable.Decode(encoded)
@@ -273,7 +273,7 @@ func TestTracked(t *testing.T) {
 		assert.False(t, now.Submitted.IsZero())
 		assert.JSONEq(t, w.Body.String(), s.do(1, "GET", at).Body.String())
 
-		c := s.hire(tetherhttp.StoreConfig{})
+		c := s.newWorker(tetherhttp.StoreConfig{})
 		time.Sleep(time.Minute)
 		out := c.deliver(1)
 		now = s.status(at)
@@ -315,7 +315,7 @@ func TestTracked(t *testing.T) {
 	bubble(t, "the outcome is kept for RetainFor of the worker", func(t *testing.T) {
 		s := track(t, func(context.Context, order) (map[string]int, error) { return nil, nil }, options)
 		at := s.post()
-		assert.Equal(t, durable.Outcome{}, got(t, s.hire(tetherhttp.StoreConfig{RetainFor: time.Minute}).deliver(1)))
+		assert.Equal(t, durable.Outcome{}, got(t, s.newWorker(tetherhttp.StoreConfig{RetainFor: time.Minute}).deliver(1)))
 		time.Sleep(59 * time.Second)
 		assert.Nil(t, s.status(at).Result)
 		assert.Equal(t, "null\n", s.do(0, "GET", at+"/result").Body.String())
@@ -336,7 +336,7 @@ func TestTracked(t *testing.T) {
 			return nil, &tetherhttp.Problem{Status: 502, Detail: "no printer"}
 		}, durable.JobConfig{Timeout: time.Minute, MaxAttempts: 2, Backoff: options.Backoff})
 		at := s.post()
-		c := s.hire(tetherhttp.StoreConfig{})
+		c := s.newWorker(tetherhttp.StoreConfig{})
 		assert.Equal(t, durable.Retry, got(t, c.deliver(1)).Verdict)
 		now := s.status(at)
 		assert.Equal(t, "queued", now.State)
@@ -364,7 +364,7 @@ func TestTracked(t *testing.T) {
 			return map[string]int{"n": n}, nil
 		}, durable.JobConfig{Timeout: time.Minute, MaxAttempts: 1})
 		at := s.post()
-		c := s.hire(tetherhttp.StoreConfig{})
+		c := s.newWorker(tetherhttp.StoreConfig{})
 		assert.Equal(t, durable.Dead, got(t, c.deliver(1)).Verdict)
 		assert.Equal(t, "panicked", s.status(at).State)
 		c.hand(durable.Delivery{Message: s.engine.taken()[0], Attempt: 2, Revived: true})
@@ -382,7 +382,7 @@ func TestTracked(t *testing.T) {
 			return nil, nil
 		}, durable.JobConfig{Timeout: time.Minute, MaxAttempts: 2})
 		at := s.post()
-		c := s.hire(tetherhttp.StoreConfig{})
+		c := s.newWorker(tetherhttp.StoreConfig{})
 		assert.Equal(t, durable.Retry, got(t, c.deliver(1)).Verdict)
 		assert.Equal(t, durable.Dead, got(t, c.deliver(2)).Verdict)
 		assert.Equal(t, "failed", s.status(at).State)
@@ -392,20 +392,20 @@ func TestTracked(t *testing.T) {
 	bubble(t, "a job that a crash has made dead", func(t *testing.T) {
 		s := track(t, func(context.Context, order) (map[string]int, error) { panic("not called") }, durable.JobConfig{Timeout: time.Minute, MaxAttempts: 1})
 		at := s.post()
-		out := s.hire(tetherhttp.StoreConfig{}).hand(durable.Delivery{Message: s.engine.taken()[0], Attempt: 2, Crashed: true})
+		out := s.newWorker(tetherhttp.StoreConfig{}).hand(durable.Delivery{Message: s.engine.taken()[0], Attempt: 2, Crashed: true})
 		assert.Equal(t, durable.Dead, got(t, out).Verdict)
 		assert.Equal(t, "failed", s.status(at).State)
 	})
 	bubble(t, "a job that the stop interrupts waits again", func(t *testing.T) {
 		s := track(t, func(ctx context.Context, o order) (map[string]int, error) { return nil, untilCanceled(ctx, o) }, options)
 		at := s.post()
-		c := s.hire(tetherhttp.StoreConfig{})
+		c := s.newWorker(tetherhttp.StoreConfig{})
 		out := c.deliver(1)
 		assert.Equal(t, "running", s.status(at).State)
 		_ = c.worker.Stop(ended())
 		assert.Equal(t, durable.Return, got(t, out).Verdict)
 		assert.Equal(t, "queued", s.status(at).State)
-		out = s.hire(tetherhttp.StoreConfig{}).deliver(1) // the same attempt
+		out = s.newWorker(tetherhttp.StoreConfig{}).deliver(1) // the same attempt
 		now := s.status(at)
 		assert.Equal(t, "running", now.State)
 		assert.Nil(t, now.LastProblem)
@@ -416,7 +416,7 @@ func TestTracked(t *testing.T) {
 		free := make(chan struct{})
 		s := track(t, func(context.Context, order) (map[string]int, error) { <-free; return nil, nil }, options)
 		at := s.post()
-		c := s.hire(tetherhttp.StoreConfig{})
+		c := s.newWorker(tetherhttp.StoreConfig{})
 		out := c.deliver(1)
 		synctest.Wait()
 		_ = c.worker.Stop(ended())
@@ -429,7 +429,7 @@ func TestTracked(t *testing.T) {
 		ran := false
 		s := track(t, func(context.Context, order) (map[string]int, error) { ran = true; return nil, nil }, options)
 		at := s.post()
-		c := s.hire(tetherhttp.StoreConfig{Timeout: time.Minute})
+		c := s.newWorker(tetherhttp.StoreConfig{Timeout: time.Minute})
 		hang := make(chan struct{})
 		c.line.set(func(l *line) { l.hang = hang })
 		c.tracker.hang = hang
@@ -449,7 +449,7 @@ func TestTracked(t *testing.T) {
 		free := make(chan struct{})
 		s := track(t, func(context.Context, order) (map[string]int, error) { <-free; return nil, nil }, options)
 		at := s.post()
-		c := s.hire(tetherhttp.StoreConfig{})
+		c := s.newWorker(tetherhttp.StoreConfig{})
 		out := c.deliver(1)
 		synctest.Wait()
 		require.NoError(t, c.shared.Close(t.Context()))
@@ -478,7 +478,7 @@ func TestTracked(t *testing.T) {
 }
 
 // info returns the worker's only task that has ended.
-func (c *crewman) info(t *testing.T) tether.Info {
+func (c *testWorker) info(t *testing.T) tether.Info {
 	t.Helper()
 	for task := range c.reg.Finished() {
 		return task.Info()
@@ -498,7 +498,7 @@ func TestTrackedCancel(t *testing.T) {
 		now := s.status(at)
 		assert.Equal(t, "canceled", now.State)
 		assert.Equal(t, tetherhttp.ProblemCanceled, now.Problem.Type)
-		c := s.hire(tetherhttp.StoreConfig{RetainFor: time.Minute})
+		c := s.newWorker(tetherhttp.StoreConfig{RetainFor: time.Minute})
 		assert.Equal(t, durable.Dead, got(t, c.deliver(1)).Verdict)
 		assert.Equal(t, "canceled", s.status(at).State)
 		time.Sleep(time.Minute)
@@ -516,7 +516,7 @@ func TestTrackedCancel(t *testing.T) {
 		s.is(410, tetherhttp.ProblemTaskForgotten, at)
 		assert.Equal(t, http.StatusGone, s.do(0, "DELETE", at).Code)
 		time.Sleep(time.Until(due))
-		assert.Equal(t, durable.Dead, got(t, s.hire(tetherhttp.StoreConfig{}).deliver(1)).Verdict)
+		assert.Equal(t, durable.Dead, got(t, s.newWorker(tetherhttp.StoreConfig{}).deliver(1)).Verdict)
 		s.is(410, tetherhttp.ProblemTaskForgotten, at)
 	})
 	bubble(t, "a job that is due in a year has a status until then", func(t *testing.T) {
@@ -532,7 +532,7 @@ func TestTrackedCancel(t *testing.T) {
 	bubble(t, "a dead job that runs again and is canceled", func(t *testing.T) {
 		s := track(t, func(ctx context.Context, o order) (map[string]int, error) { return nil, untilCanceled(ctx, o) }, options)
 		at := s.post()
-		c := s.hire(tetherhttp.StoreConfig{})
+		c := s.newWorker(tetherhttp.StoreConfig{})
 		out := c.hand(durable.Delivery{Message: s.engine.taken()[0], Attempt: 2, Revived: true})
 		synctest.Wait()
 		c.line.set(func(l *line) { l.cut = true })
@@ -553,7 +553,7 @@ func TestTrackedCancel(t *testing.T) {
 			return nil, ctx.Err()
 		}, options)
 		at := s.post()
-		out := s.hire(tetherhttp.StoreConfig{}).deliver(1)
+		out := s.newWorker(tetherhttp.StoreConfig{}).deliver(1)
 		synctest.Wait()
 		began := time.Now()
 		assert.Equal(t, http.StatusAccepted, s.do(1, "DELETE", at).Code)
@@ -572,7 +572,7 @@ func TestTrackedCancel(t *testing.T) {
 		var n int
 		s := track(t, func(context.Context, order) (map[string]int, error) { n++; <-fails; return nil, errTest }, options)
 		at := s.post()
-		c := s.hire(tetherhttp.StoreConfig{})
+		c := s.newWorker(tetherhttp.StoreConfig{})
 		out := c.deliver(1)
 		synctest.Wait()
 		assert.Equal(t, http.StatusAccepted, s.do(1, "DELETE", at).Code)
@@ -586,7 +586,7 @@ func TestTrackedCancel(t *testing.T) {
 		var n int
 		s := track(t, func(context.Context, order) (map[string]int, error) { n++; return nil, errTest }, options)
 		at := s.post()
-		c := s.hire(tetherhttp.StoreConfig{})
+		c := s.newWorker(tetherhttp.StoreConfig{})
 		assert.Equal(t, durable.Retry, got(t, c.deliver(1)).Verdict)
 		assert.Equal(t, http.StatusAccepted, s.do(0, "DELETE", at).Code)
 		assert.Equal(t, durable.Dead, got(t, c.deliver(2)).Verdict)
@@ -600,7 +600,7 @@ func TestTrackedCancel(t *testing.T) {
 	bubble(t, "a handler that succeeds all the same", func(t *testing.T) {
 		s := track(t, func(ctx context.Context, _ order) (map[string]int, error) { <-ctx.Done(); return nil, nil }, options)
 		at := s.post()
-		out := s.hire(tetherhttp.StoreConfig{}).deliver(1)
+		out := s.newWorker(tetherhttp.StoreConfig{}).deliver(1)
 		synctest.Wait()
 		s.do(1, "DELETE", at)
 		assert.Equal(t, durable.Outcome{}, got(t, out))
@@ -609,7 +609,7 @@ func TestTrackedCancel(t *testing.T) {
 	bubble(t, "a job whose worker is gone is canceled", func(t *testing.T) {
 		s := track(t, func(ctx context.Context, o order) (map[string]int, error) { return nil, untilCanceled(ctx, o) }, options)
 		at := s.post()
-		c := s.hire(tetherhttp.StoreConfig{})
+		c := s.newWorker(tetherhttp.StoreConfig{})
 		out := c.deliver(1)
 		synctest.Wait()
 		c.line.set(func(l *line) { l.cut = true })
@@ -621,7 +621,7 @@ func TestTrackedCancel(t *testing.T) {
 		c.line.set(func(l *line) { l.cut = false })
 		assert.Equal(t, durable.Dead, got(t, out).Verdict)
 		assert.Equal(t, "canceled", s.status(at).State)
-		assert.Equal(t, durable.Dead, got(t, s.hire(tetherhttp.StoreConfig{}).deliver(2)).Verdict, "not begun")
+		assert.Equal(t, durable.Dead, got(t, s.newWorker(tetherhttp.StoreConfig{}).deliver(2)).Verdict, "not begun")
 	})
 	bubble(t, "cancel and begin at once: one of them comes first", func(t *testing.T) {
 		for range 100 {
@@ -631,7 +631,7 @@ func TestTrackedCancel(t *testing.T) {
 				return nil, untilCanceled(ctx, o)
 			}, options)
 			at := s.post()
-			c := s.hire(tetherhttp.StoreConfig{})
+			c := s.newWorker(tetherhttp.StoreConfig{})
 			var out <-chan durable.Outcome
 			var both sync.WaitGroup
 			both.Go(func() { out = c.deliver(1) })
@@ -659,7 +659,7 @@ func TestTrackedFaults(t *testing.T) {
 			return map[string]int{"right": m.Attempt}, nil
 		}, options)
 		at := s.post()
-		a, b := s.hire(tetherhttp.StoreConfig{}), s.hire(tetherhttp.StoreConfig{})
+		a, b := s.newWorker(tetherhttp.StoreConfig{}), s.newWorker(tetherhttp.StoreConfig{})
 		old := a.deliver(1)
 		assert.Equal(t, "running", s.status(at).State)
 		a.line.set(func(l *line) { l.cut = true })
@@ -689,7 +689,7 @@ func TestTrackedFaults(t *testing.T) {
 		free := make(chan struct{})
 		s := track(t, func(ctx context.Context, _ order) (map[string]int, error) { <-free; return nil, ctx.Err() }, options)
 		at := s.post()
-		c := s.hire(tetherhttp.StoreConfig{})
+		c := s.newWorker(tetherhttp.StoreConfig{})
 		out := c.deliver(1)
 		synctest.Wait()
 		c.line.set(func(l *line) { l.cut = true })
@@ -715,7 +715,7 @@ func TestTrackedFaults(t *testing.T) {
 			}
 		}, options)
 		at := s.post()
-		c := s.hire(tetherhttp.StoreConfig{})
+		c := s.newWorker(tetherhttp.StoreConfig{})
 		first := c.deliver(1)
 		synctest.Wait()
 		second := c.deliver(2)
@@ -728,7 +728,7 @@ func TestTrackedFaults(t *testing.T) {
 		assert.Equal(t, durable.Dead, got(t, second).Verdict)
 		assert.Equal(t, "canceled", s.status(at).State)
 	})
-	bubble(t, "an attempt that begins after the next one has is not told of", func(t *testing.T) {
+	bubble(t, "an attempt that begins after the next one has is not recorded", func(t *testing.T) {
 		free := make(chan struct{})
 		s := track(t, func(ctx context.Context, _ order) (map[string]int, error) {
 			if m, _ := durable.MetaFrom(ctx); m.Attempt == 1 {
@@ -738,7 +738,7 @@ func TestTrackedFaults(t *testing.T) {
 			return nil, nil
 		}, options)
 		at := s.post()
-		a, b := s.hire(tetherhttp.StoreConfig{}), s.hire(tetherhttp.StoreConfig{})
+		a, b := s.newWorker(tetherhttp.StoreConfig{}), s.newWorker(tetherhttp.StoreConfig{})
 		out := b.deliver(2)
 		assert.Equal(t, 2, s.status(at).Attempt)
 		assert.Equal(t, durable.Retry, got(t, a.deliver(1)).Verdict)
@@ -749,7 +749,7 @@ func TestTrackedFaults(t *testing.T) {
 		assert.Equal(t, durable.Outcome{}, got(t, out))
 		assert.Equal(t, "succeeded", s.status(at).State)
 	})
-	bubble(t, "of two workers with the same attempt, the second one is told of", func(t *testing.T) {
+	bubble(t, "of two workers with the same attempt, the second one is recorded", func(t *testing.T) {
 		for _, end := range []error{nil, durable.Permanent(errTest)} {
 			free, n := []chan struct{}{make(chan struct{}), make(chan struct{})}, -1
 			s := track(t, func(ctx context.Context, _ order) (map[string]int, error) {
@@ -763,7 +763,7 @@ func TestTrackedFaults(t *testing.T) {
 				return nil, errTest
 			}, options)
 			at := s.post()
-			a, b := s.hire(tetherhttp.StoreConfig{}), s.hire(tetherhttp.StoreConfig{})
+			a, b := s.newWorker(tetherhttp.StoreConfig{}), s.newWorker(tetherhttp.StoreConfig{})
 			old := a.deliver(1)
 			synctest.Wait()
 			a.line.set(func(l *line) { l.cut = true })
@@ -792,9 +792,9 @@ func TestTrackedFaults(t *testing.T) {
 		n := 0
 		s := track(t, func(context.Context, order) (map[string]int, error) { n++; return map[string]int{"n": n}, nil }, options)
 		at := s.post()
-		assert.Equal(t, durable.Outcome{}, got(t, s.hire(tetherhttp.StoreConfig{}).deliver(1)))
+		assert.Equal(t, durable.Outcome{}, got(t, s.newWorker(tetherhttp.StoreConfig{}).deliver(1)))
 		// The process ends before the engine has stored the outcome.
-		c := s.hire(tetherhttp.StoreConfig{})
+		c := s.newWorker(tetherhttp.StoreConfig{})
 		assert.Equal(t, durable.Outcome{}, got(t, c.hand(durable.Delivery{Message: s.engine.taken()[0], Attempt: 2, Crashed: true, Pardoned: 1})))
 		assert.Equal(t, 1, n)
 		assert.JSONEq(t, `{"n":1}`, string(s.status(at).Result))
@@ -804,7 +804,7 @@ func TestTrackedFaults(t *testing.T) {
 		free := make(chan struct{})
 		s := track(t, func(context.Context, order) (map[string]int, error) { <-free; return nil, nil }, options)
 		at := s.post()
-		c := s.hire(tetherhttp.StoreConfig{})
+		c := s.newWorker(tetherhttp.StoreConfig{})
 		c.line.set(func(l *line) { l.cut = true })
 		out := c.deliver(1)
 		time.Sleep(2 * time.Second)
@@ -820,7 +820,7 @@ func TestTrackedFaults(t *testing.T) {
 		began := make(chan time.Time, 1)
 		s := track(t, func(context.Context, order) (map[string]int, error) { began <- time.Now(); return nil, nil }, options)
 		at := s.post()
-		c := s.hire(tetherhttp.StoreConfig{Timeout: time.Second})
+		c := s.newWorker(tetherhttp.StoreConfig{Timeout: time.Second})
 		hang := make(chan struct{})
 		c.line.set(func(l *line) { l.hang = hang })
 		start := time.Now()
@@ -838,7 +838,7 @@ func TestTrackedFaults(t *testing.T) {
 		free := make(chan struct{})
 		s := track(t, func(context.Context, order) (map[string]int, error) { <-free; return map[string]int{"n": 1}, nil }, options)
 		at := s.post()
-		c := s.hire(tetherhttp.StoreConfig{})
+		c := s.newWorker(tetherhttp.StoreConfig{})
 		out := c.deliver(1)
 		synctest.Wait()
 		c.line.set(func(l *line) { l.lost = true })
@@ -853,7 +853,7 @@ func TestTrackedFaults(t *testing.T) {
 		free := make(chan struct{})
 		s := track(t, func(context.Context, order) (map[string]int, error) { <-free; return nil, nil }, options)
 		at := s.post()
-		c := s.hire(tetherhttp.StoreConfig{})
+		c := s.newWorker(tetherhttp.StoreConfig{})
 		s.memory.Clear()
 		s.is(410, tetherhttp.ProblemTaskForgotten, at)
 		out := c.deliver(1)
@@ -889,7 +889,7 @@ func TestTrackedFaults(t *testing.T) {
 		require.NoError(t, s.memory.Swap(t.Context(), found[0].Tag, newer))
 		s.is(503, tetherhttp.ProblemStoreUnavailable, at)
 		assert.Equal(t, http.StatusServiceUnavailable, s.do(0, "DELETE", at).Code)
-		out := s.hire(tetherhttp.StoreConfig{}).deliver(1)
+		out := s.newWorker(tetherhttp.StoreConfig{}).deliver(1)
 		assert.Equal(t, durable.Outcome{}, got(t, out))
 		assert.Equal(t, 1, n, "the job is done")
 		found, err = s.memory.Get(t.Context(), key)
@@ -900,7 +900,7 @@ func TestTrackedFaults(t *testing.T) {
 		rows := map[string]int{strings.Repeat("x", 2000): 1}
 		s := track(t, func(context.Context, order) (map[string]int, error) { return rows, nil }, options)
 		at := s.post()
-		assert.Equal(t, durable.Outcome{}, got(t, s.hire(tetherhttp.StoreConfig{MaxResult: 1000}).deliver(1)))
+		assert.Equal(t, durable.Outcome{}, got(t, s.newWorker(tetherhttp.StoreConfig{MaxResult: 1000}).deliver(1)))
 		now := s.status(at)
 		assert.Equal(t, "succeeded", now.State)
 		assert.Equal(t, tetherhttp.ProblemResultTooLarge, now.Problem.Type)
@@ -908,13 +908,13 @@ func TestTrackedFaults(t *testing.T) {
 
 		s.job = durable.DefineResult("report", func(context.Context, order) (func(), error) { return func() {}, nil }, options)
 		at = s.post()
-		assert.Equal(t, durable.Outcome{}, got(t, s.hire(tetherhttp.StoreConfig{}).deliver(1)))
+		assert.Equal(t, durable.Outcome{}, got(t, s.newWorker(tetherhttp.StoreConfig{}).deliver(1)))
 		assert.Equal(t, tetherhttp.ProblemFailed, s.status(at).Problem.Type)
 	})
 	bubble(t, "an error whose methods panic", func(t *testing.T) {
 		s := track(t, func(context.Context, order) (map[string]int, error) { return nil, (*badError)(nil) }, options)
 		at := s.post()
-		assert.Equal(t, durable.Retry, got(t, s.hire(tetherhttp.StoreConfig{}).deliver(1)).Verdict)
+		assert.Equal(t, durable.Retry, got(t, s.newWorker(tetherhttp.StoreConfig{}).deliver(1)).Verdict)
 		assert.Equal(t, tetherhttp.ProblemFailed, s.status(at).LastProblem.Type)
 	})
 	bubble(t, "a storm of progress is written four times a second", func(t *testing.T) {
@@ -927,7 +927,7 @@ func TestTrackedFaults(t *testing.T) {
 		}, options)
 		at := s.post()
 		before := s.memory.Calls("Swap")
-		assert.Equal(t, durable.Outcome{}, got(t, s.hire(tetherhttp.StoreConfig{}).deliver(1)))
+		assert.Equal(t, durable.Outcome{}, got(t, s.newWorker(tetherhttp.StoreConfig{}).deliver(1)))
 		assert.Equal(t, "succeeded", s.status(at).State)
 		assert.InDelta(t, 10*4, s.memory.Calls("Swap")-before, 4)
 	})
@@ -935,7 +935,7 @@ func TestTrackedFaults(t *testing.T) {
 		s := track(t, func(context.Context, order) (map[string]int, error) { return nil, nil }, options)
 		s.post()
 		assert.Equal(t, 1, s.memory.Calls("Swap"))
-		assert.Equal(t, durable.Outcome{}, got(t, s.hire(tetherhttp.StoreConfig{}).deliver(1)))
+		assert.Equal(t, durable.Outcome{}, got(t, s.newWorker(tetherhttp.StoreConfig{}).deliver(1)))
 		assert.Equal(t, 3, s.memory.Calls("Swap"))
 		assert.Equal(t, 1, s.memory.Calls("Get"), "that of the 202")
 	})

@@ -180,8 +180,9 @@ const (
 	maxSlab = 64
 )
 
-// Go starts a child. It may be called by a child. A refusal of its task is the error of the child, and so of the group,
-// except for want of room if the caller of Wait will run it: see the package's documentation.
+// Go starts a child. It may be called by a child. A refusal of its task is the error of the
+// child, and so of the group, except for want of room if the caller of Wait will run it: see
+// the package's documentation.
 func (g *Group) Go(fn tether.Func) *Child { return g.add(fn, nil) }
 
 func (g *Group) add(fn tether.Func, result any) *Child {

@@ -47,7 +47,7 @@ type storedTask struct {
 
 	// Of a job.
 	LastProblem *storedProblem `json:"last_problem,omitempty"` // of the last attempt, while another follows or runs
-	Unseen      bool           `json:"unseen,omitempty"`       // it was canceled while it waited, and no worker knows
+	Unseen      bool           `json:"unseen,omitempty"`       // it was canceled while it waited, and no worker has seen that
 	Hidden      bool           `json:"hidden,omitempty"`       // a client has forgotten it, while it is Unseen
 }
 

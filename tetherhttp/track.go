@@ -17,7 +17,7 @@ import (
 // The record of a job has a worker's process as its owner while an attempt is made, and no owner
 // while the job waits. So a waiting job is canceled by a swap of its record, and a worker learns
 // of it by its own swap, before it begins: one of the two comes first. If the owner is gone,
-// the job waits again: the queue decides when it is delivered, and to whom.
+// the job waits again: the queue decides when it is delivered, and to which worker.
 
 // keepJob is how long the record of a job that has not ended is kept without a change.
 const keepJob = 30 * 24 * time.Hour
@@ -332,7 +332,7 @@ func (p *publication) refuse(there *store.Record, err error) (done bool, _ error
 	return true, nil
 }
 
-// seen notes in the record of a job that was canceled that a worker knows. It fails if the store
+// seen notes in the record of a canceled job that a worker has seen the cancellation. It fails if the store
 // does; the record is then kept longer.
 func (s *Store) seen(ctx context.Context, key string, there *store.Record) {
 	if there == nil {

@@ -45,7 +45,7 @@ func (l *lab) statusStore(beside *storetest.Memory) *tetherhttp.Store {
 	return s
 }
 
-// tracker hires a worker whose status is kept by a Store of its own.
+// tracker starts a worker that keeps the status of its jobs in a Store of its own.
 func (l *lab) hireTracked(beside *storetest.Memory, concurrency int, jobs ...durable.Definition) *crew {
 	l.Helper()
 	shared := l.statusStore(beside)
@@ -250,6 +250,6 @@ func testStatusKilled(l *lab) {
 	problem := new(tetherhttp.Problem)
 	require.ErrorAs(l, now.Info.LastErr, &problem)
 	assert.Equal(l, tetherhttp.ProblemTaskLost, problem.Type)
-	_, err = web.Cancel(l.context(), receipt.ID) // whoever is given the job later need not run it
+	_, err = web.Cancel(l.context(), receipt.ID) // no worker runs the job from here on
 	require.NoError(l, err)
 }

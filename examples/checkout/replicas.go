@@ -248,7 +248,7 @@ func (r *replicaSet) proxy(listener net.Listener) tether.Server {
 	return server
 }
 
-// proxyProblem returns what a client is told when no replica has answered.
+// proxyProblem returns the problem of a response when no replica has answered.
 func proxyProblem(err error) *tetherhttp.Problem {
 	if errors.Is(err, errNoReplica) {
 		return &tetherhttp.Problem{Status: http.StatusServiceUnavailable, Detail: "no replica can be reached; try again", RetryAfter: time.Second}

@@ -117,7 +117,7 @@ func (s *shop) tidy(ctx context.Context) error {
 		if err := s.store.holdUploads(ctx, s.member.name, s.member.others); err != nil {
 			return err
 		}
-		if !s.member.colleagues() { // who may be receiving uploads
+		if !s.member.colleagues() { // which may be receiving uploads
 			if err := s.tidySpool(ctx); err != nil {
 				return err
 			}
