@@ -113,13 +113,18 @@ func TestGoLimited(t *testing.T) {
 	})
 	bubble("a refused task gives its token back", func(t *testing.T, reg *tether.Registry, pool *tether.Pool) {
 		limit := rate.NewLimiter(1, 1)
-		nothing := func(context.Context) error { return nil }
+		full := make(chan struct{})
+		wait := func(context.Context) error { // or the first task, which starts at once, might have ended before the last comes
+			<-full
+			return nil
+		}
 		for range 6 {
-			_, err := GoLimited(context.Background(), pool, limit, "task", nothing)
+			_, err := GoLimited(context.Background(), pool, limit, "task", wait)
 			require.NoError(t, err)
 		}
 		tokens := limit.Tokens()
-		_, err := GoLimited(context.Background(), pool, limit, "task", nothing)
+		_, err := GoLimited(context.Background(), pool, limit, "task", wait)
+		close(full)
 		require.ErrorIs(t, err, tether.ErrFull)
 		assert.Equal(t, tokens, limit.Tokens())
 	})
