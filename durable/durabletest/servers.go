@@ -284,7 +284,8 @@ func (p *program) exited() bool {
 	return p.gone
 }
 
-// end ends the process, and all that it has started.
+// end ends the process and all that it has started: then no port is held any more. RabbitMQ's
+// process is a shell, which may end before the Erlang that listens.
 func (p *program) end() (orderly bool) {
 	if !p.exited() {
 		_ = syscall.Kill(p.cmd.Process.Pid, p.ask)
@@ -296,6 +297,10 @@ func (p *program) end() (orderly bool) {
 	orderly = p.exited()
 	_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
 	for !p.exited() {
+		time.Sleep(serverPoll)
+	}
+	late = time.Now().Add(stopGuard) // an init that reaps nothing must not stop the tests
+	for syscall.Kill(-p.cmd.Process.Pid, 0) == nil && time.Now().Before(late) {
 		time.Sleep(serverPoll)
 	}
 	_ = p.cmd.Process.Release()

@@ -33,7 +33,7 @@ func TestServers(t *testing.T) {
 			s.Stop(t)
 			s.Stop(t) // again is nothing
 			listens(t, port, false)
-			runs(t, first, false)
+			gone(t, first)
 
 			if name == "redis" { // which starts in no time
 				if get(t) != s {
@@ -52,7 +52,7 @@ func TestServers(t *testing.T) {
 
 			stopServers()
 			listens(t, port, false)
-			runs(t, second, false)
+			gone(t, second)
 			if _, err := os.Stat(dir); !os.IsNotExist(err) {
 				t.Fatalf("data is left in %s: %v", dir, err)
 			}
@@ -101,6 +101,16 @@ func pids(s *server) (groups []int) {
 	return groups
 }
 
+// gone fails unless all the process groups are gone now.
+func gone(t *testing.T, groups []int) {
+	t.Helper()
+	for _, pid := range groups {
+		if syscall.Kill(-pid, 0) == nil {
+			t.Fatalf("of the process group %d is something left", pid)
+		}
+	}
+}
+
 func runs(t *testing.T, groups []int, want bool) {
 	t.Helper()
 	if len(groups) == 0 {
@@ -127,4 +137,21 @@ func listens(t *testing.T, port int, want bool) {
 	if (err == nil) != want {
 		t.Fatalf("listens on %d: not %v (%v)", port, want, err)
 	}
+}
+
+// What a server's process has started may outlive it: it holds the server's port until it has
+// ended too.
+func TestServers_outlived(t *testing.T) {
+	s := &server{name: "outlived", dir: t.TempDir()}
+	err := s.run(syscall.SIGTERM, nil, nil, "/bin/sh", "-c", "trap 'exit 0' TERM; sleep 1000 & echo >up; wait")
+	groups := pids(s)
+	for late := time.Now().Add(time.Minute); err == nil && time.Now().Before(late); time.Sleep(serverPoll) {
+		if _, up := os.Stat(s.path("up")); up == nil {
+			break
+		}
+	}
+	if !s.end() || err != nil {
+		t.Fatalf("no orderly end (%v)", err)
+	}
+	gone(t, groups)
 }
