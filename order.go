@@ -3,6 +3,7 @@ package tether
 import (
 	"math"
 	"slices"
+	"sync/atomic"
 )
 
 // order is the order in which the tasks of a queue start: first in, first out, with four
@@ -24,7 +25,7 @@ type order struct {
 	clock        int64                 // the last time that setClock has noted
 	aborted      int                   // aborted tasks that are listed still; an estimate, since it only decides when to sweep
 
-	// Written once, and read by submitters: kept off the cache lines that are written.
+	// Written once, but for counting, and read by submitters: kept off the cache lines that are written.
 	_            [64]byte
 	capacity     int64 // of weight; 0 means no bound
 	maxWait      int64 // in ns; 0 means no bound
@@ -33,9 +34,12 @@ type order struct {
 	pace         pace  // of the pool
 	sharePace    pace  // of each share
 	bounded      bool  // shares have one of these bounds
-	counting     bool  // reserve counts every task, since a setting of the pool has a say in the order
 	noShares     bool  // Share has no effect: no task waits for a worker here
-	_            [64]byte
+	// counting: reserve counts every task, since a setting of the pool has a say in the order,
+	// or there was a pause of the tasks without a share. Written with the queue's lock, and
+	// read without.
+	counting atomic.Bool
+	_        [64]byte
 }
 
 // serialKey is the state of one Serial key.
@@ -57,7 +61,7 @@ func (o *order) init(cfg PoolConfig) {
 	if o.bounded || o.sharePace.interval > 0 {
 		o.takeTurns()
 	}
-	o.counting = o.ruled
+	o.counting.Store(o.ruled)
 }
 
 // orMax returns a bound, of which zero sets none.
@@ -70,7 +74,7 @@ func orMax(n int) int32 {
 
 // counts reports whether a task with these options must be counted by reserve.
 func (o *order) counts(opts *options) bool {
-	return o.counting || opts != nil && (opts.serial != "" || opts.share != "" || opts.urgent)
+	return o.counting.Load() || opts != nil && (opts.serial != "" || opts.share != "" || opts.urgent)
 }
 
 // before reports whether s is next before b. A free worker goes to the share with the

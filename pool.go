@@ -24,15 +24,18 @@ const (
 	// OverflowReject makes Go return a [*FullError] at once.
 	OverflowReject Overflow = iota
 	// OverflowBlock makes Go wait for room until ctx is done. Waiters are served in FIFO
-	// order.
+	// order: if the queue is full and the [Share] of the first waiter may not start a task
+	// now, for example because of [PauseShare], the other waiters wait behind it. What is
+	// beyond a ShareLimit does not wait but is refused.
 	OverflowBlock
 	// OverflowDropOldest drops the task that has been queued longest, with ErrFull, and
 	// admits the new one. If no queued task can be dropped, the submission is rejected.
 	OverflowDropOldest
 	// OverflowCallerRuns makes Go run the body itself and return when it has ended. Such
 	// bodies do not count against Workers, Capacity and ShareWorkers. The submission is
-	// rejected if the pool is paused, or if the task has Hold, Delay or Serial, with which
-	// it may not be able to run now. A Rate and a ShareRate cannot be combined with it.
+	// rejected if the pool or the task's share is paused, or if the task has Hold, Delay or
+	// Serial, with which it may not be able to run now. A Rate and a ShareRate cannot be
+	// combined with it.
 	OverflowCallerRuns
 )
 

@@ -180,6 +180,9 @@ func (o *order) nextWake(now int64) int64 {
 func (o *order) pause(opts *options, until int64) {
 	o.takeTurns()
 	s := o.share(opts)
+	if s == &o.plain {
+		o.counting.Store(true)
+	}
 	s.paused = max(s.paused, until)
 	if o.turns.asleep.Has(s) {
 		s.due = o.earliest(s)

@@ -131,6 +131,47 @@ func TestP11_PauseShareWithABoundAndADrain(t *testing.T) {
 	})
 }
 
+// The tasks without a share fill the queue and no more, so that other shares have the workers.
+func TestP11_PauseOfTasksWithoutAShareWithABound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, tether.PoolConfig{Workers: 2, Queue: 1})
+		pauses := func(ctx context.Context) error { return tether.PauseShare(ctx, time.Now().Add(time.Hour)) }
+		require.NoError(t, wait(start(t, p, "task", pauses)))
+		queued := start(t, p, "queued", succeed)
+		_, err := p.Go(context.Background(), "task", succeed)
+		assert.ErrorIs(t, err, tether.ErrFull)
+		for range 3 {
+			other := start(t, p, "other", sleeper(time.Minute), tether.Share("B"))
+			require.NoError(t, wait(other))
+			assert.Zero(t, waited(other))
+		}
+		assert.Equal(t, 1, p.Stats().Queued)
+		assert.NoError(t, wait(queued))
+	})
+}
+
+func TestP11_ASubmitterRunsNoTaskOfAPausedShare(t *testing.T) {
+	for share, option := range map[string]tether.Option{"slow": tether.Share("slow"), "": {}} {
+		t.Run(fmt.Sprintf("share %q", share), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPool(t, tether.PoolConfig{Workers: 2, Queue: 1, Overflow: tether.OverflowCallerRuns})
+				pauses := func(ctx context.Context) error { return tether.PauseShare(ctx, time.Now().Add(time.Hour)) }
+				require.NoError(t, wait(start(t, p, "task", pauses, option)))
+				queued := start(t, p, "queued", succeed, option)
+				_, err := p.Go(context.Background(), "task", succeed, option)
+				assert.ErrorIs(t, err, tether.ErrFull)
+				require.NoError(t, wait(queued))
+				tasks := flood(t, p, share, 3, sleeper(time.Minute))
+				inline := start(t, p, "task", succeed, option)
+				assert.Equal(t, tether.Succeeded, inline.State(), "the pause is over: the submitter has run it")
+				for _, task := range tasks {
+					require.NoError(t, wait(task))
+				}
+			})
+		})
+	}
+}
+
 func TestP11_PauseShareRetryAfter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPool(t, tether.PoolConfig{Workers: 2, Queue: 100, ShareLimit: 1})

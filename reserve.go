@@ -29,10 +29,16 @@ func (q *queue) tryReserve(opts *options) room {
 	if q.order.full(opts) {
 		return shareFull
 	}
-	if q.bounded && !q.gate.TryAcquire(q.order.couldStart(opts, q.reg.now)) {
+	var read int64
+	now := func() int64 { // one time for both: what could not start before it has an alarm after it
+		if read == 0 {
+			read = q.reg.now()
+		}
+		return read
+	}
+	if q.bounded && !q.gate.TryAcquire(q.order.couldStart(opts, now)) {
 		if q.pool.cfg.Overflow == OverflowBlock {
-			now := q.reg.now()
-			if at := q.order.notBefore(opts, now); at > now {
+			if at := q.order.notBefore(opts, now()); at > now() {
 				q.setAlarmLocked(at) // the submitter tries again then
 			}
 		}
@@ -63,6 +69,14 @@ func (q *queue) isShareFull(opts *options) bool {
 	q.workers.Lock()
 	defer q.workers.Unlock()
 	return q.order.full(opts)
+}
+
+// isSharePaused reports whether the share of a task may not start one now.
+func (q *queue) isSharePaused(opts *options) bool {
+	q.workers.Lock()
+	defer q.workers.Unlock()
+	s := q.order.find(opts)
+	return s != nil && q.order.isLater(q.order.earliest(s), q.reg.now)
 }
 
 // unreserve gives back the place of a task that was not made.
@@ -102,7 +116,7 @@ func (p *Pool) reserve(ctx context.Context, opts *submitOptions) (inline bool, e
 	case p.cfg.Overflow == OverflowBlock:
 		return false, p.block(ctx, lasting)
 	case p.cfg.Overflow == OverflowCallerRuns:
-		if q.gate.Slots() > 0 && (opts == nil || !opts.hold && opts.delay == 0 && opts.serial == "") {
+		if q.gate.Slots() > 0 && (opts == nil || !opts.hold && opts.delay == 0 && opts.serial == "") && !q.isSharePaused(lasting) {
 			return true, nil
 		}
 	}
