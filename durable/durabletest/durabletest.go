@@ -28,6 +28,7 @@ package durabletest
 import (
 	"flag"
 	"fmt"
+	"net"
 	"os"
 	"testing"
 	"time"
@@ -114,4 +115,23 @@ func Main(m *testing.M, f Fixture) {
 		code = max(code, 1)
 	}
 	os.Exit(code)
+}
+
+// RefusedAddress returns a TCP address of the loopback interface that refuses connections until
+// the test ends. It is the local address of a connection, so that no program listens on it
+// meanwhile. The address of a listener that was closed is not sure to refuse: another program
+// may get it, and a process that is just being started still has the listener.
+func RefusedAddress(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	conn, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return conn.LocalAddr().String()
 }

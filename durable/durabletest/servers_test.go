@@ -3,6 +3,7 @@
 package durabletest
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -154,4 +155,14 @@ func TestServers_outlived(t *testing.T) {
 		t.Fatalf("no orderly end (%v)", err)
 	}
 	gone(t, groups)
+}
+
+func TestRefusedAddress(t *testing.T) {
+	address := RefusedAddress(t)
+	if conn, err := net.Dial("tcp", address); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Fatalf("not refused: %v %v", conn, err)
+	}
+	if l, err := net.Listen("tcp", address); !errors.Is(err, syscall.EADDRINUSE) {
+		t.Fatalf("another program may listen on it: %v %v", l, err)
+	}
 }

@@ -477,13 +477,10 @@ func TestDial(t *testing.T) {
 	silent, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer silent.Close() // it accepts and says nothing
-	closed, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	closed.Close()
 	for _, c := range []struct{ url, says string }{
 		{strings.Replace(address, "guest:guest", "guest:secret", 1), "403"},
 		{address + "nowhere", "vhost"},
-		{"amqp://guest:secret@" + closed.Addr().String(), "refused"},
+		{"amqp://guest:secret@" + durabletest.RefusedAddress(t), "refused"},
 		{"amqp://guest:secret@" + silent.Addr().String(), context.DeadlineExceeded.Error()},
 		{"amqp://guest:secret@127.0.0.1:port", "URL"},
 		{"http://guest:secret@127.0.0.1", "scheme"},

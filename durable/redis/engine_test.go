@@ -692,12 +692,10 @@ func TestCloseEndsWhatIsUnderWay(t *testing.T) {
 func TestOpenSaysWhatIsWrong(t *testing.T) {
 	b := newBench(t)
 	t.Run("no server", func(t *testing.T) {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		require.NoError(t, err)
-		l.Close()
-		_, err = b.open(asynq.RedisClientOpt{Addr: l.Addr().String()})
+		address := durabletest.RefusedAddress(t)
+		_, err := b.open(asynq.RedisClientOpt{Addr: address})
 		require.ErrorContains(t, err, "redis cannot be reached")
-		require.ErrorContains(t, err, l.Addr().String())
+		require.ErrorContains(t, err, address)
 	})
 	t.Run("password", func(t *testing.T) {
 		require.NoError(t, b.redis.Do(b.ctx, "ACL", "SETUSER", "app", "reset", "on", ">secret", "~*", "&*", "+@all").Err())

@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/seed-2e639f12/tether/durable/durabletest"
 )
 
 // balanced returns a balancer in front of a replica that answers with the request's body, and
@@ -47,9 +49,7 @@ func send(t *testing.T, b *balancer, method, body string) (string, error) {
 // A replica that refuses connections is passed by, with the body of the request.
 func TestBalancerRefused(t *testing.T) {
 	t.Parallel()
-	gone := httptest.NewServer(nil)
-	gone.Close()
-	b := balanced(t, gone.URL)
+	b := balanced(t, "http://"+durabletest.RefusedAddress(t))
 	for range 4 {
 		got, err := send(t, b, "POST", "an order")
 		require.NoError(t, err)
