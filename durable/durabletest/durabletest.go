@@ -23,6 +23,9 @@
 // that out. The log, which go test -v shows, has what an engine does beyond its promises: when
 // jobs run again after a crash, how many run twice, whether an interruption uses an attempt. The
 // environment variable TETHER_DURABLETEST_ROUNDS makes it kill workers for more rounds.
+//
+// Tests of an engine's own start its server with [Redis] and the like, and have the address of
+// one that is not there from [RefusedAddress].
 package durabletest
 
 import (

@@ -39,7 +39,7 @@ var exceptions = map[string]map[string]string{
 	},
 	"durable/durabletest": {
 		"Benchmarks": contract, "Contract": contract, "Fixture": contract, "Main": contract, "PgBouncer": contract,
-		"Postgres": contract, "RabbitMQ": contract, "Redis": contract, "Server": contract, "Serverless": contract, "StoreAway": contract,
+		"Postgres": contract, "RabbitMQ": contract, "Redis": contract, "RefusedAddress": contract, "Server": contract, "Serverless": contract, "StoreAway": contract,
 	},
 	"tetherhttp/store": {
 		"Attempt": forTrackers, "Backend": forStores, "End": forTrackers, "ErrCanceled": forTrackers, "ErrConflict": forStores, "ErrDone": forTrackers,
