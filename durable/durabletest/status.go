@@ -45,7 +45,7 @@ func (l *lab) statusStore(beside *storetest.Memory) *tetherhttp.Store {
 	return s
 }
 
-// tracker starts a worker that keeps the status of its jobs in a Store of its own.
+// hireTracked starts a worker that keeps the status of its jobs in a Store of its own.
 func (l *lab) hireTracked(beside *storetest.Memory, concurrency int, jobs ...durable.Definition) *crew {
 	l.Helper()
 	shared := l.statusStore(beside)

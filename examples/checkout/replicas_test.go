@@ -103,6 +103,10 @@ func TestReplicas(t *testing.T) {
 	first := r.ask("POST", "/reports?rate=1", "", "Prefer: respond-async", key) // it takes more than a minute
 	require.Equal(t, http.StatusAccepted, first.StatusCode, first)
 	location, owner := first.Header.Get("Location"), first.Header.Get("X-Replica")
+	require.Eventually(t, func() bool { // the 202 does not wait for that, and the other replicas are a write behind
+		state, by := r.state(location)
+		return state == "running" && by != owner
+	}, time.Minute, 5*time.Millisecond)
 	polled := map[string]int{}
 	for range 6 {
 		state, by := r.state(location)
