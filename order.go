@@ -25,7 +25,8 @@ type order struct {
 	clock        int64                 // the last time that setClock has noted
 	aborted      int                   // aborted tasks that are listed still; an estimate, since it only decides when to sweep
 
-	// Written once, but for counting, and read by submitters: kept off the cache lines that are written.
+	// Written once, except counting, and read by submitters: kept off the cache lines that are
+	// written.
 	_            [64]byte
 	capacity     int64 // of weight; 0 means no bound
 	maxWait      int64 // in ns; 0 means no bound

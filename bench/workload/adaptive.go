@@ -14,7 +14,7 @@ import (
 func protection() Family {
 	return Family{
 		ID: "W16", Title: "Under overload", Apart: true,
-		About: "`adaptive/…`: a pool with a fixed number of workers beside one whose number package adaptive moves between 1 and 64, as time per task. " +
+		About: "`adaptive/…`: a pool with a fixed number of workers beside one with 1 to 64, a number that package adaptive moves, as time per task. " +
 			"The ratios are to the number that is best by the definition of the work. " +
 			"`cpu`: tasks compute for 1 ms. `sleep`: they sleep for 10 ms. `knee`: they wait for a service that does 12 at once in 10 ms each, and with more is slower by the square of the load. " +
 			"`mixed`: three of four sleep for 10 ms, the fourth computes for 1 ms. `bursts`: those of `knee` in bursts of 400, with 100 ms between them that do not count. " +
