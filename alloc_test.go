@@ -2,6 +2,7 @@ package tether_test
 
 import (
 	"context"
+	"math"
 	"runtime"
 	"sync"
 	"testing"
@@ -34,11 +35,18 @@ func TestAllocations(t *testing.T) {
 			ended.Wait()
 		}
 		run() // what is allocated once
-		runtime.GC()
-		runtime.ReadMemStats(&before)
-		run()
-		runtime.ReadMemStats(&after)
-		return float64(after.Mallocs-before.Mallocs) / n, float64(after.TotalAlloc-before.TotalAlloc) / n
+		allocs, bytes = math.Inf(1), math.Inf(1)
+		// The least of several runs: on a busy machine there are more workers, which allocate
+		// too, and chance only adds.
+		for range 5 {
+			runtime.GC()
+			runtime.ReadMemStats(&before)
+			run()
+			runtime.ReadMemStats(&after)
+			allocs = min(allocs, float64(after.Mallocs-before.Mallocs)/n)
+			bytes = min(bytes, float64(after.TotalAlloc-before.TotalAlloc)/n)
+		}
+		return allocs, bytes
 	}
 	for name, runner := range map[string]func(*tether.Registry) tether.Submitter{
 		"a task of the registry": func(r *tether.Registry) tether.Submitter { return r },
