@@ -84,9 +84,10 @@ func (p pace) start(next, now int64) int64 {
 // PauseShare makes no further task of the share start before the given time, on the pool of
 // the task whose context ctx is: for a body that was told so, for example by a status of 429
 // or 503 with Retry-After. The tasks of the share wait in the queue; they hold no worker, and
-// the other shares go on. If it is called more than once, the latest time counts. Tasks
-// without a [Share] are one. What cannot start before the drain cancels contexts is dropped,
-// or handed over, as soon as the drain has begun.
+// the other shares go on, except submitters that wait for room: see [OverflowBlock]. If it is
+// called more than once, the latest time counts. Tasks without a [Share] are one. What cannot
+// start before the drain cancels contexts is dropped, or handed over, as soon as the drain has
+// begun.
 //
 // To try again, the body returns an error, and the task has [Retry]. PauseShare returns an
 // [ErrInvalid] if ctx is not the context of a task on a pool.

@@ -75,8 +75,8 @@ func (q *queue) isShareFull(opts *options) bool {
 func (q *queue) isSharePaused(opts *options) bool {
 	q.workers.Lock()
 	defer q.workers.Unlock()
-	s := q.order.find(opts)
-	return s != nil && q.order.isLater(q.order.earliest(s), q.reg.now)
+	now := q.reg.now()
+	return q.order.notBefore(opts, now) > now // a pool of OverflowCallerRuns has no Rate
 }
 
 // unreserve gives back the place of a task that was not made.

@@ -24,8 +24,8 @@
 // jobs run again after a crash, how many run twice, whether an interruption uses an attempt. The
 // environment variable TETHER_DURABLETEST_ROUNDS makes it kill workers for more rounds.
 //
-// Tests of an engine's own start its server with [Redis] and the like, and have the address of
-// one that is not there from [RefusedAddress].
+// An engine's own tests start its server with [Redis] and the like. [RefusedAddress] returns the
+// address of a server that is not there.
 package durabletest
 
 import (
