@@ -126,7 +126,8 @@ func (r *Registry) stopLoops() {
 	q.table.Close()
 	q.workers.RetireIdle()
 	q.workers.Unlock()
-	r.drain.dropTasks([]*queue{q}, true)
+	q.interruptRunning()
+	r.drain.dropTasks([]*queue{q})
 }
 
 // loopEnded is the end of a loop. If it has ended on its own before the stop, Run stops

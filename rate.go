@@ -107,7 +107,7 @@ func PauseShare(ctx context.Context, until time.Time) error {
 		q.order.setClock(q.reg.now())
 		q.order.pause(t.opts(), int64(until.Sub(q.reg.born)))
 		if q.phase == draining {
-			q.reg.drain.dropTasks([]*queue{q}, false)
+			q.reg.drain.dropTasks([]*queue{q})
 		}
 	}
 	return nil

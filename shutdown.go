@@ -74,9 +74,9 @@ func (d *drain) init() {
 //     in a pool with AtStopDrop.
 //  3. It waits for the tasks to end. A running task may still submit tasks with its own
 //     context, so that the last step of a chain is not lost.
-//  4. [Config].CancelBefore before ctx's deadline, or when ctx is done, contexts are
-//     canceled with the cause [ErrShutdown]; tasks that have not started are dropped, or
-//     handed over; nothing is admitted any more.
+//  4. [Config].CancelBefore before ctx's deadline, or when ctx is done, the contexts of
+//     running tasks are canceled with the cause [ErrShutdown]; tasks that have not
+//     started are dropped, or handed over; nothing is admitted any more.
 //  5. It waits for the tasks that are left, until ctx is done.
 //
 // If ctx has no deadline and is never done, no context is ever canceled: Shutdown waits
@@ -84,8 +84,8 @@ func (d *drain) init() {
 //
 // Shutdown returns nil when all tasks and the goroutines that ran them have ended. If ctx
 // is done first, it returns a [*DrainError], which wraps ctx.Err(), names the tasks that
-// have not ended and has their stacks. The process may then exit, or call Shutdown again
-// to keep waiting.
+// have not ended and has their stacks; their contexts have been canceled. The process may
+// then exit, or call Shutdown again to keep waiting.
 //
 // Shutdown may be called many times, and concurrently: the calls share one drain. If ctx
 // is the context of one of the registry's own tasks, for which Shutdown would have to
@@ -222,7 +222,7 @@ func (d *drain) begin(ctx context.Context, r *Registry, cancelAt int64) {
 		r.stopLog(slog.LevelInfo, "drain: intake closed", slog.Int("running", s.Running), slog.Int("queued", s.Queued), slog.Int("held", s.Held))
 	}
 	if first || earlier {
-		d.dropTasks(r.allQueues(), false)
+		d.dropTasks(r.allQueues())
 	}
 	// In a bubble of testing/synctest, goroutines that idle outside must not close the
 	// channel of waiter. They are about to exit.
@@ -242,6 +242,9 @@ func (d *drain) cancel(ctx context.Context, r *Registry) {
 		d.canceledAt = time.Now()
 		d.setPhaseLocked(r, canceling) // from here on nothing starts, and what comes late is dropped
 		d.cancelAll(ErrShutdown)
+		for _, q := range r.allQueues() {
+			q.interruptRunning() // before any Shutdown returns, since each one needs mu for that
+		}
 	}
 	d.mu.Unlock()
 	if !first {
@@ -249,29 +252,36 @@ func (d *drain) cancel(ctx context.Context, r *Registry) {
 	}
 	s := r.Stats()
 	r.stopLog(slog.LevelWarn, "drain: canceling", slog.Int("running", s.Running), slog.Int("queued", s.Queued), slog.Int("held", s.Held))
-	d.dropTasks(r.allQueues(), true)
+	d.dropTasks(r.allQueues())
 }
 
-// dropTasks drops the tasks of these queues that the phase does not let start any more, and cancels the
-// contexts of running ones if interrupt is true. It does not wait: it does so on goroutines
-// of its own, because observers and hand-overs may be slow or end the goroutine.
-func (d *drain) dropTasks(queues []*queue, interrupt bool) {
+// interruptRunning cancels the contexts of the queue's running tasks. The phase must be
+// canceling, so that no other one starts. It calls no code of the user's: nothing can
+// delay it.
+func (q *queue) interruptRunning() {
+	for t := range q.table.All() {
+		if t.State() == Running {
+			t.interrupt(ErrShutdown)
+		}
+	}
+}
+
+// dropTasks drops the tasks of these queues that the phase does not let start any more,
+// those with a hand-over last, since that may take its time. It does not wait: it does so
+// on goroutines of its own, because observers and hand-overs may be slow or end the
+// goroutine.
+func (d *drain) dropTasks(queues []*queue) {
 	d.helpers.Add(1)
 	go func() {
 		defer func() {
 			d.helpers.Add(-1)
 			d.notify()
 		}()
-		// 1. Cancel contexts. This calls no code of the user's: nothing can delay it.
 		var waiting, handOvers []*Task
 		for _, q := range queues {
 			for t := range q.table.All() {
 				switch {
-				case t.has(done):
-				case t.State() == Running:
-					if interrupt {
-						t.interrupt(ErrShutdown)
-					}
+				case t.has(done), t.State() == Running:
 				case t.hasHandOver():
 					handOvers = append(handOvers, t)
 				default:
@@ -279,7 +289,6 @@ func (d *drain) dropTasks(queues []*queue, interrupt bool) {
 				}
 			}
 		}
-		// 2. Drop the others, those with a hand-over last, since that may take its time.
 		var group errgroup.Group
 		group.SetLimit(maxHandOvers)
 		for _, t := range append(waiting, handOvers...) {

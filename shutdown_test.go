@@ -856,6 +856,36 @@ func TestD4_DrainErrorNamesTheStragglers(t *testing.T) {
 	})
 }
 
+func TestD4_ContextsAreCanceledBeforeShutdownReturns(t *testing.T) {
+	now, cancel := context.WithCancel(context.Background())
+	cancel()
+	for range 500 { // what canceled them later would often be in time, not always
+		synctest.Test(t, func(t *testing.T) {
+			r := newRegistry(t, tether.Config{})
+			release := make(chan struct{})
+			var ofTask context.Context
+			task := start(t, r, "task", func(ctx context.Context) error { ofTask = ctx; <-release; return errTest })
+			loop, err := r.Loop(t.Context(), "loop", func(context.Context) error { <-release; return errTest }, tether.LoopConfig{})
+			require.NoError(t, err)
+			synctest.Wait()
+			var callers sync.WaitGroup
+			for range 2 {
+				callers.Go(func() {
+					assert.ErrorIs(t, r.Shutdown(now), context.Canceled)
+					assert.ErrorIs(t, context.Cause(ofTask), tether.ErrShutdown)
+				})
+			}
+			callers.Wait()
+			close(release)
+			assert.ErrorIs(t, task.Wait(t.Context()), tether.ErrShutdown)
+			assert.ErrorIs(t, loop.Wait(t.Context()), tether.ErrShutdown)
+		})
+		if t.Failed() {
+			return
+		}
+	}
+}
+
 func TestD4_LongErrorsAreCut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRegistry(t, tether.Config{})
