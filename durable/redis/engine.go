@@ -121,7 +121,11 @@ func (c Config) Open(opt asynq.RedisConnOpt) (*Engine, error) {
 			return nil, errors.Join(err, client.Close())
 		}
 		if another, single := another.(*goredis.Client); single {
-			e.lines = newLines(another)
+			most := scriptLines
+			if c.Replicas > 0 {
+				most = another.Options().PoolSize // each waits for its replicas
+			}
+			e.lines = newLines(another, most)
 		}
 	}
 	e.client, e.inspector = asynq.NewClientFromRedisClient(client), asynq.NewInspectorFromRedisClient(client)
@@ -255,11 +259,7 @@ func (e *Engine) store(ctx context.Context, task *asynq.Task) error {
 	}
 	defer e.calls.Done()
 	defer end()
-	err = e.lines.with(inner, func(ctx context.Context) error {
-		_, err := e.client.EnqueueContext(ctx, task)
-		return err
-	})
-	if err != nil {
+	if _, err = e.client.EnqueueContext(context.WithValue(inner, linesKey{}, e.lines), task); err != nil {
 		return e.failed(inner, err)
 	}
 	return nil

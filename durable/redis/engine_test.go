@@ -670,6 +670,59 @@ func TestCanceledCallersDisturbNoOthers(t *testing.T) {
 	assert.GreaterOrEqual(t, stored.Load(), int64(800))
 }
 
+// The caller that has a connection sends the jobs of others. Neither its end nor theirs loses
+// or delays those of the rest.
+func TestACallerThatLeavesWhileItSendsTheJobsOfOthers(t *testing.T) {
+	b := newBench(t)
+	e, v := b.behind()
+	type caller struct {
+		durable.Message
+		cancel context.CancelFunc
+		ended  chan error
+	}
+	start := func() caller {
+		ctx, cancel := context.WithCancel(b.ctx)
+		c := caller{message("job", ""), cancel, make(chan error, 1)}
+		go func() {
+			_, err := e.Enqueue(ctx, c.Message)
+			c.ended <- err
+		}()
+		return c
+	}
+	first := start()
+	require.NoError(t, next(b, first.ended))
+	v.frozen.Store(true)
+	var owners []caller // of the connections
+	for range redis.ScriptLines {
+		owners = append(owners, start())
+		next(b, v.reached)
+	}
+	sender := start()
+	e.AwaitWaiting(1)
+	var others []caller
+	for range 5 {
+		others = append(others, start())
+	}
+	e.AwaitWaiting(6)
+	owners[0].cancel()
+	require.ErrorIs(t, next(b, owners[0].ended), context.Canceled)
+	next(b, v.reached) // sender has the connection, and sends all six
+	e.AwaitWaiting(0)
+	others[0].cancel()
+	require.ErrorIs(t, next(b, others[0].ended), context.Canceled)
+	v.frozen.Store(false)
+	sender.cancel()
+	require.ErrorIs(t, next(b, sender.ended), context.Canceled)
+	for _, c := range others[1:] {
+		require.NoError(t, next(b, c.ended))
+		b.state(c.ID, asynq.TaskStatePending)
+	}
+	for _, c := range owners[1:] {
+		c.cancel()
+		require.ErrorIs(t, next(b, c.ended), context.Canceled)
+	}
+}
+
 func TestCloseEndsWhatIsUnderWay(t *testing.T) {
 	b := newBench(t)
 	e, v := b.behind()

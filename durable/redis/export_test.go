@@ -7,3 +7,8 @@ func (c Config) WithClock(now func() time.Time) Config {
 	c.now = now
 	return c
 }
+
+const ScriptLines = scriptLines
+
+// AwaitWaiting returns when n calls of Enqueue wait for a connection.
+func (e *Engine) AwaitWaiting(n int) { e.lines.awaitWaiting(n) }

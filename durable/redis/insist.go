@@ -61,9 +61,9 @@ func (h *insist) ProcessHook(next goredis.ProcessHook) goredis.ProcessHook {
 			return next(ctx, cmd)
 		}
 		_, bounded := ctx.Deadline()
-		send, l := next, lineOf(ctx)
-		if l != nil {
-			send = l.process
+		send, all := next, linesOf(ctx)
+		if all != nil {
+			send = all.process
 		}
 		if bounded && script && h.node != nil {
 			send = h.confirm
@@ -79,7 +79,7 @@ func (h *insist) ProcessHook(next goredis.ProcessHook) goredis.ProcessHook {
 			if ctx.Err() == nil { // or the error is a consequence
 				h.engine.failure.Store(&err)
 			}
-			if first && l != nil && ctx.Err() == nil {
+			if first && all != nil && ctx.Err() == nil {
 				continue // the connection may have been lost since its last command
 			}
 			if !bounded || !pause(ctx) {
@@ -100,23 +100,30 @@ func (h *insist) confirm(ctx context.Context, cmd goredis.Cmder) error {
 	if !ok {
 		return fmt.Errorf("%w: redis: a script is a %T", durable.ErrUnsupported, cmd)
 	}
-	want, l := h.engine.cfg.Replicas, lineOf(ctx)
-	slice := min(h.slice, firstSlice)
+	pipelined := func(ctx context.Context, f func(goredis.Pipeliner)) {
+		_, _ = h.node.Pipelined(ctx, func(p goredis.Pipeliner) error {
+			f(p)
+			return nil
+		})
+	}
+	if all := linesOf(ctx); all != nil {
+		l, err := all.acquire(ctx, newWaiter())
+		if err != nil {
+			return err
+		}
+		inner, release := all.hold(ctx, l)
+		defer release()
+		ctx, pipelined = inner, l.pipelined
+	}
+	want, slice := h.engine.cfg.Replicas, min(h.slice, firstSlice)
 	for stored := false; ; slice = min(h.slice, 2*slice) {
 		script := goredis.NewCmd(ctx, cmd.Args()...)
 		wait := goredis.NewIntCmd(ctx, "wait", want, slice.Milliseconds())
-		pipelined := h.node.Pipelined
-		if l != nil {
-			pipelined = l.conn.Pipelined
-		}
-		_, _ = pipelined(ctx, func(p goredis.Pipeliner) error { // its error is one of the commands'
+		pipelined(ctx, func(p goredis.Pipeliner) {
 			_ = p.Process(ctx, script)
 			p.Set(ctx, "tether:{"+h.engine.cfg.Queue+"}:confirm", 1, 0)
-			return p.Process(ctx, wait)
+			_ = p.Process(ctx, wait)
 		})
-		if l != nil && (isAway(script.Err()) || isAway(wait.Err())) {
-			l.renew()
-		}
 		if err := script.Err(); err != nil {
 			return err
 		}

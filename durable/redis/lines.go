@@ -3,92 +3,223 @@ package redis
 import (
 	"context"
 	"net"
+	"slices"
 	"sync"
 
 	goredis "github.com/redis/go-redis/v9"
-	"golang.org/x/sync/semaphore"
 )
 
 // go-redis cannot be interrupted while it waits for an answer. A goroutine for each command
 // that the caller can leave makes an Enqueue take twice the time. So the engine keeps
 // connections of its own for the commands of Enqueue, and knows the socket of each: when the
-// context of a caller ends, its socket is closed.
+// context of a caller ends, the socket of its connection is closed.
+//
+// A few connections are enough for scripts. While they are in use, other callers wait, and the
+// one that is given the next connection sends the scripts of others together with its own. If
+// its context ends meanwhile, these scripts fail with its socket and are sent again: see
+// insist.
+
+const (
+	scriptLines = 2        // in use at once, unless scripts wait for replicas
+	batchBytes  = 64 << 10 // of scripts that are sent together
+)
 
 // lines has the connections for Enqueue.
 type lines struct {
 	client *goredis.Client // only used through lines
-	places *semaphore.Weighted
+	most   int             // lines that may be in use
 
-	mu   sync.Mutex
-	free []*line // the one used last is last; guarded by mu
+	mu      sync.Mutex
+	free    []*line   // the one used last is last; guarded by mu
+	used    int       // lines in use; guarded by mu
+	waiting []*waiter // oldest first; empty unless used is most; guarded by mu
 }
 
-// line is a connection for one call at a time.
+// line is a connection for one caller at a time.
 type line struct {
 	client *goredis.Client
 	conn   *goredis.Conn // stays on one connection, and is useless once that has failed
 
 	mu     sync.Mutex
-	call   uint64   // the number of the call that uses the line; guarded by mu
-	cut    bool     // the context of that call has ended; guarded by mu
+	use    uint64   // the number of the present use; guarded by mu
+	cut    bool     // the context of that use has ended; guarded by mu
 	socket net.Conn // guarded by mu
 }
 
-func newLines(client *goredis.Client) *lines {
-	client.AddHook(dialing{})
-	return &lines{client: client, places: semaphore.NewWeighted(int64(max(1, client.Options().PoolSize)))}
+// waiter is a caller that needs a line.
+type waiter struct {
+	script *goredis.Cmd // another caller may send it; nil if the caller needs a line of its own
+	size   int          // of the script's arguments, in bytes
+	// turn is sent the line, or nil when another caller has sent the script. What takes the
+	// waiter off the list sends, once, so a send does not block.
+	turn chan *line
 }
 
-// lineKey is the key of the line in the context of a command.
-type lineKey struct{}
+func newWaiter() *waiter { return &waiter{turn: make(chan *line, 1)} }
+
+func newLines(client *goredis.Client, most int) *lines {
+	client.AddHook(dialing{})
+	return &lines{client: client, most: max(1, min(most, client.Options().PoolSize))}
+}
+
+type (
+	linesKey struct{} // the key of the lines by which the commands of a context go
+	lineKey  struct{} // the key of the line by which a command goes
+)
+
+func linesOf(ctx context.Context) *lines {
+	all, _ := ctx.Value(linesKey{}).(*lines)
+	return all
+}
 
 func lineOf(ctx context.Context) *line {
 	l, _ := ctx.Value(lineKey{}).(*line)
 	return l
 }
 
-// with calls f with a context whose commands go through a line. When ctx ends, f's command
-// fails at once.
-func (all *lines) with(ctx context.Context, f func(context.Context) error) error {
-	if err := all.places.Acquire(ctx, 1); err != nil {
+// process sends a command, and the scripts of other callers with it. When ctx ends, it fails at
+// once.
+func (all *lines) process(ctx context.Context, cmd goredis.Cmder) error {
+	w := newWaiter()
+	script, ok := cmd.(*goredis.Cmd)
+	if ok {
+		// A copy, because this caller may leave while another one sends it.
+		w.script, w.size = goredis.NewCmd(ctx, script.Args()...), sizeOf(script)
+	}
+	l, err := all.acquire(ctx, w)
+	if err != nil {
 		return err
 	}
-	defer all.places.Release(1)
-	l := all.take()
-	l.mu.Lock()
-	call := l.call
-	l.mu.Unlock()
+	if l == nil { // sent
+		script.SetVal(w.script.Val())
+		return w.script.Err()
+	}
+	ctx, release := all.hold(ctx, l)
+	defer release()
+	others := all.takeScripts(batchBytes - w.size)
+	if len(others) == 0 {
+		_ = l.conn.Process(ctx, cmd)
+		l.check(cmd)
+		return cmd.Err()
+	}
 	defer func() {
-		if l.release() {
+		for _, other := range others {
+			other.turn <- nil
+		}
+	}()
+	l.pipelined(ctx, func(p goredis.Pipeliner) {
+		for _, other := range others {
+			_ = p.Process(ctx, other.script)
+		}
+		_ = p.Process(ctx, cmd)
+	})
+	return cmd.Err()
+}
+
+// acquire waits for a line, which must be held then. The line is nil if another caller has sent
+// the script of w.
+func (all *lines) acquire(ctx context.Context, w *waiter) (*line, error) {
+	all.mu.Lock()
+	if all.used < all.most {
+		defer all.mu.Unlock()
+		all.used++
+		last := len(all.free) - 1
+		if last < 0 {
+			return &line{client: all.client, conn: all.client.Conn()}, nil
+		}
+		l := all.free[last]
+		all.free = all.free[:last]
+		return l, nil
+	}
+	all.waiting = append(all.waiting, w)
+	all.mu.Unlock()
+	select {
+	case l := <-w.turn:
+		return l, nil
+	case <-ctx.Done():
+	}
+	all.mu.Lock()
+	i := slices.Index(all.waiting, w)
+	if i >= 0 {
+		all.waiting = slices.Delete(all.waiting, i, i+1)
+	}
+	all.mu.Unlock()
+	if i < 0 {
+		select {
+		case l := <-w.turn:
+			return l, nil // the line's use is interrupted at once
+		default: // another caller is sending the script
+		}
+	}
+	return nil, context.Cause(ctx)
+}
+
+// takeScripts takes the scripts that are sent together with one of a caller that has a line. They
+// have no more than size bytes.
+func (all *lines) takeScripts(size int) (scripts []*waiter) {
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	n := 0
+	for n < len(all.waiting) && all.waiting[n].script != nil && all.waiting[n].size <= size {
+		size -= all.waiting[n].size
+		n++
+	}
+	scripts = slices.Clone(all.waiting[:n])
+	all.waiting = slices.Delete(all.waiting, 0, n)
+	return scripts
+}
+
+// hold begins the use of a line. Until release is called, the end of ctx makes the line's
+// commands fail, whose context must be the inner one.
+func (all *lines) hold(ctx context.Context, l *line) (inner context.Context, release func()) {
+	l.mu.Lock()
+	use := l.use
+	l.mu.Unlock()
+	stop := context.AfterFunc(ctx, func() { l.interrupt(use) })
+	return context.WithValue(ctx, lineKey{}, l), func() {
+		stop()
+		if l.endUse() {
 			l.renew()
 		}
 		all.mu.Lock()
+		defer all.mu.Unlock()
+		if len(all.waiting) > 0 {
+			all.waiting[0].turn <- l
+			all.waiting = slices.Delete(all.waiting, 0, 1)
+			return
+		}
+		all.used--
 		all.free = append(all.free, l)
-		all.mu.Unlock()
-	}()
-	defer context.AfterFunc(ctx, func() { l.interrupt(call) })()
-	return f(context.WithValue(ctx, lineKey{}, l))
-}
-
-func (all *lines) take() *line {
-	all.mu.Lock()
-	defer all.mu.Unlock()
-	last := len(all.free) - 1
-	if last < 0 {
-		return &line{client: all.client, conn: all.client.Conn()}
 	}
-	l := all.free[last]
-	all.free = all.free[:last]
-	return l
 }
 
-// process sends a command, and prepares the line for another connection if this one failed.
-func (l *line) process(ctx context.Context, cmd goredis.Cmder) error {
-	err := l.conn.Process(ctx, cmd)
-	if isAway(err) {
+// sizeOf returns how many bytes the arguments of a command have, numbers not included.
+func sizeOf(cmd goredis.Cmder) (n int) {
+	for _, arg := range cmd.Args() {
+		switch arg := arg.(type) {
+		case string:
+			n += len(arg)
+		case []byte:
+			n += len(arg)
+		}
+	}
+	return n
+}
+
+// pipelined sends the commands that f adds to a pipeline.
+func (l *line) pipelined(ctx context.Context, f func(goredis.Pipeliner)) {
+	cmds, _ := l.conn.Pipelined(ctx, func(p goredis.Pipeliner) error {
+		f(p)
+		return nil
+	})
+	l.check(cmds...)
+}
+
+// check prepares the line for another connection if the present one has failed.
+func (l *line) check(cmds ...goredis.Cmder) {
+	if slices.ContainsFunc(cmds, func(cmd goredis.Cmder) bool { return isAway(cmd.Err()) }) {
 		l.renew()
 	}
-	return err
 }
 
 // renew has the next command make a new connection.
@@ -103,11 +234,11 @@ func (l *line) renew() {
 	l.conn = l.client.Conn()
 }
 
-// interrupt closes the socket of a call. The call may have ended meanwhile.
-func (l *line) interrupt(call uint64) {
+// interrupt closes the socket of a use. The use may have ended meanwhile.
+func (l *line) interrupt(use uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.call != call {
+	if l.use != use {
 		return
 	}
 	l.cut = true
@@ -116,16 +247,16 @@ func (l *line) interrupt(call uint64) {
 	}
 }
 
-// release ends a call, and reports whether it was interrupted.
-func (l *line) release() (cut bool) {
+// endUse ends a use, and reports whether it was interrupted.
+func (l *line) endUse() (cut bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	cut = l.cut
-	l.call, l.cut = l.call+1, false
+	l.use, l.cut = l.use+1, false
 	return cut
 }
 
-// connected notes the socket of a line, and reports false if the call was interrupted.
+// connected notes the socket of a line, and reports false if its use was interrupted.
 func (l *line) connected(socket net.Conn) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -3,90 +3,250 @@ package redis
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
+	"runtime"
+	"strconv"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	goredis "github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/seed-2e639f12/tether/durable/durabletest"
 )
 
 // socket notes that it was closed.
 type socket struct {
 	net.Conn
-	closed bool
+	closed atomic.Bool
 }
 
 func (s *socket) Close() error {
-	s.closed = true
+	s.closed.Store(true)
 	return nil
 }
 
 // newTestLines returns lines that connect nowhere.
-func newTestLines(t *testing.T, places int) *lines {
-	all := newLines(goredis.NewClient(&goredis.Options{Addr: "127.0.0.1:1", PoolSize: places}))
+func newTestLines(t *testing.T, most int) *lines {
+	all := newLines(goredis.NewClient(&goredis.Options{Addr: "127.0.0.1:1"}), most)
 	t.Cleanup(func() { all.client.Close() })
 	return all
+}
+
+// take takes a line until release is called.
+func (all *lines) take(t *testing.T, ctx context.Context) (l *line, release func()) {
+	t.Helper()
+	l, err := all.acquire(ctx, newWaiter())
+	require.NoError(t, err)
+	ctx, release = all.hold(ctx, l)
+	require.Same(t, l, lineOf(ctx))
+	return l, release
+}
+
+// awaitWaiting returns when n callers wait for a line.
+func (all *lines) awaitWaiting(n int) {
+	for waiting := -1; waiting != n; runtime.Gosched() {
+		all.mu.Lock()
+		waiting = len(all.waiting)
+		all.mu.Unlock()
+	}
 }
 
 func TestACanceledCallClosesItsOwnSocketOnly(t *testing.T) {
 	all := newTestLines(t, 2)
 	first, second := new(socket), new(socket)
-	ctx, cancel := context.WithCancel(context.Background())
-	var used *line
-	require.NoError(t, all.with(ctx, func(ctx context.Context) error {
-		used = lineOf(ctx)
-		require.True(t, used.connected(first))
-		return nil
-	}))
-	require.NoError(t, all.with(context.Background(), func(next context.Context) error {
-		require.Same(t, used, lineOf(next), "the line used last")
-		cancel()          // by the first caller, whose call has ended
-		used.interrupt(0) // as if the cancellation had been late
-		assert.False(t, first.closed)
-		return nil
-	}))
-	ctx, cancel = context.WithCancel(context.Background())
-	interrupted := errors.New("interrupted")
-	require.ErrorIs(t, all.with(ctx, func(ctx context.Context) error {
-		require.Same(t, used, lineOf(ctx))
-		cancel()
-		used.interrupt(2) // which the cancellation does as well
-		assert.True(t, first.closed)
-		require.False(t, used.connected(second), "a connection that comes late")
-		return interrupted
-	}), interrupted)
-	require.NoError(t, all.with(context.Background(), func(ctx context.Context) error {
-		assert.True(t, lineOf(ctx).connected(second), "the next call")
-		return nil
-	}))
-	assert.False(t, second.closed)
+	ctx, cancel := context.WithCancel(t.Context())
+	used, release := all.take(t, ctx)
+	require.True(t, used.connected(first))
+	release()
+
+	l, release := all.take(t, t.Context())
+	require.Same(t, used, l, "the line used last")
+	cancel()          // by the first caller, whose use has ended
+	used.interrupt(0) // as if the cancellation had been late
+	assert.False(t, first.closed.Load())
+	release()
+
+	ctx, cancel = context.WithCancel(t.Context())
+	l, release = all.take(t, ctx)
+	require.Same(t, used, l)
+	cancel()
+	used.interrupt(2) // which the cancellation does as well
+	assert.True(t, first.closed.Load())
+	require.False(t, used.connected(second), "a connection that comes late")
+	release()
+
+	l, release = all.take(t, t.Context())
+	assert.True(t, l.connected(second), "the next use")
+	release()
+	assert.False(t, second.closed.Load())
 }
 
 func TestACallWaitsForALineUntilItsContextEnds(t *testing.T) {
 	all := newTestLines(t, 1)
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel()
-	require.NoError(t, all.with(context.Background(), func(context.Context) error {
-		assert.ErrorIs(t, all.with(ctx, func(context.Context) error { return nil }), context.Canceled)
-		return nil
-	}))
-	require.NoError(t, all.with(context.Background(), func(context.Context) error { return nil }))
+	l, release := all.take(t, t.Context())
+	mine := errors.New("mine")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	failed := make(chan error)
+	for range 2 {
+		go func() {
+			_, err := all.acquire(ctx, newWaiter())
+			failed <- err
+		}()
+	}
+	all.awaitWaiting(2)
+	cancel(mine)
+	assert.ErrorIs(t, <-failed, mine)
+	assert.ErrorIs(t, <-failed, mine)
+	all.awaitWaiting(0)
+
+	next := newWaiter()
+	all.waiting = append(all.waiting, next)
+	release()
+	assert.Same(t, l, <-next.turn)
+	_, release = all.hold(t.Context(), l)
+	release()
+	assert.Zero(t, all.used)
+}
+
+// A caller may be given a line when its context has just ended.
+func TestALineThatComesLateIsNotLost(t *testing.T) {
+	for range 1000 {
+		all := newTestLines(t, 1)
+		l, release := all.take(t, t.Context())
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			if got, err := all.acquire(ctx, newWaiter()); err == nil {
+				assert.Same(t, l, got)
+				_, release := all.hold(ctx, got)
+				release()
+			}
+		}()
+		all.awaitWaiting(1)
+		cancel()
+		release() // often before the caller sees that
+		<-ended
+		require.Zero(t, all.used)
+		require.Len(t, all.free, 1)
+	}
+}
+
+func TestScriptsThatAreSentTogether(t *testing.T) {
+	all := newTestLines(t, 1)
+	wait := func(script string) *waiter {
+		w := newWaiter()
+		if script != "" {
+			w.script = goredis.NewCmd(t.Context(), script)
+			w.size = sizeOf(w.script)
+		}
+		all.waiting = append(all.waiting, w)
+		return w
+	}
+	a, b, alone, c := wait("12345"), wait("12345"), wait(""), wait("1")
+	assert.Empty(t, all.takeScripts(4))
+	assert.Equal(t, []*waiter{a}, all.takeScripts(9))
+	assert.Equal(t, []*waiter{b}, all.takeScripts(100), "the next one needs a line of its own")
+	assert.Equal(t, []*waiter{alone, c}, all.waiting)
+	assert.Equal(t, 7, sizeOf(goredis.NewCmd(t.Context(), "eval", []byte("xyz"), 7)))
+}
+
+// pipelines notes how many commands each pipeline has.
+type pipelines struct{ sizes []int }
+
+func (*pipelines) DialHook(next goredis.DialHook) goredis.DialHook          { return next }
+func (*pipelines) ProcessHook(next goredis.ProcessHook) goredis.ProcessHook { return next }
+
+func (p *pipelines) ProcessPipelineHook(next goredis.ProcessPipelineHook) goredis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []goredis.Cmder) error {
+		p.sizes = append(p.sizes, len(cmds))
+		return next(ctx, cmds)
+	}
+}
+
+// newRedisLines returns lines to a server.
+func newRedisLines(t *testing.T, most int) *lines {
+	opt, err := goredis.ParseURL(durabletest.Redis(t).Address())
+	require.NoError(t, err)
+	all := newLines(goredis.NewClient(opt), most)
+	t.Cleanup(func() { all.client.Close() })
+	return all
+}
+
+// echo has a script return a text. It reports false if the script failed.
+func (all *lines) echo(ctx context.Context, t *testing.T, text string) bool {
+	cmd := goredis.NewCmd(ctx, "eval", "return ARGV[1]", 0, text)
+	if err := all.process(ctx, cmd); err != nil {
+		return false
+	}
+	return assert.Equal(t, text, cmd.Val())
+}
+
+func TestACallerSendsTheScriptsOfOthers(t *testing.T) {
+	all, seen := newRedisLines(t, 1), new(pipelines)
+	all.client.AddHook(seen)
+	_, release := all.take(t, t.Context())
+	const callers = 10
+	var group sync.WaitGroup
+	for n := range callers {
+		group.Go(func() { assert.True(t, all.echo(t.Context(), t, strconv.Itoa(n))) })
+	}
+	all.awaitWaiting(callers)
+	release()
+	group.Wait()
+	assert.Contains(t, seen.sizes, callers, "beside what sets a connection up")
+}
+
+// Each script is answered to its own caller, and no line is lost, whenever callers leave.
+func TestCallersThatLeaveAndCallersThatStay(t *testing.T) {
+	all := newRedisLines(t, 2)
+	var group sync.WaitGroup
+	for n := range 32 {
+		group.Go(func() {
+			for i := range 100 {
+				ctx, cancel := context.WithCancel(t.Context())
+				leaves := n%4 == 0
+				if leaves {
+					go cancel()
+				}
+				if n%8 == 1 {
+					_, release := all.take(t, ctx)
+					runtime.Gosched()
+					release()
+				}
+				text := fmt.Sprint(n, " ", i)
+				for !all.echo(ctx, t, text) && !leaves {
+					// A caller that sent it has left; see insist.
+				}
+				cancel()
+			}
+		})
+	}
+	group.Wait()
+	assert.Zero(t, all.used)
+	assert.Empty(t, all.waiting)
+	assert.LessOrEqual(t, len(all.free), 2)
 }
 
 // A dialer may ignore its context.
 func TestADialIsLeftWhenItsContextEnds(t *testing.T) {
 	all := newTestLines(t, 1)
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(t.Context())
 	late, closed := make(chan net.Conn), make(chan struct{})
 	dial := dialing{}.DialHook(func(context.Context, string, string) (net.Conn, error) {
 		cancel()
 		return <-late, nil
 	})
-	require.ErrorIs(t, all.with(ctx, func(ctx context.Context) error {
-		_, err := dial(ctx, "tcp", "redis:6379")
-		return err
-	}), context.Canceled)
+	l, err := all.acquire(ctx, newWaiter())
+	require.NoError(t, err)
+	ctx, release := all.hold(ctx, l)
+	defer release()
+	_, err = dial(ctx, "tcp", "redis:6379")
+	require.ErrorIs(t, err, context.Canceled)
 	late <- closer{closed: closed}
 	<-closed
 }
