@@ -8,7 +8,6 @@ require (
 	github.com/seed-2e639f12/tether v0.0.0
 	github.com/seed-2e639f12/tether/durable v0.0.0
 	github.com/stretchr/testify v1.12.1
-	golang.org/x/sync v0.22.0
 )
 
 require (
@@ -19,6 +18,7 @@ require (
 	github.com/spf13/cast v1.10.0 // indirect
 	go.uber.org/goleak v1.3.0 // indirect
 	go.yaml.in/yaml/v3 v3.0.5 // indirect
+	golang.org/x/sync v0.22.0 // indirect
 	golang.org/x/sys v0.37.0 // indirect
 	golang.org/x/time v0.14.0 // indirect
 	google.golang.org/protobuf v1.36.10 // indirect
