@@ -21,7 +21,9 @@ const Unbounded = math.MaxInt32
 type Overflow uint8
 
 const (
-	// OverflowReject makes Go return a [*FullError] at once.
+	// OverflowReject makes Go return a [*FullError] at once. After every 64 refusals of the
+	// pool the submitter yields its processor, so that a loop that submits again at once
+	// lets the workers run.
 	OverflowReject Overflow = iota
 	// OverflowBlock makes Go wait for room until ctx is done. Waiters are served in FIFO
 	// order: if the queue is full and the [Share] of the first waiter may not start a task

@@ -486,6 +486,21 @@ func TestP3_RejectAnswersAtOnce(t *testing.T) {
 	})
 }
 
+func TestP3_ALoopThatIsRefusedLetsWorkersRun(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	p := newPool(t, tether.PoolConfig{Workers: 1, Queue: 8})
+	const tasks = 1000
+	for admitted := 0; admitted < tasks; {
+		if _, err := p.Go(t.Context(), "task", succeed); err == nil {
+			admitted++
+		} else {
+			require.ErrorIs(t, err, tether.ErrFull)
+		}
+	}
+	// Otherwise it is refused some thousand times for each task, until the runtime preempts it.
+	assert.Less(t, p.Stats().Refused, uint64(64*tasks))
+}
+
 func TestP3_RejectKnowsNothingYet(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPool(t, tether.PoolConfig{Workers: 1, Queue: 0, Overflow: tether.OverflowReject})

@@ -6,6 +6,7 @@ import (
 	"hash/maphash"
 	"log/slog"
 	"reflect"
+	"runtime"
 	"sync"
 	"time"
 
@@ -69,10 +70,17 @@ func (req *request) check(name string) (err error) {
 	return nil
 }
 
+// refusalsPerYield is the number of refusals of a pool after which a submitter yields its
+// processor. A loop that submits again at once would otherwise take the processors from the
+// workers for which it waits.
+const refusalsPerYield = 64
+
 // refused counts a refusal and notifies the observer; it returns err.
 func (r *Registry) refused(ctx context.Context, p *Pool, name string, err error) error {
 	if p != nil {
-		p.refused.Add(1)
+		if p.refused.Add(1)%refusalsPerYield == 0 {
+			runtime.Gosched()
+		}
 	} else {
 		r.refusals.Add(1)
 	}
