@@ -3,7 +3,6 @@ package durable
 import (
 	"cmp"
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -66,7 +65,7 @@ func (j *Job[A]) Go(ctx context.Context, r tether.Submitter, e Enqueuer, args A)
 	if err := e.Support().allows(j.name, j.config.Timeout); err != nil {
 		return Receipt{}, err
 	}
-	id := rand.Text()
+	id := j.ids.next()
 	local.id, local.headers = id, j.headers(ctx, id)
 	options := [...]tether.Option{tether.HandOver(local.handOver), tether.Label(labelJob, id), j.timeout, j.wraps}
 	var task *tether.Task

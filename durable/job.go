@@ -2,7 +2,6 @@ package durable
 
 import (
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -53,7 +52,7 @@ func defaultBackoff(attempt int, err error) time.Duration {
 }
 
 // Job is a kind of work that outlives the process: a name, a handler and a configuration. It
-// is created by [Define] and is immutable.
+// is created by [Define] and its configuration does not change.
 type Job[A any] struct {
 	name    string
 	handler func(ctx context.Context, args A) (any, error)
@@ -61,6 +60,8 @@ type Job[A any] struct {
 	plain   bool // see plainType
 
 	timeout, wraps tether.Option // of its tasks; wraps names the handler in Info.Func
+
+	ids idSource
 }
 
 // Define names a handler, usually in a package variable, in the process that enqueues as well
@@ -102,7 +103,10 @@ func define[A any](constructor, name string, handler func(context.Context, A) (a
 	if cfg.Backoff == nil {
 		cfg.Backoff = defaultBackoff
 	}
-	return &Job[A]{name, handler, cfg, plainType(reflect.TypeFor[A]()), tether.Timeout(cfg.Timeout), wraps}
+	return &Job[A]{
+		name: name, handler: handler, config: cfg, plain: plainType(reflect.TypeFor[A]()),
+		timeout: tether.Timeout(cfg.Timeout), wraps: wraps,
+	}
 }
 
 // Definition is a *[Job] of any type, as a [Worker] takes it.
@@ -221,7 +225,7 @@ func (j *Job[A]) message(ctx context.Context, args A) (Message, error) {
 	if err != nil {
 		return Message{}, err
 	}
-	id := rand.Text()
+	id := j.ids.next()
 	return Message{ID: id, Name: j.name, Args: encoded, Headers: j.headers(ctx, id)}, nil
 }
 
