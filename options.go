@@ -15,11 +15,11 @@ import (
 // An Option configures one submission. The zero Option does nothing. Options are
 // reusable and safe for concurrent use.
 type Option struct {
-	kind   optionKind
-	n      int64
-	key    string
-	value  any
-	reason string // why it is invalid; empty if it is valid
+	kind  optionKind
+	n     int64
+	key   string
+	text  string // of a Label; why an optionInvalid is invalid
+	value any    // must be a pointer or a func, which are not allocated again
 }
 
 // never is a duration that overrides another one by none.
@@ -29,6 +29,7 @@ type optionKind uint8
 
 const (
 	optionNone optionKind = iota
+	optionInvalid
 	optionTimeout
 	optionDelay
 	optionHold
@@ -49,14 +50,14 @@ const (
 // Err returns the [ErrInvalid] with which a submission with the option would be refused, nil
 // if the option is valid. It is for options that are kept for later.
 func (o Option) Err() error {
-	if o.reason == "" {
+	if o.kind != optionInvalid {
 		return nil
 	}
-	return fmt.Errorf("%w: %s", ErrInvalid, o.reason)
+	return fmt.Errorf("%w: %s", ErrInvalid, o.text)
 }
 
 func invalid(format string, args ...any) Option {
-	return Option{reason: fmt.Sprintf(format, args...)}
+	return Option{kind: optionInvalid, text: fmt.Sprintf(format, args...)}
 }
 
 // Timeout bounds the time from the task's first start, all attempts and the waits
@@ -88,7 +89,7 @@ func Wraps(fn any) Option {
 	if v.Kind() != reflect.Func || v.IsNil() {
 		return invalid("Wraps needs a function, and not %T", fn)
 	}
-	return Option{kind: optionWraps, value: v.Pointer()}
+	return Option{kind: optionWraps, n: int64(v.Pointer())}
 }
 
 // Delay makes the task start no earlier than d after its submission. If that is later than
@@ -220,7 +221,7 @@ func ExponentialBackoff(first, max time.Duration) func(attempt int, err error) t
 
 // Label gives the task a label, which log records, reports and [Info] show.
 func Label(key, value string) Option {
-	return Option{kind: optionLabel, key: key, value: value}
+	return Option{kind: optionLabel, key: key, text: value}
 }
 
 // HandOver registers fn to take over the task if it is dropped before it starts, by
@@ -283,10 +284,10 @@ func (o *submitOptions) add(option Option) {
 		o.err = option.kind.checkLoop()
 	}
 	switch option.kind {
-	case optionNone:
+	case optionNone, optionInvalid:
 		return
 	case optionWraps:
-		o.pc = option.value.(uintptr)
+		o.pc = uintptr(option.n)
 		return
 	case optionTimeout:
 		o.timeout = time.Duration(option.n)
@@ -313,7 +314,7 @@ func (o *submitOptions) add(option Option) {
 		policy := option.value.(*RetryPolicy)
 		o.retry = &retrying{policy: policy, attempts: policy.Attempts}
 	case optionLabel:
-		o.labels = append(o.labels, slog.String(option.key, option.value.(string)))
+		o.labels = append(o.labels, slog.String(option.key, option.text))
 	case optionStuckAfter:
 		o.stuckAfter = time.Duration(option.n)
 	case optionLoop:
