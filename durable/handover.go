@@ -66,7 +66,8 @@ func (j *Job[A]) Go(ctx context.Context, r tether.Submitter, e Enqueuer, args A)
 		return Receipt{}, err
 	}
 	id := j.ids.next()
-	local.id, local.headers = id, j.headers(ctx, id)
+	local.ctx.meta = Meta{ID: id, Attempt: 1, MaxAttempts: j.config.MaxAttempts}
+	local.headers = j.headers(ctx, id)
 	options := [...]tether.Option{tether.HandOver(local.handOver), tether.Label(labelJob, id), j.timeout, j.wraps}
 	var task *tether.Task
 	var err error
@@ -95,9 +96,9 @@ var errNotReturned = errors.New("durable: the handler panicked or ended its goro
 
 // attempt is the attempt at a job in the process that submitted it.
 type attempt[A any] struct {
+	ctx     jobContext // the handler's; a part of the attempt, to be no allocation of its own
 	job     *Job[A]
 	engine  Enqueuer
-	id      string
 	headers map[string]string
 	args    A
 	encoded json.RawMessage // args, if they are not plain
@@ -112,7 +113,7 @@ type attempt[A any] struct {
 
 // put puts the job onto the engine, after used attempts.
 func (a *attempt[A]) put(ctx context.Context, used int, runAt time.Time) (Receipt, error) {
-	m := Message{ID: a.id, Name: a.job.name, Args: a.encoded, Used: used, Headers: a.headers, RunAt: runAt}
+	m := Message{ID: a.ctx.meta.ID, Name: a.job.name, Args: a.encoded, Used: used, Headers: a.headers, RunAt: runAt}
 	if m.Args == nil {
 		encoded, err := a.job.encode(a.args)
 		if err != nil {
@@ -141,7 +142,8 @@ func (a *attempt[A]) handOver(ctx context.Context, _ tether.Info) error {
 const watchAfter = 100 * time.Microsecond
 
 func (a *attempt[A]) body(ctx context.Context) (err error) {
-	job := &jobContext{ctx, Meta{ID: a.id, Attempt: 1, MaxAttempts: a.job.config.MaxAttempts}}
+	a.ctx.Context = ctx
+	job := &a.ctx
 	var soon *time.Timer
 	select {
 	case <-tether.StoppingFrom(ctx):
@@ -229,7 +231,7 @@ func (a *attempt[A]) continueOnEngine(ctx context.Context, err error) {
 			}
 			wait, failed := backoff(cfg, used, safeError(err))
 			if failed != nil {
-				slog.Error("durable: Backoff", "job", a.job.name, "id", a.id, "error", failed)
+				slog.Error("durable: Backoff", "job", a.job.name, "id", a.ctx.meta.ID, "error", failed)
 			}
 			if a.engine.Support().RunAt {
 				runAt = time.Now().Add(wait)
@@ -237,7 +239,7 @@ func (a *attempt[A]) continueOnEngine(ctx context.Context, err error) {
 		}
 		if failed := a.enqueue(context.WithoutCancel(ctx), used, runAt); failed != nil {
 			a.lost = fmt.Errorf("durable: job %q has no further attempt: not on the engine: %w", a.job.name, failed)
-			slog.Error("durable: a job is lost unless its handler ends well", "job", a.job.name, "id", a.id, "error", a.lost)
+			slog.Error("durable: a job is lost unless its handler ends well", "job", a.job.name, "id", a.ctx.meta.ID, "error", a.lost)
 		}
 	})
 }
