@@ -1,6 +1,7 @@
 package tether_test
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -307,6 +308,29 @@ func ExampleHandOver() {
 	// Output:
 	// stored: invoice of order 5
 	// <nil> 1
+}
+
+// A body that waits for the next message ends when the stop begins.
+func ExampleOnStop() {
+	reg := tether.New(tether.Config{})
+	here, there := net.Pipe() // a connection to a broker
+	defer there.Close()
+
+	reg.Go(context.Background(), "messages", func(context.Context) error {
+		messages := bufio.NewScanner(here)
+		for messages.Scan() {
+			fmt.Println("message:", messages.Text())
+		}
+		fmt.Println("no more messages")
+		return nil
+	}, tether.OnStop(func(context.Context) { here.Close() }))
+
+	fmt.Fprintln(there, "hello")
+	fmt.Println(reg.Shutdown(context.Background()))
+	// Output:
+	// message: hello
+	// no more messages
+	// <nil>
 }
 
 func ExampleReportProgress() {

@@ -42,6 +42,7 @@ const (
 	optionRetry
 	optionLabel
 	optionHandOver
+	optionOnStop
 	optionStuckAfter
 	optionWraps
 	optionLoop
@@ -240,6 +241,21 @@ func HandOver(fn func(ctx context.Context, info Info) error) Option {
 	return Option{kind: optionHandOver, value: fn}
 }
 
+// OnStop calls fn when the stop begins, which is when [Registry.Stopping] is closed, if the
+// body is running then; and if the body starts later, it calls fn when that starts. It is for
+// a body that cannot wait for [StoppingFrom], since it waits in a call that fn can end: a read
+// from a connection that fn closes.
+//
+// fn is called at most once for a task, on a goroutine of its own and with the body's context.
+// The body may end before fn does, and the drain does not wait for fn. A panic of fn is
+// contained and logged.
+func OnStop(fn func(ctx context.Context)) Option {
+	if fn == nil {
+		return invalid("nil OnStop")
+	}
+	return Option{kind: optionOnStop, value: fn}
+}
+
 // submitOptions are the Options of one submission.
 type submitOptions struct {
 	options               // the task has a copy if lasting is set
@@ -253,7 +269,7 @@ type submitOptions struct {
 }
 
 // options are the Options that a task needs. They do not change once the task is
-// published, except for timer, in, active and handedOver.
+// published, except for onStop, timer, in, active and handedOver.
 type options struct {
 	delay          time.Duration
 	unique, serial string
@@ -262,6 +278,7 @@ type options struct {
 	weight         int64
 	labels         []slog.Attr
 	handOver       func(ctx context.Context, info Info) error // dropped at the end
+	onStop         func(ctx context.Context)                  // taken when it is called, and dropped at the end; guarded by taskExtra.mu
 	retry          *retrying
 	stuckAfter     time.Duration // 0 means the registry's, never that it is not reported
 
@@ -321,6 +338,8 @@ func (o *submitOptions) add(option Option) {
 		o.setLoop(option.value.(*LoopConfig))
 	case optionHandOver:
 		o.handOver = option.value.(func(context.Context, Info) error)
+	case optionOnStop:
+		o.onStop = option.value.(func(context.Context))
 	}
 	o.lasting = true
 }
@@ -346,7 +365,7 @@ func (o *options) labelMap() map[string]string {
 
 // drop drops what a finished task does not need.
 func (o *options) drop() {
-	o.handOver, o.holder = nil, nil
+	o.handOver, o.onStop, o.holder = nil, nil, nil
 	if o.retry != nil {
 		o.retry.policy, o.retry.last = nil, nil
 	}

@@ -33,6 +33,9 @@ func (t *Task) runBody() (end State, err error) {
 	if t.queue.reg.observers != nil {
 		ctx = t.observeStart()
 	}
+	if t.extra.Load() != nil && !t.queue.reg.Ready() {
+		t.callOnStop()
+	}
 	if t.fn != nil {
 		err = t.fn(ctx)
 	} else {
@@ -298,6 +301,21 @@ func (q *queue) drop(limit context.Context, t *Task, cause error) {
 		err = cause
 	} else {
 		err = fmt.Errorf("%w: hand-over: %w", cause, failed)
+	}
+}
+
+// callOnStop calls the function of OnStop, unless that was done before. It does not wait for it.
+func (t *Task) callOnStop() {
+	x := t.extra.Load()
+	if x == nil || x.options == nil {
+		return
+	}
+	x.mu.Lock()
+	fn := x.options.onStop
+	x.options.onStop = nil
+	x.mu.Unlock()
+	if fn != nil {
+		go t.callback("OnStop", func() error { fn(t.observedContext()); return nil })
 	}
 }
 

@@ -189,12 +189,20 @@ func (r *Registry) Ready() bool {
 	}
 }
 
-// beginStop closes stopping and ends the loops. Other tasks are still admitted.
+// beginStop closes stopping, ends the loops and calls the OnStop of running tasks. Other tasks
+// are still admitted.
 func (d *drain) beginStop(r *Registry) {
 	d.stopOnce.Do(func() {
 		d.progress.start()
 		close(d.stopping)
 		r.stopLoops()
+		for _, q := range r.allQueues() {
+			for t := range q.table.All() {
+				if t.State() == Running { // one that starts from here on finds stopping closed
+					t.callOnStop()
+				}
+			}
+		}
 	})
 }
 
