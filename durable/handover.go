@@ -25,10 +25,10 @@ const handOverTime = 10 * time.Second
 //     Receipt has no Task.
 //   - The drain drops the task before it has started, or the pool does (OverflowDropOldest): see
 //     [tether.HandOver].
-//   - The drain cancels the handler: the job is enqueued at that moment, or when the handler has
-//     run for 100 µs, so that it is not lost if the handler ignores the cancellation. A handler
-//     that succeeds after it was canceled may run twice. If a handler ignores its Timeout, its
-//     next attempt is enqueued when the drain begins.
+//   - The drain cancels the handler: the job is enqueued at that moment, so that it is not lost
+//     if the handler ignores the cancellation. A handler that succeeds after it was canceled may
+//     run twice. If a handler ignores its Timeout, its next attempt is enqueued when the stop
+//     begins.
 //   - The attempt fails, and MaxAttempts allows another: it is enqueued with the Backoff, if the
 //     engine supports waits. The Task has then failed, and the job is on the engine.
 //
@@ -68,7 +68,9 @@ func (j *Job[A]) Go(ctx context.Context, r tether.Submitter, e Enqueuer, args A)
 	id := j.ids.next()
 	local.ctx.meta = Meta{ID: id, Attempt: 1, MaxAttempts: j.config.MaxAttempts}
 	local.headers = j.headers(ctx, id)
-	options := [...]tether.Option{tether.HandOver(local.handOver), tether.Label(labelJob, id), j.timeout, j.wraps}
+	options := [...]tether.Option{
+		tether.HandOver(local.handOver), tether.OnStop(local.watch), tether.Label(labelJob, id), j.timeout, j.wraps,
+	}
 	var task *tether.Task
 	var err error
 	switch r := r.(type) { // calls through the interface would have options allocated
@@ -136,69 +138,47 @@ func (a *attempt[A]) handOver(ctx context.Context, _ tether.Info) error {
 	return a.enqueue(late, 0, time.Time{})
 }
 
-// watchAfter is how long an attempt runs until it is watched, if the drain has not begun.
-// What watches it needs the cancellation of its context, which costs more than a short
-// handler does.
-const watchAfter = 100 * time.Microsecond
-
 func (a *attempt[A]) body(ctx context.Context) (err error) {
 	a.ctx.Context = ctx
-	job := &a.ctx
-	var soon *time.Timer
-	select {
-	case <-tether.StoppingFrom(ctx):
-		a.watch(job)
-	default:
-		soon = time.AfterFunc(watchAfter, func() { a.watch(job) })
-	}
 	returned := false
 	defer func() {
 		// This also runs during a panic or a Goexit, which are failures like others.
-		if soon == nil || !soon.Stop() {
-			a.end()
-		}
+		a.end()
 		if returned && err == nil {
 			return
 		}
 		if !returned {
 			err = errNotReturned // a panic passes, or a Goexit, and Go shows neither here
 		}
-		a.continueOnEngine(job, err)
+		a.continueOnEngine(&a.ctx, err)
 		if a.lost != nil {
 			err = errors.Join(err, a.lost)
 		}
 	}()
 	if a.encoded == nil {
-		_, err = a.job.handler(job, a.args)
+		_, err = a.job.handler(&a.ctx, a.args)
 	} else {
-		_, err = a.job.run(job, a.encoded)
+		_, err = a.job.run(&a.ctx, a.encoded)
 	}
 	returned = true
 	return err
 }
 
-// watch puts the job onto the engine when the drain cancels it. If its time was up before,
-// it does when the drain begins, since the handler may never return.
+// watch is the task's [tether.OnStop]. It puts the job onto the engine when the drain cancels
+// the handler, and when its time is up, or was up before, since the handler may never return.
+// That needs the cancellation of the context, which costs more than a short handler does.
 func (a *attempt[A]) watch(ctx context.Context) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.ended {
 		return
 	}
-	ended, watched := make(chan struct{}), make(chan struct{})
+	watched := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(watched)
-		if is(context.Cause(ctx), tether.ErrTimeout) {
-			select {
-			case <-ended:
-				return // continueOnEngine is called by body, with the error
-			case <-tether.StoppingFrom(ctx):
-			}
-		}
 		a.continueOnEngine(ctx, nil)
 	})
 	a.unwatch = func() {
-		close(ended)
 		if !stop() {
 			<-watched
 		}

@@ -152,7 +152,7 @@ func TestGo(t *testing.T) {
 			l := newLocal(t)
 			s := &keeping{Submitter: l.reg}
 			require.NoError(t, l.run(t, s, succeed, options).Task.Wait(background))
-			assert.Len(t, s.options, 4)
+			assert.Len(t, s.options, 5)
 		},
 		"full pool": func(t *testing.T) {
 			l := newLocal(t)
@@ -417,7 +417,6 @@ func TestGoAndTheDrainCancels(t *testing.T) {
 			now, cancel := context.WithCancel(background)
 			cancel()
 			require.Error(t, l.reg.Shutdown(now))
-			time.Sleep(time.Millisecond)
 			synctest.Wait()
 			l.again(t, receipt, 0, time.Time{})
 			close(goOn)
@@ -547,6 +546,22 @@ func TestGoAndTheDrainCancels(t *testing.T) {
 			synctest.Wait()
 			l.engine.none(t)
 			drained := drain(l.reg)
+			synctest.Wait()
+			l.again(t, receipt, 1, time.Now().Add(time.Second))
+			close(goOn)
+			require.NoError(t, <-drained)
+			assert.Equal(t, 1, l.engine.asked())
+		},
+		"one that ignores its timeout after the drain has begun": func(t *testing.T) {
+			l := newLocal(t)
+			goOn := make(chan struct{})
+			receipt := l.run(t, l.reg, stubborn(goOn), options)
+			time.Sleep(50 * time.Second)
+			drained := drain(l.reg)
+			time.Sleep(10*time.Second - 1)
+			synctest.Wait()
+			l.engine.none(t)
+			time.Sleep(time.Nanosecond)
 			synctest.Wait()
 			l.again(t, receipt, 1, time.Now().Add(time.Second))
 			close(goOn)
