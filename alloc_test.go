@@ -140,6 +140,7 @@ func TestAllocations(t *testing.T) {
 			"Go":              {func() { wait(r.Go(ctx, "task", succeed)) }, 3},
 			"Go with Timeout": {func() { wait(r.Go(ctx, "task", succeed, tether.Timeout(time.Hour))) }, 3},
 			"Go with Weight":  {func() { wait(r.Go(ctx, "task", succeed, tether.Weight(2))) }, 3},
+			"Go with Label":   {func() { wait(r.Go(ctx, "task", succeed, tether.Label("of", t.Name()))) }, 4}, // and its labels
 			"Submit": {func() {
 				result, err := tether.Submit(ctx, r, "task", answer)
 				if err == nil {

@@ -66,7 +66,7 @@ func TestT10_TheKeyOfATaskThatIsDoneIsFree(t *testing.T) {
 	if second == first {
 		t.Fatal("a submission joined a task that is done")
 	}
-	r.unique.free("key", first.opts().holder) // late: the key is the second one's
+	r.unique.free("key", first.startOptions().holder) // late: the key is the second one's
 	if submit() != second {
 		t.Error("the key was taken away from the second task")
 	}

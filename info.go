@@ -74,20 +74,21 @@ func (t *Task) Info() Info {
 		info.Stuck = *x.stuck
 	}
 	if info.State.Final() {
-		info.Err, info.HandedOver = x.err, x.options != nil && x.options.handedOver
+		info.Err, info.HandedOver = x.err, x.handedOver
 	}
 	if x.parent != nil {
 		info.Parent = x.parent.id(x.parentNum)
 	}
 	if o := x.options; o != nil {
-		info.Unique, info.Share, info.Labels = o.unique, o.share, o.labelMap()
-		info.Urgent = o.urgent
+		info.Labels = o.labelMap()
 		if o.retry != nil {
 			info.addRetry(o.retry, word, t.queue.reg)
 		}
-		if o.delay > 0 && info.State <= Queued && word&begun == 0 {
-			info.NextAttempt = t.queue.reg.time(later(t.submitted, o.delay))
-		}
+	}
+	start := t.startOptions()
+	info.Unique, info.Share, info.Urgent = start.unique, start.share, start.urgent
+	if start.delay > 0 && info.State <= Queued && word&begun == 0 {
+		info.NextAttempt = t.queue.reg.time(later(t.submitted, start.delay))
 	}
 	return info
 }

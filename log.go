@@ -56,15 +56,15 @@ func (t *Task) log(level slog.Level, msg string, attrs ...slog.Attr) {
 
 func (t *Task) logWith(ctx context.Context, level slog.Level, msg string, attrs ...slog.Attr) {
 	about := []slog.Attr{slog.String("task", t.Name()), slog.String("id", t.ID()), slog.String("pool", t.Pool())}
-	opts := t.opts()
-	if opts.unique != "" {
-		about = append(about, slog.String("unique", opts.unique))
+	start := t.startOptions()
+	if start.unique != "" {
+		about = append(about, slog.String("unique", start.unique))
 	}
-	if opts.share != "" {
-		about = append(about, slog.String("share", opts.share))
+	if start.share != "" {
+		about = append(about, slog.String("share", start.share))
 	}
-	if len(opts.labels) > 0 {
-		about = append(about, slog.Attr{Key: "labels", Value: slog.GroupValue(opts.labels...)})
+	if labels := t.opts().labels; len(labels) > 0 {
+		about = append(about, slog.Attr{Key: "labels", Value: slog.GroupValue(labels...)})
 	}
 	t.queue.reg.log(ctx, level, msg, append(about, attrs...)...)
 }

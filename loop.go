@@ -85,7 +85,7 @@ func (cfg LoopConfig) option() Option {
 
 // setLoop makes the task a loop.
 func (o *submitOptions) setLoop(cfg *LoopConfig) {
-	o.loop, o.essential = true, cfg.Essential
+	o.start.loop, o.start.essential, o.ordered = true, cfg.Essential, true
 	o.timeout, o.stuckAfter = never, never
 	o.retry = &retrying{
 		policy:     &RetryPolicy{Backoff: cfg.Backoff, ShouldRetry: func(error) bool { return true }},

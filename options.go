@@ -259,7 +259,9 @@ func OnStop(fn func(ctx context.Context)) Option {
 // submitOptions are the Options of one submission.
 type submitOptions struct {
 	options               // the task has a copy if lasting is set
-	lasting bool          // one of options is set
+	start   startOptions  // the task has a copy if ordered is set
+	lasting bool          // one of options or start is set
+	ordered bool          // one of start is set
 	timeout time.Duration // the task has it in taskExtra
 
 	err         error   // the first invalid Option
@@ -269,27 +271,33 @@ type submitOptions struct {
 }
 
 // options are the Options that a task needs. They do not change once the task is
-// published, except for onStop, timer, in, active and handedOver.
+// published, except for onStop. With taskExtra they have 256 bytes, a size that is allocated
+// without waste.
 type options struct {
+	labels     []slog.Attr
+	handOver   func(ctx context.Context, info Info) error // dropped at the end
+	onStop     func(ctx context.Context)                  // taken when it is called, and dropped at the end; guarded by taskExtra.mu
+	retry      *retrying
+	stuckAfter time.Duration // 0 means the registry's, never that it is not reported
+	start      *startOptions // nil if there are none
+}
+
+// startOptions are the Options that decide whether, when and in which order a task starts. They
+// do not change once the task is published, except for timer, in and active.
+type startOptions struct {
 	delay          time.Duration
 	unique, serial string
 	share          string
-	holder         *uniqueHolder // of the Unique key
+	holder         *uniqueHolder // of the Unique key; dropped at the end
 	weight         int64
-	labels         []slog.Attr
-	handOver       func(ctx context.Context, info Info) error // dropped at the end
-	onStop         func(ctx context.Context)                  // taken when it is called, and dropped at the end; guarded by taskExtra.mu
-	retry          *retrying
-	stuckAfter     time.Duration // 0 means the registry's, never that it is not reported
 
-	timer      *time.Timer // of the delay or the backoff; guarded by the queue's lock
-	in         *share      // the share that the task is in, once that was asked for; guarded by the queue's lock
-	loop       bool
-	essential  bool // of a loop
-	weighted   bool // weight was set
-	urgent     bool
-	active     bool // the task has the turn of its Serial key; guarded by the queue's lock
-	handedOver bool // HandOver returned nil; written before the end is recorded
+	timer     *time.Timer // of the delay; guarded by the queue's lock
+	in        *share      // the share that the task is in, once that was asked for; guarded by the queue's lock
+	loop      bool
+	essential bool // of a loop
+	weighted  bool // weight was set
+	urgent    bool
+	active    bool // the task has the turn of its Serial key; guarded by the queue's lock
 }
 
 // add applies one Option.
@@ -297,7 +305,7 @@ func (o *submitOptions) add(option Option) {
 	if o.err == nil {
 		o.err = option.Err()
 	}
-	if o.loop && o.err == nil {
+	if o.start.loop && o.err == nil {
 		o.err = option.kind.checkLoop()
 	}
 	switch option.kind {
@@ -316,17 +324,17 @@ func (o *submitOptions) add(option Option) {
 		o.onDuplicate = append(o.onDuplicate, option.value.(func(*Task)))
 		return
 	case optionDelay:
-		o.delay = time.Duration(option.n)
+		o.start.delay, o.ordered = time.Duration(option.n), true
 	case optionUnique:
-		o.unique = option.key
+		o.start.unique, o.ordered = option.key, true
 	case optionSerial:
-		o.serial = option.key
+		o.start.serial, o.ordered = option.key, true
 	case optionShare:
-		o.share = option.key
+		o.start.share, o.ordered = option.key, true
 	case optionUrgent:
-		o.urgent = true
+		o.start.urgent, o.ordered = true, true
 	case optionWeight:
-		o.weight, o.weighted = option.n, true
+		o.start.weight, o.start.weighted, o.ordered = option.n, true, true
 	case optionRetry:
 		policy := option.value.(*RetryPolicy)
 		o.retry = &retrying{policy: policy, attempts: policy.Attempts}
@@ -344,12 +352,12 @@ func (o *submitOptions) add(option Option) {
 	o.lasting = true
 }
 
-// task returns the options that the task needs, nil if there are none. o may be nil.
-func (o *submitOptions) task() *options {
-	if o == nil || !o.lasting {
+// startOptions returns those that the task needs, nil if there are none. o may be nil.
+func (o *submitOptions) startOptions() *startOptions {
+	if o == nil || !o.ordered {
 		return nil
 	}
-	return &o.options
+	return &o.start
 }
 
 func (o *options) labelMap() map[string]string {
@@ -365,7 +373,10 @@ func (o *options) labelMap() map[string]string {
 
 // drop drops what a finished task does not need.
 func (o *options) drop() {
-	o.handOver, o.onStop, o.holder = nil, nil, nil
+	o.handOver, o.onStop = nil, nil
+	if o.start != nil {
+		o.start.holder = nil
+	}
 	if o.retry != nil {
 		o.retry.policy, o.retry.last = nil, nil
 	}
@@ -377,6 +388,7 @@ type retrying struct {
 	attempts int          // policy.Attempts
 	failed   atomic.Int64 // attempts that were followed by another
 	began    atomic.Int64 // when the attempt that runs began, if it is not the first
+	timer    *time.Timer  // of the backoff; guarded by the queue's lock
 
 	// Of a loop: an attempt that has run for resetAfter makes forgotten equal to failed.
 	// Used by the goroutine that has run the last attempt.

@@ -74,7 +74,7 @@ func orMax(n int) int32 {
 }
 
 // counts reports whether a task with these options must be counted by reserve.
-func (o *order) counts(opts *options) bool {
+func (o *order) counts(opts *startOptions) bool {
 	return o.counting.Load() || opts != nil && (opts.serial != "" || opts.share != "" || opts.urgent)
 }
 
@@ -113,7 +113,7 @@ func (o *order) takeTurns() {
 }
 
 // weightOf returns what a task with these options weighs.
-func (o *order) weightOf(opts *options) int64 {
+func (o *order) weightOf(opts *startOptions) int64 {
 	switch {
 	case o.capacity == 0:
 		return 0
@@ -124,14 +124,14 @@ func (o *order) weightOf(opts *options) int64 {
 }
 
 // full reports whether the share of a task that is about to be submitted is at its limit.
-func (o *order) full(opts *options) bool {
+func (o *order) full(opts *startOptions) bool {
 	s := o.find(opts)
 	return s != nil && s.live >= o.shareLimit
 }
 
 // couldStart reports whether nothing but a free worker is missing for a task that is about
 // to be submitted, as far as its weight, share and key are concerned.
-func (o *order) couldStart(opts *options, now func() int64) bool {
+func (o *order) couldStart(opts *startOptions, now func() int64) bool {
 	if o.capacity > 0 && o.weightOf(opts) > o.capacity-o.weight {
 		return false
 	}
@@ -145,7 +145,7 @@ func (o *order) couldStart(opts *options, now func() int64) bool {
 }
 
 // reserve counts a task that is about to be submitted.
-func (o *order) reserve(opts *options) {
+func (o *order) reserve(opts *startOptions) {
 	o.weight += o.weightOf(opts)
 	o.enter(opts)
 	if opts == nil || opts.serial == "" {
@@ -164,7 +164,7 @@ func (o *order) reserve(opts *options) {
 
 // unreserve undoes reserve when a task has ended, or was not made. If that lets tasks of
 // its key start, they are listed again.
-func (o *order) unreserve(opts *options) {
+func (o *order) unreserve(opts *startOptions) {
 	o.weight -= o.weightOf(opts)
 	o.leave(opts)
 	if opts == nil || opts.serial == "" {
@@ -182,9 +182,9 @@ func (o *order) unreserve(opts *options) {
 			o.aborted--
 			continue
 		}
-		k.active, t.opts().active = true, true
-		s := o.share(t.opts())
-		s.lists[o.level(t.opts())].insert(t)
+		k.active, t.startOptions().active = true, true
+		s := o.share(t.startOptions())
+		s.lists[o.level(t.startOptions())].insert(t)
 		o.settle(s)
 	}
 	if k.live == 0 {
@@ -205,7 +205,7 @@ const (
 const maxInRow = 7
 
 // level returns the priority of a task with these options.
-func (o *order) level(opts *options) level {
+func (o *order) level(opts *startOptions) level {
 	if opts.urgent && o.turns != nil {
 		return urgent
 	}
@@ -236,11 +236,11 @@ func (o *order) push(first, last *node) {
 		}
 		// The tasks of a Serial key may have several shares: which is first is settled
 		// now, not when one of them is next in its share.
-		s := o.share(t.opts())
+		s := o.share(t.startOptions())
 		t.mark(listed)
 		o.wait(s, 1)
 		if o.takeKey(t) {
-			s.lists[o.level(t.opts())].append((*node)(t), (*node)(t))
+			s.lists[o.level(t.startOptions())].append((*node)(t), (*node)(t))
 			o.settle(s)
 		}
 	}
@@ -249,7 +249,7 @@ func (o *order) push(first, last *node) {
 // takeKey gives a task the turn of its Serial key, or makes it step aside and reports
 // false.
 func (o *order) takeKey(t *Task) bool {
-	opts := t.opts()
+	opts := t.startOptions()
 	if opts.serial == "" || opts.active {
 		return true
 	}
@@ -312,7 +312,7 @@ func (o *order) next(now int64) (t *Task, stalled bool) {
 			return nil, true
 		}
 		if o.capacity > 0 || t.extra.Load() != nil { // otherwise it has neither a weight nor a key
-			weight := o.weightOf(t.opts())
+			weight := o.weightOf(t.startOptions())
 			if weight > o.capacity-o.used {
 				return nil, true
 			}
@@ -369,10 +369,16 @@ func (t *turns) take(s *share, l level) {
 
 // fifo reports whether t has no say in the order, and neither has anything but the options
 // of other tasks.
-func (o *order) fifo(t *Task) bool { return !o.ruled && t.extra.Load() == nil }
+func (o *order) fifo(t *Task) bool {
+	if o.ruled {
+		return false
+	}
+	opts := t.opts()
+	return opts.start == nil && opts.retry == nil
+}
 
 // ran counts a task that next has returned as no longer running.
-func (o *order) ran(opts *options) {
+func (o *order) ran(opts *startOptions) {
 	o.used -= o.weightOf(opts)
 	s := o.share(opts)
 	s.running--
@@ -383,7 +389,7 @@ func (o *order) ran(opts *options) {
 func (o *order) abort(t *Task) {
 	o.aborted++
 	if t.has(listed) {
-		o.wait(o.share(t.opts()), -1)
+		o.wait(o.share(t.startOptions()), -1)
 	}
 }
 
@@ -401,7 +407,7 @@ func (o *order) oldest(s *share) *Task {
 	var aside *Task
 	for _, k := range o.keys {
 		k.waiting = slices.DeleteFunc(k.waiting, func(t *Task) bool { return !t.abortable() })
-		i := slices.IndexFunc(k.waiting, func(t *Task) bool { return o.share(t.opts()) == s })
+		i := slices.IndexFunc(k.waiting, func(t *Task) bool { return o.share(t.startOptions()) == s })
 		if i >= 0 && (aside == nil || k.waiting[i].slot.Number() < aside.slot.Number()) {
 			aside = k.waiting[i]
 		}
@@ -415,7 +421,7 @@ func (o *order) oldest(s *share) *Task {
 			list.tail = (*node)(front)
 		}
 	}
-	k := o.keys[aside.opts().serial]
+	k := o.keys[aside.startOptions().serial]
 	k.waiting = slices.DeleteFunc(k.waiting, func(t *Task) bool { return t == aside })
 	return aside
 }

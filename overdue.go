@@ -114,7 +114,7 @@ func (q *queue) dropOverdueLocked(now int64) bool {
 	found := q.order.overdue
 	q.order.overdue = nil
 	for _, t := range found {
-		err := &MaxWaitError{Pool: q.pool.name, Share: t.opts().share, Waited: time.Duration(now - t.queuedAt()), MaxWait: time.Duration(q.order.maxWait)}
+		err := &MaxWaitError{Pool: q.pool.name, Share: t.startOptions().share, Waited: time.Duration(now - t.queuedAt()), MaxWait: time.Duration(q.order.maxWait)}
 		q.takeAwayLocked(t)
 		q.order.aborted-- // it is out of the order already
 		q.pool.overdue++

@@ -93,10 +93,10 @@ func (q *queue) schedule(t *Task) {
 		q.workers.Unlock()
 		return // 2. Release calls schedule
 	}
-	opts, now := t.opts(), q.reg.now()
+	now := q.reg.now()
 	if due > now {
 		// 3. Delayed, or between attempts.
-		opts.timer = time.AfterFunc(time.Duration(due-now), func() { q.schedule(t) })
+		*t.timer() = time.AfterFunc(time.Duration(due-now), func() { q.schedule(t) })
 		q.workers.Unlock()
 		return
 	}
@@ -117,14 +117,22 @@ const atOnce = math.MinInt64
 
 // due returns when a task that is held or queued may start.
 func (t *Task) due(word uint32) int64 {
-	opts := t.opts()
-	switch {
-	case word&begun != 0:
-		return opts.retry.due
-	case opts.delay > 0:
-		return later(t.submitted, opts.delay)
+	if word&begun != 0 {
+		return t.opts().retry.due
+	}
+	if delay := t.startOptions().delay; delay > 0 {
+		return later(t.submitted, delay)
 	}
 	return atOnce
+}
+
+// timer returns where the timer of a parked task is: of its backoff between two attempts, and
+// of its delay before the first.
+func (t *Task) timer() **time.Timer {
+	if t.has(begun) {
+		return &t.opts().retry.timer
+	}
+	return &t.startOptions().timer
 }
 
 // later returns the time d after t, or the last time there is if that is earlier. d must
@@ -213,14 +221,13 @@ func (q *queue) takeAwayLocked(t *Task) {
 	} else {
 		q.ended[Canceled]++
 	}
-	opts := t.opts()
 	if before&parked == 0 {
 		q.order.abort(t)
-	} else if opts.timer != nil {
-		opts.timer.Stop()
+	} else if timer := *t.timer(); timer != nil {
+		timer.Stop()
 	}
 	if !t.isInline() {
-		q.order.unreserve(opts)
+		q.order.unreserve(t.startOptions())
 	}
 	if live := int(q.table.Count() - q.endedLocked()); q.order.aborted > live+64 {
 		q.workers.TakeOver()
@@ -352,7 +359,7 @@ func (q *queue) Settle(n *node) {
 		q.order.plain.running-- // which is all that ran and unreserve would change
 	} else {
 		retried = t.attempt(begun) > 1
-		q.order.ran(t.opts())
+		q.order.ran(t.startOptions())
 		if t.end == Queued {
 			if q.bounded {
 				q.gate.Requeue()
@@ -360,7 +367,7 @@ func (q *queue) Settle(n *node) {
 			q.requeueLocked(t, notifying) // Finished calls schedule
 			return
 		}
-		q.order.unreserve(t.opts())
+		q.order.unreserve(t.startOptions())
 	}
 	if q.bounded {
 		q.gate.Exit()

@@ -105,7 +105,7 @@ func PauseShare(ctx context.Context, until time.Time) error {
 	if t.State() == Running {
 		q.workers.TakeOver()
 		q.order.setClock(q.reg.now())
-		q.order.pause(t.opts(), int64(until.Sub(q.reg.born)))
+		q.order.pause(t.startOptions(), int64(until.Sub(q.reg.born)))
 		if q.phase == draining {
 			q.reg.drain.dropTasks([]*queue{q})
 		}
@@ -120,7 +120,7 @@ func (o *order) earliest(s *share) int64 {
 
 // notBefore returns when a task with these options may start, as far as rates and pauses tell;
 // other tasks may be before it.
-func (o *order) notBefore(opts *options, now int64) int64 {
+func (o *order) notBefore(opts *startOptions, now int64) int64 {
 	o.setClock(now)
 	at := o.pace.earliest(o.theoretical)
 	if s := o.find(opts); s != nil {
@@ -178,7 +178,7 @@ func (o *order) nextWake(now int64) int64 {
 }
 
 // pause makes the share of a task that runs start no other before the given time.
-func (o *order) pause(opts *options, until int64) {
+func (o *order) pause(opts *startOptions, until int64) {
 	o.takeTurns()
 	s := o.share(opts)
 	if s == &o.plain {

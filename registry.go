@@ -113,7 +113,8 @@ type Registry struct {
 	live      atomic.Int64    // live tasks; counted only if there is a Limit
 	refusals  atomic.Uint64   // by the registry, not by a pool
 	closed    chan struct{}   // closed: the Done of a task that had ended before Done was called
-	noOptions options         // never written
+	noOptions options         // of a task without options; never written
+	noStart   startOptions    // likewise
 	observers *observers      // the Observer; nil if there is none
 	memory    *headroom.Guard // nil if there is no MemoryHeadroom
 	stuck     stuckDetector

@@ -66,7 +66,7 @@ func (y *tally) record(t *Task) {
 	switch {
 	case t.end == Canceled && t.cause() == ErrShutdown:
 		y.canceled = append(y.canceled, t)
-	case t.end == Dropped && t.opts().handedOver:
+	case t.end == Dropped && t.getExtra().handedOver:
 		y.handedOver = append(y.handedOver, t)
 	case t.end == Dropped:
 		y.neverStarted = append(y.neverStarted, t)

@@ -17,7 +17,7 @@ const (
 )
 
 // tryReserve reserves a place for a task if there is one.
-func (q *queue) tryReserve(opts *options) room {
+func (q *queue) tryReserve(opts *startOptions) room {
 	if !q.order.counts(opts) {
 		if q.bounded && !q.gate.TryAcquire(true) {
 			return queueFull
@@ -62,7 +62,7 @@ func (q *queue) lockBusy() {
 }
 
 // isShareFull reports whether the share of a task is at its limit.
-func (q *queue) isShareFull(opts *options) bool {
+func (q *queue) isShareFull(opts *startOptions) bool {
 	if !q.order.bounded {
 		return false
 	}
@@ -72,7 +72,7 @@ func (q *queue) isShareFull(opts *options) bool {
 }
 
 // isSharePaused reports whether the share of a task may not start one now.
-func (q *queue) isSharePaused(opts *options) bool {
+func (q *queue) isSharePaused(opts *startOptions) bool {
 	q.workers.Lock()
 	defer q.workers.Unlock()
 	now := q.reg.now()
@@ -80,7 +80,7 @@ func (q *queue) isSharePaused(opts *options) bool {
 }
 
 // unreserve gives back the place of a task that was not made.
-func (q *queue) unreserve(opts *options) {
+func (q *queue) unreserve(opts *startOptions) {
 	q.workers.Lock()
 	q.order.unreserve(opts)
 	if q.bounded {
@@ -94,40 +94,40 @@ func (q *queue) unreserve(opts *options) {
 // reserve reserves a place for a task, or returns why there is none. If inline is true,
 // there is none, and the caller is to run the task. opts may be nil.
 func (p *Pool) reserve(ctx context.Context, opts *submitOptions) (inline bool, err error) {
-	q, lasting := &p.queue, opts.task()
-	if weight := q.order.weightOf(lasting); weight > q.order.capacity {
+	q, start := &p.queue, opts.startOptions()
+	if weight := q.order.weightOf(start); weight > q.order.capacity {
 		return false, fmt.Errorf("%w: weight %d is more than the capacity of pool %q: %d", ErrInvalid, weight, p.name, q.order.capacity)
 	}
 	room := queueFull
 	switch {
 	case !q.gate.HasWaiters():
-		room = q.tryReserve(lasting)
-	case q.isShareFull(lasting):
+		room = q.tryReserve(start)
+	case q.isShareFull(start):
 		room = shareFull
 	}
 	switch {
 	case room == reserved:
 		return false, nil
 	case p.cfg.Overflow == OverflowDropOldest:
-		if p.replaceOldest(ctx, lasting) {
+		if p.replaceOldest(ctx, start) {
 			return false, nil
 		}
 	case room == shareFull:
 	case p.cfg.Overflow == OverflowBlock:
-		return false, p.block(ctx, lasting)
+		return false, p.block(ctx, start)
 	case p.cfg.Overflow == OverflowCallerRuns:
-		if q.gate.Slots() > 0 && (opts == nil || !opts.hold && opts.delay == 0 && opts.serial == "") && !q.isSharePaused(lasting) {
+		if q.gate.Slots() > 0 && (opts == nil || !opts.hold && opts.start.delay == 0 && opts.start.serial == "") && !q.isSharePaused(start) {
 			return true, nil
 		}
 	}
 	if room == shareFull {
-		return false, p.shareFull(lasting)
+		return false, p.shareFull(start)
 	}
 	return false, p.full()
 }
 
 // block waits for a place until ctx is done or the drain begins.
-func (p *Pool) block(ctx context.Context, opts *options) error {
+func (p *Pool) block(ctx context.Context, opts *startOptions) error {
 	var stop <-chan struct{} = p.reg.drain.begun
 	if from, ok := FromContext(ctx); ok && from.queue.reg == p.reg {
 		stop = p.reg.drain.canceling // what a running task submits is admitted for longer
@@ -150,10 +150,10 @@ func (p *Pool) block(ctx context.Context, opts *options) error {
 // reserver returns tryReserve for a waiter. The wait ends if the task's share is full, too:
 // those behind it must not wait for that share. It copies what tryReserve needs: to capture
 // opts would make the options of every submission escape to the heap.
-func (q *queue) reserver(opts *options, got *room) func() bool {
-	var needed *options
+func (q *queue) reserver(opts *startOptions, got *room) func() bool {
+	var needed *startOptions
 	if opts != nil {
-		needed = new(options)
+		needed = new(startOptions)
 		*needed = *opts
 	}
 	return func() bool {
@@ -164,7 +164,7 @@ func (q *queue) reserver(opts *options, got *room) func() bool {
 
 // replaceOldest drops the oldest queued task, of a crowded share or of the task's own if that
 // is full, and gives its place to the new one. It reports false if no task can be dropped.
-func (p *Pool) replaceOldest(ctx context.Context, opts *options) bool {
+func (p *Pool) replaceOldest(ctx context.Context, opts *startOptions) bool {
 	q := &p.queue
 	q.workers.Lock()
 	q.workers.TakeOver()
@@ -202,7 +202,7 @@ func (p *Pool) full() *FullError {
 }
 
 // shareFull returns the error of a refusal because of the limit of a share.
-func (p *Pool) shareFull(opts *options) *FullError {
+func (p *Pool) shareFull(opts *startOptions) *FullError {
 	q := &p.queue
 	err := FullError{Limit: p.cfg.ShareLimit}
 	if opts != nil {

@@ -206,8 +206,8 @@ func needsAttention(end State, err error) bool {
 // seen, its Unique key is free, and what a finished task does not need is dropped.
 func (t *Task) finish() {
 	r := t.queue.reg
-	opts := t.opts() // before they are dropped
-	key, holder := opts.unique, opts.holder
+	start := t.startOptions()
+	holder := start.holder // before it is dropped
 	if r.cfg.Limit > 0 {
 		r.live.Add(-1)
 	}
@@ -217,10 +217,10 @@ func (t *Task) finish() {
 	}
 	r.history.settle(t, in)
 	if holder != nil {
-		r.unique.free(key, holder)
+		r.unique.free(start.unique, holder)
 	}
-	if opts.loop {
-		t.loopEnded(opts.essential)
+	if start.loop {
+		t.loopEnded(start.essential)
 	}
 }
 
@@ -297,11 +297,11 @@ func (q *queue) drop(limit context.Context, t *Task, cause error) {
 		defer context.AfterFunc(limit, func() { cancel(context.Cause(limit)) })()
 		return opts.handOver(ctx, t.Info())
 	})
-	if opts.handedOver = failed == nil; opts.handedOver {
-		err = cause
-	} else {
+	if failed != nil {
 		err = fmt.Errorf("%w: hand-over: %w", cause, failed)
+		return
 	}
+	err, t.getExtra().handedOver = cause, true
 }
 
 // callOnStop calls the function of OnStop, unless that was done before. It does not wait for it.

@@ -46,7 +46,7 @@ type turns struct {
 const keepShares = 64
 
 // find returns the share of a task with these options; nil if it has no live task.
-func (o *order) find(opts *options) *share {
+func (o *order) find(opts *startOptions) *share {
 	if opts == nil || opts.share == "" || o.noShares {
 		return &o.plain
 	}
@@ -57,7 +57,7 @@ func (o *order) find(opts *options) *share {
 }
 
 // share returns the share of a live task with these options.
-func (o *order) share(opts *options) *share {
+func (o *order) share(opts *startOptions) *share {
 	if opts == nil || opts.share == "" || o.noShares {
 		return &o.plain
 	}
@@ -69,7 +69,7 @@ func (o *order) share(opts *options) *share {
 
 // enter counts a task that is about to be submitted in its share, and makes the share if
 // there is none.
-func (o *order) enter(opts *options) {
+func (o *order) enter(opts *startOptions) {
 	s := o.find(opts)
 	if opts != nil && opts.urgent && !o.noShares {
 		o.takeTurns()
@@ -90,7 +90,7 @@ func (o *order) enter(opts *options) {
 
 // leave undoes enter. A share that has no live task any more ceases to exist,
 // at once or when its pace and its pause do not matter any more.
-func (o *order) leave(opts *options) {
+func (o *order) leave(opts *startOptions) {
 	s := o.share(opts)
 	if s == &o.plain {
 		if o.bounded {

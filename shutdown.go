@@ -320,7 +320,7 @@ func (q *queue) stopCauseLocked(t *Task, due int64) error {
 		return nil
 	}
 	if q.pool != nil && !t.isInline() {
-		due = max(due, q.order.notBefore(t.opts(), q.reg.now()))
+		due = max(due, q.order.notBefore(t.startOptions(), q.reg.now()))
 	}
 	switch {
 	case q.phase == canceling:

@@ -119,7 +119,7 @@ func (req *request) admitWithOptions(list []Option) (t *Task, err error) {
 	if opts.err != nil {
 		return nil, opts.err
 	}
-	if opts.unique == "" {
+	if opts.start.unique == "" {
 		return req.admit(&opts)
 	}
 	t, err = req.admitUnique(&opts)
@@ -145,7 +145,7 @@ func (req *request) admit(opts *submitOptions) (*Task, error) {
 		}
 	}
 	// 1. Reserve a place.
-	lasting := opts.task()
+	start := opts.startOptions()
 	var q *queue
 	inline := false
 	if req.pool != nil {
@@ -155,14 +155,14 @@ func (req *request) admit(opts *submitOptions) (*Task, error) {
 			return nil, err
 		}
 	} else {
-		q = r.shard(lasting)
-		q.tryReserve(lasting) // there is always room
+		q = r.shard(start)
+		q.tryReserve(start) // there is always room
 	}
 	// 2. Take a number, and a share of the Limit.
 	slot, err := r.number(req.from, q)
 	if err != nil {
 		if !inline {
-			q.unreserve(lasting)
+			q.unreserve(start)
 		}
 		return nil, err
 	}
@@ -177,7 +177,7 @@ func (req *request) admit(opts *submitOptions) (*Task, error) {
 
 // shard returns the queue of a task that is on no pool. Tasks of one Serial key are all
 // on the same.
-func (r *Registry) shard(opts *options) *queue {
+func (r *Registry) shard(opts *startOptions) *queue {
 	n := uint32(len(r.shards))
 	if opts != nil && opts.loop {
 		return r.loops
@@ -223,18 +223,28 @@ func (req *request) newTask(opts *submitOptions, q *queue, slot table.Slot[Task]
 		pc = reflect.ValueOf(req.fn).Pointer()
 	}
 	var t *Task
-	lasting := opts.task()
 	switch {
 	case opts == nil && req.typed == nil && req.from == nil && !inline:
 		t = new(Task)
-	case lasting != nil:
+	case opts != nil && opts.ordered:
+		all := new(struct {
+			taskExtra
+			options
+			startOptions
+		})
+		all.options, all.startOptions = opts.options, opts.start
+		all.options.start = &all.startOptions
+		all.taskExtra.options = &all.options
+		t = new(Task)
+		t.extra.Store(&all.taskExtra)
+	case opts != nil && opts.lasting:
 		both := new(struct {
 			taskExtra
 			options
 		})
-		both.options = *lasting
-		t = new(Task)
+		both.options = opts.options
 		both.taskExtra.options = &both.options
+		t = new(Task)
 		t.extra.Store(&both.taskExtra)
 	case req.typed != nil:
 		both := new(struct {
@@ -266,7 +276,7 @@ func (req *request) newTask(opts *submitOptions, q *queue, slot table.Slot[Task]
 
 // publish makes an admitted task known and sends it on its way.
 func (req *request) publish(t *Task, submitted *submitOptions, inline bool) {
-	r, q, opts := req.reg, t.queue, submitted.task()
+	r, q, opts := req.reg, t.queue, submitted.startOptions()
 	held := submitted != nil && submitted.hold
 	// A direct task goes into the inbox of the workers at once. Any other one is parked
 	// first: it is held, delayed or run here, or the observer has to see it before it
@@ -355,9 +365,9 @@ func (u *uniqueKeys) free(key string, holder *uniqueHolder) {
 
 // admitUnique admits the request unless a task of its key is live, which it returns then.
 func (req *request) admitUnique(opts *submitOptions) (t *Task, err error) {
-	u, key := &req.reg.unique, opts.unique
+	u, key := &req.reg.unique, opts.start.unique
 	mine := &uniqueHolder{ready: make(chan struct{})}
-	opts.holder = mine
+	opts.start.holder = mine
 	for other := u.take(key, mine); other != nil; other = u.take(key, mine) {
 		select {
 		case <-other.ready:

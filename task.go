@@ -95,6 +95,7 @@ type taskExtra struct {
 
 	stuckMissed bool // its goroutine was not found by the last round of the stuckDetector; used by the rounds alone
 	inline      bool // its submitter runs it: it has no place in the pool; written before the task is published
+	handedOver  bool // its HandOver returned nil; written before the end is recorded
 
 	progress *Progress // made by ReportProgress; guarded by mu
 	stuck    *[]byte   // the stack with which it was reported as stuck; nil if it was not; guarded by mu
@@ -387,4 +388,13 @@ func (t *Task) opts() *options {
 		return x.options
 	}
 	return &t.queue.reg.noOptions
+}
+
+// startOptions returns those of the task's options that decide when it starts, empty ones if it
+// has none.
+func (t *Task) startOptions() *startOptions {
+	if start := t.opts().start; start != nil {
+		return start
+	}
+	return &t.queue.reg.noStart
 }
