@@ -1,15 +1,17 @@
 package durable
 
 import (
+	"encoding/base32"
 	"regexp"
 	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
-// IDs are all different, also across the reads of random bytes, and each of their letters may
-// be any of the alphabet.
+// IDs have nothing in common, also across the reads of random bytes, and each of their bits may
+// be either.
 func TestIDs(t *testing.T) {
 	const goroutines, each = 4, 1000
 	var source idSource
@@ -23,23 +25,24 @@ func TestIDs(t *testing.T) {
 		})
 	}
 	group.Wait()
-	all := make(map[string]bool)
-	var letters [idLength]map[byte]bool
-	for place := range letters {
-		letters[place] = make(map[byte]bool)
-	}
-	form := regexp.MustCompile(`^[A-Z2-7]{26}$`) // of crypto/rand.Text
+	halves := make(map[string]bool)
+	form := regexp.MustCompile(`^[A-Z2-7]{26}$`) // that of crypto/rand.Text
+	var ones [128]int
 	for _, ids := range ids {
 		for _, id := range ids {
-			all[id] = true
-			assert.Regexp(t, form, id)
-			for place := range letters {
-				letters[place][id[place]] = true
+			require.Regexp(t, form, id)
+			bits, err := base32.StdEncoding.WithPadding(base32.NoPadding).DecodeString(id)
+			require.NoError(t, err)
+			require.Len(t, bits, len(ones)/8)
+			halves[string(bits[:8])], halves[string(bits[8:])] = true, true
+			for i := range ones {
+				ones[i] += int(bits[i/8] >> (i % 8) & 1)
 			}
 		}
 	}
-	assert.Len(t, all, goroutines*each)
-	for _, found := range letters {
-		assert.Len(t, found, 32) // in 4000 IDs one is missing with a probability of 1 in 10^50
+	assert.Len(t, halves, 2*goroutines*each)
+	for i, n := range ones {
+		// Nine standard deviations: a random bit is outside with a probability of 1 in 10^18.
+		assert.InDelta(t, goroutines*each/2, n, 285, "bit %d", i)
 	}
 }
