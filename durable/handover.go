@@ -105,12 +105,11 @@ type attempt[A any] struct {
 	args    A
 	encoded json.RawMessage // args, if they are not plain
 
-	once sync.Once // continueOnEngine
-	lost error     // why the job is not on the engine; written within once
-
 	mu      sync.Mutex
-	ended   bool   // the handler has ended; guarded by mu
-	unwatch func() // nil until the attempt is watched; guarded by mu
+	unwatch func()    // nil until the attempt is watched; guarded by mu
+	once    sync.Once // continueOnEngine
+	ended   bool      // the handler has ended; guarded by mu; here it takes no space
+	lost    error     // why the job is not on the engine; written within once
 }
 
 // put puts the job onto the engine, after used attempts.
