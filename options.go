@@ -301,15 +301,17 @@ type startOptions struct {
 }
 
 // add applies one Option.
-func (o *submitOptions) add(option Option) {
-	if o.err == nil {
-		o.err = option.Err()
-	}
+func (o *submitOptions) add(option *Option) {
 	if o.start.loop && o.err == nil {
 		o.err = option.kind.checkLoop()
 	}
 	switch option.kind {
-	case optionNone, optionInvalid:
+	case optionNone:
+		return
+	case optionInvalid:
+		if o.err == nil {
+			o.err = option.Err()
+		}
 		return
 	case optionWraps:
 		o.pc = uintptr(option.n)

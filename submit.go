@@ -113,8 +113,8 @@ func (r *Registry) logRefusal(ctx context.Context, p *Pool, name string, err err
 // admitWithOptions is admit for a request with options.
 func (req *request) admitWithOptions(list []Option) (t *Task, err error) {
 	var opts submitOptions
-	for _, option := range list {
-		opts.add(option)
+	for i := range list {
+		opts.add(&list[i])
 	}
 	if opts.err != nil {
 		return nil, opts.err
