@@ -6,29 +6,30 @@ import (
 	"sync"
 )
 
-// idSource makes the IDs of a job's messages: 128 random bits, as 26 letters and digits like
-// those of crypto/rand.Text. It reads the bytes of many IDs at once, because to read those of
-// one takes longer than the rest of the ID.
+// idSource makes the IDs of a job's messages: texts like those of crypto/rand.Text, with 130
+// random bits. It makes several at once, because it takes long to read the random bytes of one,
+// and to allocate it. They are parts of one string of 416 bytes, which stays in memory as long
+// as one of them does.
 type idSource struct {
-	mu     sync.Mutex
-	random [32 * idBytes]byte // guarded by mu
-	left   int                // bytes at the end of random that are in no ID; guarded by mu
+	mu   sync.Mutex
+	text string // of the next IDs; guarded by mu
 }
 
-const idBytes = 16
+const (
+	idLength  = 26 // letters of base32, 5 bits each
+	idsAtOnce = 16
+)
 
-var idEncoding = base32.StdEncoding.WithPadding(base32.NoPadding)
-
-func (s *idSource) next() string {
+func (s *idSource) next() (id string) {
 	s.mu.Lock()
-	if s.left == 0 {
-		_, _ = rand.Read(s.random[:]) // it never fails
-		s.left = len(s.random)
+	defer s.mu.Unlock()
+	if s.text == "" {
+		var text [idsAtOnce * idLength]byte
+		var random [len(text) * 5 / 8]byte // no bits are left, so there is no padding
+		_, _ = rand.Read(random[:])        // it never fails
+		base32.StdEncoding.Encode(text[:], random[:])
+		s.text = string(text[:])
 	}
-	bits := [idBytes]byte(s.random[len(s.random)-s.left:])
-	s.left -= idBytes
-	s.mu.Unlock()
-	var text [(idBytes*8 + 4) / 5]byte
-	idEncoding.Encode(text[:], bits[:])
-	return string(text[:])
+	id, s.text = s.text[:idLength], s.text[idLength:]
+	return id
 }
