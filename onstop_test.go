@@ -58,7 +58,7 @@ func TestOnStop(t *testing.T) {
 			go func() { drained <- within(r, time.Minute) }()
 			time.Sleep(time.Second - 1)
 			assert.Zero(t, calls.Load())
-			time.Sleep(2)
+			time.Sleep(2 * time.Nanosecond)
 			assert.EqualValues(t, 1, calls.Load())
 			require.NoError(t, <-drained)
 			assert.EqualValues(t, 1, calls.Load())
