@@ -251,6 +251,84 @@ func TestEnqueueTx(t *testing.T) {
 	})
 }
 
+// statements records what is sent to the database.
+type statements struct {
+	mu  sync.Mutex
+	all []string // guarded by mu
+}
+
+func (s *statements) TraceQueryStart(ctx context.Context, _ *pgx.Conn, d pgx.TraceQueryStartData) context.Context {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.all = append(s.all, d.SQL)
+	return ctx
+}
+
+func (s *statements) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+
+// take returns the statements since the last call.
+func (s *statements) take() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	defer func() { s.all = nil }()
+	return s.all
+}
+
+func TestEnqueue(t *testing.T) {
+	sent := new(statements)
+	pool := newPool(t, func(cfg *pgxpool.Config) { cfg.ConnConfig.Tracer = sent })
+	e := newEngine(t, postgres.Config{}, pool)
+	job, _ := define("job")
+	ctx := t.Context()
+	_, err := job.Enqueue(ctx, e, "first") // River also asks what the database is capable of
+	require.NoError(t, err)
+
+	t.Run("is one statement, and a notification", func(t *testing.T) {
+		for _, opts := range [][]durable.EnqueueOption{nil, {durable.Unique("key")}} {
+			sent.take()
+			_, err := job.Enqueue(ctx, e, "job", opts...)
+			require.NoError(t, err)
+			all := sent.take()
+			require.NotEmpty(t, all)
+			assert.Contains(t, all[0], "INSERT INTO")
+			for _, notification := range all[1:] { // it is left out a millisecond after another
+				assert.Contains(t, notification, "pg_notify")
+			}
+		}
+	})
+	t.Run("of a job that cannot be stored harms no other", func(t *testing.T) {
+		_, err := pool.Exec(ctx, `
+			CREATE FUNCTION poison() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no poison'; END $$;
+			CREATE TRIGGER poison BEFORE INSERT ON river_job FOR EACH ROW WHEN (NEW.kind = 'poison') EXECUTE FUNCTION poison()`)
+		require.NoError(t, err)
+		poison, _ := define("poison")
+		before := stored(t, pool)
+		tx, err := pool.Begin(ctx)
+		require.NoError(t, err)
+		_, err = tx.Exec(ctx, `LOCK TABLE river_job`) // so that those after the first are one batch
+		require.NoError(t, err)
+		var begun, group sync.WaitGroup
+		const jobs = 20
+		for n := range jobs {
+			begun.Add(1)
+			group.Go(func() {
+				begun.Done()
+				if n == jobs/2 {
+					_, err := poison.Enqueue(ctx, e, "poison")
+					assert.ErrorContains(t, err, "no poison")
+					return
+				}
+				_, err := job.Enqueue(ctx, e, "job")
+				assert.NoError(t, err)
+			})
+		}
+		begun.Wait()
+		require.NoError(t, tx.Commit(ctx))
+		group.Wait()
+		assert.Equal(t, jobs-1, stored(t, pool)-before, "each is stored once")
+	})
+}
+
 func TestClose(t *testing.T) {
 	pool := newPool(t)
 	e := newEngine(t, postgres.Config{}, pool)

@@ -90,7 +90,7 @@ func New[TTx any](cfg Config[TTx]) (*Engine[TTx], error) {
 	}
 	e := &Engine[TTx]{cfg: cfg, consumers: make(map[*consumer[TTx]]bool)}
 	var err error
-	if e.client, err = river.NewClient(cfg.Driver, e.base(cfg.Logger)); err != nil {
+	if e.client, err = river.NewClient[TTx](inserting[TTx]{cfg.Driver, cfg.Logger}, e.base(cfg.Logger)); err != nil {
 		return nil, err
 	}
 	e.life, e.kill = context.WithCancel(context.Background())

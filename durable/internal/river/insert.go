@@ -6,10 +6,12 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"strings"
 	"time"
 
 	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/riverdriver"
 	"github.com/riverqueue/river/rivertype"
 
 	"github.com/seed-2e639f12/tether/durable"
@@ -147,6 +149,37 @@ func decode(encoded []byte) (durable.Message, error) {
 // UTC, in which River stores it (as text in SQLite).
 func roundUp(t time.Time) time.Time {
 	return t.Add(time.Millisecond - time.Nanosecond).Truncate(time.Millisecond).UTC()
+}
+
+// inserting is the driver of a client that inserts jobs without a transaction: see oneStatement.
+type inserting[TTx any] struct {
+	riverdriver.Driver[TTx]
+	log *slog.Logger
+}
+
+func (d inserting[TTx]) GetExecutor() riverdriver.Executor {
+	return oneStatement{d.Driver.GetExecutor(), d.log}
+}
+
+// oneStatement is an executor whose transactions are none, since River would make one of four
+// round trips to the database: to begin it, to insert the jobs, to notify the workers and to
+// commit. The statement that inserts is a transaction of its own.
+type oneStatement struct {
+	riverdriver.Executor
+	log *slog.Logger
+}
+
+func (o oneStatement) Begin(context.Context) (riverdriver.ExecutorTx, error) { return o, nil }
+func (oneStatement) Commit(context.Context) error                            { return nil }
+func (oneStatement) Rollback(context.Context) error                          { return nil }
+
+// NotifyMany notifies workers of jobs that are stored. So it does not fail: the caller would
+// store them again. A worker that is not notified looks for jobs every second.
+func (o oneStatement) NotifyMany(ctx context.Context, p *riverdriver.NotifyManyParams) error {
+	if err := o.Executor.NotifyMany(ctx, p); err != nil {
+		o.log.Warn("durable: workers are not notified of a job, and will find it within a second", "error", err)
+	}
+	return nil
 }
 
 func receipt(r *rivertype.JobInsertResult, i *insertion) durable.Receipt {

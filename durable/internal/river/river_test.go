@@ -194,6 +194,19 @@ func (a away) JobSetStateIfRunningMany(ctx context.Context, _ *riverdriver.JobSe
 	return []*rivertype.JobRow{{ID: 1}}, nil
 }
 
+// deaf is a database that has stored a job and is gone before it notifies a worker.
+type deaf struct{ riverdriver.Executor }
+
+func (deaf) NotifyMany(context.Context, *riverdriver.NotifyManyParams) error { return errAway }
+
+// A job that is stored would be stored again.
+func TestEnqueueDoesNotFailOnceTheJobIsStored(t *testing.T) {
+	tx, err := oneStatement{deaf{}, slog.New(slog.DiscardHandler)}.Begin(t.Context())
+	require.NoError(t, err)
+	require.NoError(t, tx.NotifyMany(t.Context(), &riverdriver.NotifyManyParams{}))
+	require.NoError(t, tx.Commit(t.Context()))
+}
+
 // River itself would have forgotten them after seven seconds.
 func TestOutcomesWaitForTheDatabase(t *testing.T) {
 	store := func(ctx, life context.Context, back time.Duration) ([]*rivertype.JobRow, error) {
