@@ -77,7 +77,7 @@ func (w *Worker) handle(ctx context.Context, d Delivery) Outcome {
 	x := w.newDelivered(d, job)
 	if out, over := x.afterCrash(); over {
 		if out.Verdict == Dead {
-			x.status.settle(w.abandoned, out.Err, x.log())
+			x.status.settle(w.abandoned, out.Err)
 		}
 		return out
 	}
@@ -231,7 +231,7 @@ func (w *Worker) run(ctx, entry context.Context, x *delivered) Outcome {
 	body := func(ctx context.Context) error {
 		defer func() { cause = context.Cause(ctx) }() // also of a panic
 		var skip bool
-		if skip, failure = x.status.begin(ctx, x.log()); !skip {
+		if skip, failure = x.status.begin(ctx); !skip {
 			value, failure = x.job.run(ctx, x.Args)
 		}
 		return failure
@@ -267,7 +267,7 @@ func (w *Worker) run(ctx, entry context.Context, x *delivered) Outcome {
 	w.await(ctx, task)
 	if !task.State().Final() { // abandoned
 		out := Outcome{Return, 0, tether.ErrShutdown}
-		x.status.end(w.abandoned, endOf(task.State(), out, nil), x.log())
+		x.status.end(w.abandoned, endOf(task.State(), out, nil))
 		return out
 	}
 	<-task.Done()
@@ -290,7 +290,7 @@ func (w *Worker) run(ctx, entry context.Context, x *delivered) Outcome {
 		}
 		x.log().Log(context.Background(), level, "durable: job failed for good", "error", out.Err)
 	}
-	x.status.end(w.abandoned, endOf(task.State(), out, value), x.log())
+	x.status.end(w.abandoned, endOf(task.State(), out, value))
 	return out
 }
 

@@ -105,6 +105,7 @@ func enqueueTracked(ctx context.Context, e Enqueuer, m Message, timeout time.Dur
 type status struct {
 	tracker store.Tracker
 	job     store.Job
+	log     *slog.Logger
 
 	mu      sync.Mutex
 	attempt store.Attempt // nil before the body has begun, or if nothing is kept; guarded by mu
@@ -122,7 +123,7 @@ func (w *Worker) statusOf(x *delivered) *status {
 	}
 	j := jobOf(&x.Message)
 	j.Attempt, j.MaxAttempts, j.Revived = x.number, x.maxAttempts(), x.Revived
-	return &status{tracker: w.cfg.Tracker, job: j}
+	return &status{tracker: w.cfg.Tracker, job: j, log: x.log()}
 }
 
 // errTracked is what the body of a task returns, in place of the handler's error, if its job was
@@ -130,7 +131,7 @@ func (w *Worker) statusOf(x *delivered) *status {
 var errTracked = Permanent(errors.New("durable: the job was canceled before the attempt"))
 
 // begin is called by the body. It returns an error, or skip, if the handler must not be called.
-func (s *status) begin(ctx context.Context, log *slog.Logger) (skip bool, err error) {
+func (s *status) begin(ctx context.Context) (skip bool, err error) {
 	if s == nil {
 		return false, nil
 	}
@@ -138,12 +139,12 @@ func (s *status) begin(ctx context.Context, log *slog.Logger) (skip bool, err er
 	attempt, err := s.tracker.Begin(ctx, s.job, task)
 	switch {
 	case errors.Is(err, store.ErrDone):
-		log.Info("durable: the job was done in an earlier attempt")
+		s.log.Info("durable: the job was done in an earlier attempt")
 		return true, nil
 	case errors.Is(err, store.ErrCanceled):
 		return true, errTracked
 	case err != nil:
-		log.Warn("durable: the status of an attempt is not kept", "error", err)
+		s.log.Warn("durable: the status of an attempt is not kept", "error", err)
 		return false, nil
 	}
 	s.mu.Lock()
@@ -155,13 +156,13 @@ func (s *status) begin(ctx context.Context, log *slog.Logger) (skip bool, err er
 	}
 	// The task was abandoned meanwhile.
 	if err := attempt.End(ctx, *over); err != nil {
-		log.Warn("durable: the end of an attempt is not stored yet", "error", err)
+		s.log.Warn("durable: the end of an attempt is not stored yet", "error", err)
 	}
 	return true, tether.ErrShutdown
 }
 
 // end stores what the attempt has come to. ctx ends the wait for that.
-func (s *status) end(ctx context.Context, end store.End, log *slog.Logger) {
+func (s *status) end(ctx context.Context, end store.End) {
 	if s == nil {
 		return
 	}
@@ -173,17 +174,17 @@ func (s *status) end(ctx context.Context, end store.End, log *slog.Logger) {
 		return
 	}
 	if err := attempt.End(ctx, end); err != nil {
-		log.Warn("durable: the end of an attempt is not stored yet", "error", err)
+		s.log.Warn("durable: the end of an attempt is not stored yet", "error", err)
 	}
 }
 
 // settle stores that the job is dead, without an attempt.
-func (s *status) settle(ctx context.Context, err error, log *slog.Logger) {
+func (s *status) settle(ctx context.Context, err error) {
 	if s == nil {
 		return
 	}
 	if err := s.tracker.Settle(ctx, s.job, store.End{State: tether.Failed, Err: err}); err != nil {
-		log.Warn("durable: the status of a dead job is not stored yet", "error", err)
+		s.log.Warn("durable: the status of a dead job is not stored yet", "error", err)
 	}
 }
 
