@@ -85,12 +85,13 @@ func New[TTx any](cfg Config[TTx]) (*Engine[TTx], error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
+	cfg.Driver = inserting[TTx]{cfg.Driver, cfg.Logger}
 	if cfg.Poll > 0 {
 		cfg.Driver = silent[TTx]{cfg.Driver, cfg.Notifies}
 	}
 	e := &Engine[TTx]{cfg: cfg, consumers: make(map[*consumer[TTx]]bool)}
 	var err error
-	if e.client, err = river.NewClient[TTx](inserting[TTx]{cfg.Driver, cfg.Logger}, e.base(cfg.Logger)); err != nil {
+	if e.client, err = river.NewClient(cfg.Driver, e.base(cfg.Logger)); err != nil {
 		return nil, err
 	}
 	e.life, e.kill = context.WithCancel(context.Background())

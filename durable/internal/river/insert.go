@@ -151,27 +151,42 @@ func roundUp(t time.Time) time.Time {
 	return t.Add(time.Millisecond - time.Nanosecond).Truncate(time.Millisecond).UTC()
 }
 
-// inserting is the driver of a client that inserts jobs without a transaction: see oneStatement.
+// enqueuing is the key of a context in which River inserts jobs, and does nothing else.
+type enqueuing struct{}
+
+func (e *Engine[TTx]) insertMany(ctx context.Context, jobs []river.InsertManyParams) ([]*rivertype.JobInsertResult, error) {
+	return e.inserter().InsertMany(context.WithValue(ctx, enqueuing{}, true), jobs)
+}
+
+// inserting is a driver that inserts jobs without a transaction: see oneStatement.
 type inserting[TTx any] struct {
 	riverdriver.Driver[TTx]
 	log *slog.Logger
 }
 
 func (d inserting[TTx]) GetExecutor() riverdriver.Executor {
-	return oneStatement{d.Driver.GetExecutor(), d.log}
+	return insertingExecutor{d.Driver.GetExecutor(), d.log}
 }
 
-// oneStatement is an executor whose transactions are none, since River would make one of four
-// round trips to the database: to begin it, to insert the jobs, to notify the workers and to
-// commit. The statement that inserts is a transaction of its own.
-type oneStatement struct {
+type insertingExecutor struct {
 	riverdriver.Executor
 	log *slog.Logger
 }
 
-func (o oneStatement) Begin(context.Context) (riverdriver.ExecutorTx, error) { return o, nil }
-func (oneStatement) Commit(context.Context) error                            { return nil }
-func (oneStatement) Rollback(context.Context) error                          { return nil }
+func (i insertingExecutor) Begin(ctx context.Context) (riverdriver.ExecutorTx, error) {
+	if ctx.Value(enqueuing{}) == nil {
+		return i.Executor.Begin(ctx)
+	}
+	return oneStatement(i), nil
+}
+
+// oneStatement is a transaction that is none, since River would make one of four round trips to
+// the database: to begin it, to insert the jobs, to notify workers and to commit. The statement
+// that inserts is a transaction of its own. It must be the only one that changes anything.
+type oneStatement insertingExecutor
+
+func (oneStatement) Commit(context.Context) error   { return nil }
+func (oneStatement) Rollback(context.Context) error { return nil }
 
 // NotifyMany notifies workers of jobs that are stored. So it does not fail: the caller would
 // store them again. A worker that is not notified looks for jobs every second.
@@ -297,7 +312,7 @@ func (e *Engine[TTx]) insert(batch []*insertion) {
 	for n, i := range wanted {
 		params[n] = i.params
 	}
-	res, err := e.inserter().InsertMany(ctx, params)
+	res, err := e.insertMany(ctx, params)
 	for n, i := range wanted {
 		switch {
 		case err == nil:
@@ -326,7 +341,7 @@ func (e *Engine[TTx]) insertAlone(i *insertion) (durable.Receipt, error) {
 		ctx, cancel := context.WithCancel(i.ctx)
 		defer cancel()
 		defer context.AfterFunc(e.life, cancel)()
-		res, err := e.inserter().InsertMany(ctx, []river.InsertManyParams{i.params})
+		res, err := e.insertMany(ctx, []river.InsertManyParams{i.params})
 		if err != nil {
 			failed = e.lost(err)
 			return

@@ -197,14 +197,23 @@ func (a away) JobSetStateIfRunningMany(ctx context.Context, _ *riverdriver.JobSe
 // deaf is a database that has stored a job and is gone before it notifies a worker.
 type deaf struct{ riverdriver.Executor }
 
+var errBegun = errors.New("begun")
+
+func (deaf) Begin(context.Context) (riverdriver.ExecutorTx, error) { return nil, errBegun }
+
 func (deaf) NotifyMany(context.Context, *riverdriver.NotifyManyParams) error { return errAway }
 
-// A job that is stored would be stored again.
-func TestEnqueueDoesNotFailOnceTheJobIsStored(t *testing.T) {
-	tx, err := oneStatement{deaf{}, slog.New(slog.DiscardHandler)}.Begin(t.Context())
+func TestEnqueueHasNoTransaction(t *testing.T) {
+	i := insertingExecutor{deaf{}, slog.New(slog.DiscardHandler)}
+	ctx := context.WithValue(t.Context(), enqueuing{}, true)
+	tx, err := i.Begin(ctx)
 	require.NoError(t, err)
-	require.NoError(t, tx.NotifyMany(t.Context(), &riverdriver.NotifyManyParams{}))
-	require.NoError(t, tx.Commit(t.Context()))
+	require.NoError(t, tx.NotifyMany(ctx, nil), "the job is stored, and would be stored again")
+	require.NoError(t, tx.Commit(ctx))
+
+	_, err = i.Begin(t.Context())
+	require.ErrorIs(t, err, errBegun, "what else River does in a transaction")
+	require.ErrorIs(t, i.NotifyMany(t.Context(), nil), errAway)
 }
 
 // River itself would have forgotten them after seven seconds.
