@@ -166,8 +166,9 @@ func (s *status) end(ctx context.Context, end store.End) {
 	if s == nil {
 		return
 	}
+	over := end // escapes, so that end does not where s is nil
 	s.mu.Lock()
-	s.over = &end
+	s.over = &over
 	attempt := s.attempt
 	s.mu.Unlock()
 	if attempt == nil {
