@@ -37,6 +37,7 @@ type Config struct {
 type Engine struct {
 	cfg      Config
 	url      string
+	main     queue            // what jobs returns; its arguments are shared, so they must not be changed
 	requests chan *publishing // to the publisher
 
 	closing   context.Context // ended by Close
@@ -77,6 +78,7 @@ func (c Config) Dial(url string) (*Engine, error) {
 		cfg: c, url: url, requests: make(chan *publishing),
 		published: make(chan struct{}), consumers: make(map[*consumer]bool),
 	}
+	e.main = queue{c.Queue, bequeath(amqp.Table{}, e.dead().name)}
 	e.closing, e.close = context.WithCancel(context.Background())
 	s, err := e.newSession(e.closing)
 	if err != nil {
@@ -186,9 +188,7 @@ func bequeath(args amqp.Table, to string) amqp.Table {
 	return args
 }
 
-func (e *Engine) jobs() queue {
-	return queue{e.cfg.Queue, bequeath(amqp.Table{}, e.dead().name)}
-}
+func (e *Engine) jobs() queue { return e.main }
 
 func (e *Engine) dead() queue {
 	return queue{e.cfg.Queue + ".dead", bequeath(amqp.Table{}, "")}

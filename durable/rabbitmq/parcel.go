@@ -103,15 +103,17 @@ func (p *parcel) dueAt(t time.Time) {
 // publishing returns the copy that is a job.
 func (p *parcel) publishing() amqp.Publishing {
 	headers := amqp.Table{}
-	for name, n := range map[string]int{headUsed: p.used, headPardoned: p.pardoned} {
-		if n > 0 {
-			headers[name] = int64(n)
-		}
+	if p.used > 0 {
+		headers[headUsed] = int64(p.used)
 	}
-	for name, set := range map[string]bool{headCrashed: p.crashed, headCounted: p.counted} {
-		if set {
-			headers[name] = int64(1)
-		}
+	if p.pardoned > 0 {
+		headers[headPardoned] = int64(p.pardoned)
+	}
+	if p.crashed {
+		headers[headCrashed] = int64(1)
+	}
+	if p.counted {
+		headers[headCounted] = int64(1)
 	}
 	if !p.due.IsZero() {
 		headers[headDue], headers[headSlack] = p.due.UnixMilli(), p.slack.Milliseconds()
