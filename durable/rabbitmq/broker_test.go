@@ -754,3 +754,26 @@ func TestUnreadable(t *testing.T) {
 	assert.GreaterOrEqual(t, time.Since(first), 1500*time.Millisecond, "of pauses of 50, 100, 200, 400 and 800 ms at least")
 	require.NoError(t, consumer.Stop(r.ctx))
 }
+
+// TestReturned has many callers publish at once to a queue that is gone: what the broker
+// confirms, but has returned before, is not stored.
+func TestReturned(t *testing.T) {
+	r := newRig(t)
+	const callers = 200
+	at := time.Now().Add(time.Hour)
+	r.enqueue("first", at)
+	channel := r.channel()
+	_, err := channel.QueueDelete(r.queue+".wait.41m40s", false, false, false)
+	require.NoError(t, err)
+	var group sync.WaitGroup
+	for n := range callers {
+		group.Go(func() {
+			_, err := r.engine.Enqueue(r.ctx, durable.Message{ID: fmt.Sprint(n), Name: "job", RunAt: at})
+			assert.NoError(t, err)
+		})
+	}
+	group.Wait()
+	wait, err := channel.QueueDeclarePassive(r.queue+".wait.41m40s", true, false, false, false, nil)
+	require.NoError(t, err)
+	assert.Equal(t, callers, wait.Messages)
+}

@@ -247,7 +247,7 @@ func code(err error) int {
 // link is a connection and its socket.
 type link struct {
 	*amqp.Connection
-	socket net.Conn
+	socket *socket
 }
 
 // closeTime bounds the wait for the broker's answer when a connection is closed.
@@ -276,12 +276,13 @@ func (e *Engine) connect(ctx context.Context, purpose string, setUp func(*link) 
 	l.Connection, err = amqp.DialConfig(e.url, amqp.Config{
 		Properties: properties,
 		Dial: func(network, address string) (net.Conn, error) {
-			socket, err := new(net.Dialer).DialContext(ctx, network, address)
-			if err == nil {
-				l.socket = socket
-				inTime = context.AfterFunc(ctx, func() { socket.Close() })
+			conn, err := new(net.Dialer).DialContext(ctx, network, address)
+			if err != nil {
+				return nil, err
 			}
-			return socket, err
+			l.socket = newSocket(conn)
+			inTime = context.AfterFunc(ctx, func() { conn.Close() })
+			return l.socket, nil
 		},
 	})
 	if invalid := new(url.Error); errors.As(err, &invalid) {

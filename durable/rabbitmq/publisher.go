@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"time"
 
@@ -30,7 +31,8 @@ var (
 // message may have been published all the same. A queue that is gone is declared again.
 //
 // The client blocks while the broker does not read, for example because it is short of
-// memory or of disk. So one goroutine publishes, and callers only wait for it.
+// memory or of disk. So one goroutine publishes, and callers only wait for it. It writes the
+// messages of callers that wait at the same time together.
 func (e *Engine) publish(ctx context.Context, q queue, message amqp.Publishing) error {
 	p := &publishing{ctx: ctx, queue: q, message: message}
 	for {
@@ -173,23 +175,58 @@ func (s *session) serve(requests <-chan *publishing, closing context.Context) {
 		case <-s.lost:
 			return
 		case p := <-requests:
-			if p.ctx.Err() != nil {
-				p.done <- p.ctx.Err() // its caller has left
-				continue
-			}
-			if p.missing || !s.declared[p.queue.name] {
-				if err := declare(s.link.Connection, p.queue); err != nil {
-					if s.link.IsClosed() {
-						err = errUnsent
-					}
-					p.done <- err
-					continue
+			s.link.socket.hold()
+			for n := 1; p != nil; n++ {
+				s.publish(p)
+				p = nil
+				if n < batch {
+					p = another(requests)
 				}
-				s.declared[p.queue.name] = true
 			}
-			s.laneOf(p.queue).publish(p)
+			s.link.socket.release()
 		}
 	}
+}
+
+// batch bounds the messages that are written together.
+const batch = 64
+
+// another returns the request of another caller, or nil if none waits. It lets callers run that
+// can: those that were confirmed together enqueue again together.
+func another(requests <-chan *publishing) *publishing {
+	for yielded := false; ; yielded = true {
+		select {
+		case p := <-requests:
+			return p
+		default:
+			if yielded {
+				return nil
+			}
+			runtime.Gosched()
+		}
+	}
+}
+
+// publish publishes p, to a queue that is declared first if need be.
+func (s *session) publish(p *publishing) {
+	if p.ctx.Err() != nil {
+		p.done <- p.ctx.Err() // its caller has left
+		return
+	}
+	if p.missing || !s.declared[p.queue.name] {
+		s.link.socket.release() // declare waits for the broker
+		err := declare(s.link.Connection, p.queue)
+		s.link.socket.hold()
+		if err != nil {
+			if s.link.IsClosed() {
+				err = errUnsent
+			}
+			p.done <- err
+			return
+		}
+		s.declared[p.queue.name] = true
+	}
+	s.laneOf(p.queue).publish(p)
 }
 
 func (s *session) laneOf(q queue) *lane {
@@ -230,9 +267,10 @@ func (s *session) newLane() (*lane, error) {
 	}
 	l := &lane{channel: channel, pending: make(map[uint64]*publishing)}
 	// Unbuffered: the broker returns a message before it confirms it, and the client delivers
-	// the confirmation only when the return has been received here.
+	// the confirmation only when the return has been received here. Confirmations are buffered,
+	// so that those of a batch are received without a switch of goroutines for each.
 	returns := channel.NotifyReturn(make(chan amqp.Return))
-	confirms := channel.NotifyPublish(make(chan amqp.Confirmation))
+	confirms := channel.NotifyPublish(make(chan amqp.Confirmation, batch))
 	closes := channel.NotifyClose(make(chan *amqp.Error, 1))
 	s.ends.Go(func() {
 		l.settleAll(returns, confirms)
