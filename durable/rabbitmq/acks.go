@@ -19,6 +19,7 @@ type acks struct {
 	open    []uint64        // the tags up to last that are not answered, ascending; nil if gap; guarded by mu
 	gap     bool            // a tag was not the one after last: unknown ones may be open below any; guarded by mu
 	due     []amqp.Delivery // to be acknowledged; guarded by mu
+	sent    []amqp.Delivery // what next returned last, and then the memory of due; guarded by mu
 	sending bool            // a goroutine sends what is due, until nothing is; guarded by mu
 }
 
@@ -65,11 +66,13 @@ func (a *acks) add(d amqp.Delivery) bool {
 
 // next takes what is due. All deliveries up to the tag upTo are acknowledged by it, if it is
 // not zero, and those of single, which are among batch, one by one. An empty batch ends the
-// caller's duty to send.
+// caller's duty to send. A batch is valid until the next call.
 func (a *acks) next() (batch []amqp.Delivery, upTo uint64, single []uint64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	batch, a.due = a.due, nil
+	clear(a.sent)
+	a.due, a.sent = a.sent[:0], a.due
+	batch = a.sent
 	if len(batch) == 0 {
 		a.sending = false
 		return nil, 0, nil
@@ -114,16 +117,21 @@ func (s *subscription) acknowledgeDue() bool {
 	s.answers.RLock()
 	defer s.answers.RUnlock()
 	batch, upTo, single := s.acks.next()
+	if len(batch) == 0 {
+		return false // another goroutine may send by now
+	}
+	s.socket.hold()
 	if upTo > 0 {
 		_ = s.channel.Ack(upTo, true)
 	}
 	for _, tag := range single {
 		_ = s.channel.Ack(tag, false)
 	}
+	s.socket.release()
 	for _, d := range batch {
 		s.gone(d)
 	}
-	return len(batch) > 0
+	return true
 }
 
 // acknowledgeNow is acknowledge, which has sent when it returns.
@@ -148,6 +156,7 @@ func (s *subscription) answer(d amqp.Delivery, send func() error) {
 	s.answers.RLock()
 	defer s.answers.RUnlock()
 	_ = send()
+	s.socket.flush() // acknowledgeDue may hold it
 	if d.Acknowledger == amqp.Acknowledger(s.channel) {
 		s.acks.answered(d.DeliveryTag)
 	}

@@ -93,3 +93,24 @@ func TestAcks(t *testing.T) {
 	}
 	assert.Greater(t, shared, 1000)
 }
+
+// writer acknowledges by a write to a socket.
+type writer struct {
+	amqp.Acknowledger
+	*socket
+}
+
+func (w writer) Ack(uint64, bool) error {
+	_, err := w.Write([]byte("ack"))
+	return err
+}
+
+// acknowledgeNow has sent when it returns, also while acknowledgeDue holds the socket: Count
+// relies on it.
+func TestAcknowledgeNow(t *testing.T) {
+	w := new(written)
+	s := &subscription{link: &link{socket: newSocket(w)}}
+	s.socket.hold()
+	s.acknowledgeNow(amqp.Delivery{Acknowledger: writer{socket: s.socket}})
+	require.Equal(t, []string{"ack"}, w.all)
+}

@@ -185,10 +185,10 @@ func (c *consumer) take(s *subscription, d amqp.Delivery) {
 	}
 	s.acks.received(d.DeliveryTag)
 	c.deliveries.Add(1)
-	f := fetched{s, d}
 	select {
-	case c.next <- f:
+	case c.next <- fetched{s, d}:
 	default:
+		f := fetched{s, d} // here, since the closure makes it escape
 		c.workers.Go(func() { c.work(f) })
 	}
 }
