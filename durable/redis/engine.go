@@ -121,7 +121,7 @@ func (c Config) Open(opt asynq.RedisConnOpt) (*Engine, error) {
 			return nil, errors.Join(err, client.Close())
 		}
 		if another, single := another.(*goredis.Client); single {
-			most := scriptLines
+			most := linesInUse
 			if c.Replicas > 0 {
 				most = another.Options().PoolSize // each waits for its replicas
 			}
@@ -305,10 +305,9 @@ func (e *Engine) Enqueue(ctx context.Context, m durable.Message) (durable.Receip
 const enqueueTries = 20
 
 // enqueue stores the task, unless its ID is taken by an unfinished one.
-
 func (e *Engine) enqueue(ctx context.Context, m durable.Message, id string, task *asynq.Task) (durable.Receipt, error) {
 	client := e.client
-	for range enqueueTries {
+	for tries := 0; tries < enqueueTries; tries++ {
 		_, err := client.EnqueueContext(ctx, task)
 		if err == nil {
 			return durable.Receipt{ID: m.ID}, nil
@@ -325,11 +324,10 @@ func (e *Engine) enqueue(ctx context.Context, m durable.Message, id string, task
 			// queue. A new client announces it again.
 			client = asynq.NewClientFromRedisClient(e.redis)
 			continue
+		case isAway(err) && pause(ctx):
+			tries-- // the Inspector does not take the context, so insist has not repeated this
+			continue
 		case err != nil:
-			// The Inspector does not take the context, so this was not repeated.
-			if e.failure.Load() != nil && pause(ctx) {
-				continue
-			}
 			return durable.Receipt{}, err
 		}
 		first, _ := durable.Decode(there.Payload) // if it is none, the zero Message has no ID

@@ -246,6 +246,48 @@ func TestWhatIsStoredAlreadyIsNoDuplicate(t *testing.T) {
 	assert.ErrorIs(t, err, durable.ErrInvalid)
 }
 
+// breaking makes clients to which the connection breaks some times at a command.
+type breaking struct {
+	asynq.RedisClientOpt
+	command string
+	left    *atomic.Int32
+}
+
+func (b breaking) MakeRedisClient() any {
+	client := b.RedisClientOpt.MakeRedisClient().(*goredis.Client)
+	client.AddHook(b)
+	return client
+}
+
+func (breaking) DialHook(next goredis.DialHook) goredis.DialHook { return next }
+
+func (breaking) ProcessPipelineHook(next goredis.ProcessPipelineHook) goredis.ProcessPipelineHook {
+	return next
+}
+
+func (b breaking) ProcessHook(next goredis.ProcessHook) goredis.ProcessHook {
+	return func(ctx context.Context, cmd goredis.Cmder) error {
+		if cmd.Name() == b.command && b.left.Add(-1) >= 0 {
+			return io.EOF
+		}
+		return next(ctx, cmd)
+	}
+}
+
+func TestAConnectionThatBreaksAtALookForAnotherJob(t *testing.T) {
+	b := newBench(t)
+	first := b.enqueue(message("job", "key"))
+	opt := breaking{b.opt, "sismember", new(atomic.Int32)}
+	e, err := b.open(opt)
+	require.NoError(t, err)
+	defer e.Close()
+	opt.left.Store(2)
+	second, err := e.Enqueue(b.ctx, message("job", "key"))
+	require.NoError(t, err)
+	assert.Equal(t, durable.Receipt{ID: first.ID, Duplicate: true}, second)
+	assert.Negative(t, opt.left.Load())
+}
+
 func TestKeysWorkAfterRedisHasLostItsData(t *testing.T) {
 	b := newBench(t)
 	b.enqueue(message("keyed", "key"))
@@ -693,7 +735,7 @@ func TestACallerThatLeavesWhileItSendsTheJobsOfOthers(t *testing.T) {
 	require.NoError(t, next(b, first.ended))
 	v.frozen.Store(true)
 	var owners []caller // of the connections
-	for range redis.ScriptLines {
+	for range redis.LinesInUse {
 		owners = append(owners, start())
 		next(b, v.reached)
 	}

@@ -8,7 +8,7 @@ func (c Config) WithClock(now func() time.Time) Config {
 	return c
 }
 
-const ScriptLines = scriptLines
+const LinesInUse = linesInUse
 
 // AwaitWaiting returns when n calls of Enqueue wait for a connection.
 func (e *Engine) AwaitWaiting(n int) { e.lines.awaitWaiting(n) }

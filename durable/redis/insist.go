@@ -100,12 +100,7 @@ func (h *insist) confirm(ctx context.Context, cmd goredis.Cmder) error {
 	if !ok {
 		return fmt.Errorf("%w: redis: a script is a %T", durable.ErrUnsupported, cmd)
 	}
-	pipelined := func(ctx context.Context, f func(goredis.Pipeliner)) {
-		_, _ = h.node.Pipelined(ctx, func(p goredis.Pipeliner) error {
-			f(p)
-			return nil
-		})
-	}
+	send := func(ctx context.Context, f func(goredis.Pipeliner)) { pipelined(ctx, h.node.Pipelined, f) }
 	if all := linesOf(ctx); all != nil {
 		l, err := all.acquire(ctx, newWaiter())
 		if err != nil {
@@ -113,13 +108,13 @@ func (h *insist) confirm(ctx context.Context, cmd goredis.Cmder) error {
 		}
 		inner, release := all.hold(ctx, l)
 		defer release()
-		ctx, pipelined = inner, l.pipelined
+		ctx, send = inner, l.pipelined
 	}
 	want, slice := h.engine.cfg.Replicas, min(h.slice, firstSlice)
 	for stored := false; ; slice = min(h.slice, 2*slice) {
 		script := goredis.NewCmd(ctx, cmd.Args()...)
 		wait := goredis.NewIntCmd(ctx, "wait", want, slice.Milliseconds())
-		pipelined(ctx, func(p goredis.Pipeliner) {
+		send(ctx, func(p goredis.Pipeliner) {
 			_ = p.Process(ctx, script)
 			p.Set(ctx, "tether:{"+h.engine.cfg.Queue+"}:confirm", 1, 0)
 			_ = p.Process(ctx, wait)

@@ -2,6 +2,7 @@ package redis
 
 import (
 	"context"
+	"errors"
 	"net"
 	"slices"
 	"sync"
@@ -14,14 +15,14 @@ import (
 // connections of its own for the commands of Enqueue, and knows the socket of each: when the
 // context of a caller ends, the socket of its connection is closed.
 //
-// A few connections are enough for scripts. While they are in use, other callers wait, and the
-// one that is given the next connection sends the scripts of others together with its own. If
-// its context ends meanwhile, these scripts fail with its socket and are sent again: see
-// insist.
+// A few connections are enough. While they are in use, other callers wait, and the one that is
+// given the next connection sends the commands of others together with its own. If its context
+// ends meanwhile, these fail with its socket, and each is sent again by its own caller, which
+// then waits for a connection of its own: other callers make a command fail once.
 
 const (
-	scriptLines = 2        // in use at once, unless scripts wait for replicas
-	batchBytes  = 64 << 10 // of scripts that are sent together
+	linesInUse = 2        // at most, unless callers wait for replicas
+	batchBytes = 64 << 10 // of commands that are sent together
 )
 
 // lines has the connections for Enqueue.
@@ -48,11 +49,12 @@ type line struct {
 
 // waiter is a caller that needs a line.
 type waiter struct {
-	script *goredis.Cmd // another caller may send it; nil if the caller needs a line of its own
-	size   int          // of the script's arguments, in bytes
-	// turn is sent the line, or nil when another caller has sent the script. What takes the
-	// waiter off the list sends, once, so a send does not block.
+	cmd  goredis.Cmder // another caller may send it; nil if the caller needs a line of its own
+	size int           // of cmd's arguments, in bytes
+	// turn is sent the line, or nil when another caller has sent cmd. What takes the waiter
+	// off the list sends, once, so a send does not block.
 	turn chan *line
+	left bool // the context of the caller that has sent cmd has ended; written before the send
 }
 
 func newWaiter() *waiter { return &waiter{turn: make(chan *line, 1)} }
@@ -77,48 +79,67 @@ func lineOf(ctx context.Context) *line {
 	return l
 }
 
-// process sends a command, and the scripts of other callers with it. When ctx ends, it fails at
-// once.
+// process sends a command, possibly together with those of other callers. When ctx ends, it
+// fails at once.
 func (all *lines) process(ctx context.Context, cmd goredis.Cmder) error {
 	w := newWaiter()
-	script, ok := cmd.(*goredis.Cmd)
-	if ok {
-		// A copy, because this caller may leave while another one sends it.
-		w.script, w.size = goredis.NewCmd(ctx, script.Args()...), sizeOf(script)
-	}
+	// A copy, because this caller may leave while another one sends it.
+	copied, answer := copyOf(ctx, cmd)
+	w.cmd, w.size = copied, sizeOf(cmd)
 	l, err := all.acquire(ctx, w)
+	if err == nil && l == nil {
+		if err = copied.Err(); err == nil || !w.left {
+			answer()
+			return err
+		}
+		l, err = all.acquire(ctx, newWaiter())
+	}
 	if err != nil {
 		return err
 	}
-	if l == nil { // sent
-		script.SetVal(w.script.Val())
-		return w.script.Err()
-	}
-	ctx, release := all.hold(ctx, l)
+	inner, release := all.hold(ctx, l)
 	defer release()
-	others := all.takeScripts(batchBytes - w.size)
+	others := all.takeCommands(batchBytes - w.size)
 	if len(others) == 0 {
-		_ = l.conn.Process(ctx, cmd)
+		_ = l.conn.Process(inner, cmd)
 		l.check(cmd)
 		return cmd.Err()
 	}
 	defer func() {
 		for _, other := range others {
+			other.left = ctx.Err() != nil
 			other.turn <- nil
 		}
 	}()
-	l.pipelined(ctx, func(p goredis.Pipeliner) {
+	l.pipelined(inner, func(p goredis.Pipeliner) {
 		for _, other := range others {
-			_ = p.Process(ctx, other.script)
+			_ = p.Process(inner, other.cmd)
 		}
-		_ = p.Process(ctx, cmd)
+		_ = p.Process(inner, cmd)
 	})
 	return cmd.Err()
 }
 
+// copyOf returns a copy of a command, and what gives the command the answer to the copy. The
+// copy is nil if the command is none that Enqueue sends.
+func copyOf(ctx context.Context, cmd goredis.Cmder) (copied goredis.Cmder, answer func()) {
+	switch cmd := cmd.(type) {
+	case *goredis.Cmd:
+		copied := goredis.NewCmd(ctx, cmd.Args()...)
+		return copied, func() { cmd.SetVal(copied.Val()) }
+	case *goredis.IntCmd:
+		copied := goredis.NewIntCmd(ctx, cmd.Args()...)
+		return copied, func() { cmd.SetVal(copied.Val()) }
+	}
+	return nil, nil
+}
+
 // acquire waits for a line, which must be held then. The line is nil if another caller has sent
-// the script of w.
+// the command of w.
 func (all *lines) acquire(ctx context.Context, w *waiter) (*line, error) {
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
 	all.mu.Lock()
 	if all.used < all.most {
 		defer all.mu.Unlock()
@@ -133,44 +154,64 @@ func (all *lines) acquire(ctx context.Context, w *waiter) (*line, error) {
 	}
 	all.waiting = append(all.waiting, w)
 	all.mu.Unlock()
+	var l *line
+	answered := true
 	select {
-	case l := <-w.turn:
-		return l, nil
+	case l = <-w.turn:
 	case <-ctx.Done():
-	}
-	all.mu.Lock()
-	i := slices.Index(all.waiting, w)
-	if i >= 0 {
-		all.waiting = slices.Delete(all.waiting, i, i+1)
-	}
-	all.mu.Unlock()
-	if i < 0 {
-		select {
-		case l := <-w.turn:
-			return l, nil // the line's use is interrupted at once
-		default: // another caller is sending the script
+		all.mu.Lock()
+		if i := slices.Index(all.waiting, w); i >= 0 {
+			all.waiting = slices.Delete(all.waiting, i, i+1)
 		}
+		all.mu.Unlock()
+		select {
+		case l = <-w.turn:
+		default: // it was on the list, or another caller is sending the command
+			answered = false
+		}
+	}
+	switch {
+	case answered && l == nil:
+		return nil, nil
+	case answered && ctx.Err() == nil:
+		return l, nil
+	case answered:
+		all.pass(l)
 	}
 	return nil, context.Cause(ctx)
 }
 
-// takeScripts takes the scripts that are sent together with one of a caller that has a line. They
-// have no more than size bytes.
-func (all *lines) takeScripts(size int) (scripts []*waiter) {
+// pass gives a line that is in use to the caller that has waited longest, if there is one.
+func (all *lines) pass(l *line) {
 	all.mu.Lock()
 	defer all.mu.Unlock()
-	n := 0
-	for n < len(all.waiting) && all.waiting[n].script != nil && all.waiting[n].size <= size {
-		size -= all.waiting[n].size
-		n++
+	if len(all.waiting) > 0 {
+		all.waiting[0].turn <- l
+		all.waiting = slices.Delete(all.waiting, 0, 1)
+		return
 	}
-	scripts = slices.Clone(all.waiting[:n])
-	all.waiting = slices.Delete(all.waiting, 0, n)
-	return scripts
+	all.used--
+	all.free = append(all.free, l)
+}
+
+// takeCommands takes the waiters with commands that a caller with a line sends beside its own, the
+// oldest first. Their commands have no more than size bytes.
+func (all *lines) takeCommands(size int) (taken []*waiter) {
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	all.waiting = slices.DeleteFunc(all.waiting, func(w *waiter) bool {
+		if w.cmd == nil || w.size > size {
+			return false
+		}
+		size -= w.size
+		taken = append(taken, w)
+		return true
+	})
+	return taken
 }
 
 // hold begins the use of a line. Until release is called, the end of ctx makes the line's
-// commands fail, whose context must be the inner one.
+// commands fail; they must be sent with the inner context.
 func (all *lines) hold(ctx context.Context, l *line) (inner context.Context, release func()) {
 	l.mu.Lock()
 	use := l.use
@@ -181,15 +222,7 @@ func (all *lines) hold(ctx context.Context, l *line) (inner context.Context, rel
 		if l.endUse() {
 			l.renew()
 		}
-		all.mu.Lock()
-		defer all.mu.Unlock()
-		if len(all.waiting) > 0 {
-			all.waiting[0].turn <- l
-			all.waiting = slices.Delete(all.waiting, 0, 1)
-			return
-		}
-		all.used--
-		all.free = append(all.free, l)
+		all.pass(l)
 	}
 }
 
@@ -208,11 +241,7 @@ func sizeOf(cmd goredis.Cmder) (n int) {
 
 // pipelined sends the commands that f adds to a pipeline.
 func (l *line) pipelined(ctx context.Context, f func(goredis.Pipeliner)) {
-	cmds, _ := l.conn.Pipelined(ctx, func(p goredis.Pipeliner) error {
-		f(p)
-		return nil
-	})
-	l.check(cmds...)
+	l.check(pipelined(ctx, l.conn.Pipelined, f)...)
 }
 
 // check prepares the line for another connection if the present one has failed.
@@ -220,6 +249,27 @@ func (l *line) check(cmds ...goredis.Cmder) {
 	if slices.ContainsFunc(cmds, func(cmd goredis.Cmder) bool { return isAway(cmd.Err()) }) {
 		l.renew()
 	}
+}
+
+var errUnsent = errors.New("the command was not sent")
+
+// pipelined sends the commands that f adds to a pipeline, by the method of a client, and returns
+// them. Each has an error unless it was answered: go-redis gives them none if it finds no
+// connection, and neither may a hook.
+func pipelined(ctx context.Context, send func(context.Context, func(goredis.Pipeliner) error) ([]goredis.Cmder, error), f func(goredis.Pipeliner)) []goredis.Cmder {
+	cmds, err := send(ctx, func(p goredis.Pipeliner) error {
+		f(p)
+		for _, cmd := range p.Cmds() {
+			cmd.SetErr(errUnsent) // until it is answered
+		}
+		return nil
+	})
+	for _, cmd := range cmds {
+		if err != nil && cmd.Err() == errUnsent {
+			cmd.SetErr(err)
+		}
+	}
+	return cmds
 }
 
 // renew has the next command make a new connection.

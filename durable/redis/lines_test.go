@@ -2,6 +2,7 @@ package redis
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net"
@@ -10,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	goredis "github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/assert"
@@ -136,23 +138,51 @@ func TestALineThatComesLateIsNotLost(t *testing.T) {
 	}
 }
 
-func TestScriptsThatAreSentTogether(t *testing.T) {
+// A context that has ended costs no connection.
+func TestAnEndedContextTakesNoLine(t *testing.T) {
 	all := newTestLines(t, 1)
-	wait := func(script string) *waiter {
+	mine := errors.New("mine")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(mine)
+	assert.ErrorIs(t, all.process(ctx, goredis.NewCmd(ctx, "eval", "return 1", 0)), mine)
+	assert.Zero(t, all.used)
+	assert.Empty(t, all.free)
+}
+
+func TestCommandsThatAreSentTogether(t *testing.T) {
+	all := newTestLines(t, 1)
+	wait := func(cmd string) *waiter {
 		w := newWaiter()
-		if script != "" {
-			w.script = goredis.NewCmd(t.Context(), script)
-			w.size = sizeOf(w.script)
+		if cmd != "" {
+			w.cmd = goredis.NewCmd(t.Context(), cmd)
+			w.size = sizeOf(w.cmd)
 		}
 		all.waiting = append(all.waiting, w)
 		return w
 	}
-	a, b, alone, c := wait("12345"), wait("12345"), wait(""), wait("1")
-	assert.Empty(t, all.takeScripts(4))
-	assert.Equal(t, []*waiter{a}, all.takeScripts(9))
-	assert.Equal(t, []*waiter{b}, all.takeScripts(100), "the next one needs a line of its own")
-	assert.Equal(t, []*waiter{alone, c}, all.waiting)
+	a, b, alone, c, d := wait("12345"), wait("12345"), wait(""), wait("1"), wait("12345")
+	assert.Empty(t, all.takeCommands(0))
+	assert.Equal(t, []*waiter{a, c}, all.takeCommands(9))
+	assert.Equal(t, []*waiter{b, d}, all.takeCommands(100))
+	assert.Equal(t, []*waiter{alone}, all.waiting)
 	assert.Equal(t, 7, sizeOf(goredis.NewCmd(t.Context(), "eval", []byte("xyz"), 7)))
+}
+
+// go-redis gives the commands of a pipeline no error if it finds no connection.
+func TestCommandsThatAreNotSentHaveFailed(t *testing.T) {
+	all := newLines(goredis.NewClient(&goredis.Options{Addr: durabletest.RefusedAddress(t), MaxRetries: 1}), 1)
+	defer all.client.Close()
+	_, release := all.take(t, t.Context())
+	var group sync.WaitGroup
+	for _, cmd := range []goredis.Cmder{
+		goredis.NewCmd(t.Context(), "eval", "return 1", 0), goredis.NewCmd(t.Context(), "eval", "return 2", 0),
+		goredis.NewIntCmd(t.Context(), "sadd", "a", "b"),
+	} {
+		group.Go(func() { assert.True(t, isAway(all.process(t.Context(), cmd)), "%v", cmd) })
+	}
+	all.awaitWaiting(3)
+	release()
+	group.Wait()
 }
 
 // pipelines notes how many commands each pipeline has.
@@ -186,22 +216,58 @@ func (all *lines) echo(ctx context.Context, t *testing.T, text string) bool {
 	return assert.Equal(t, text, cmd.Val())
 }
 
-func TestACallerSendsTheScriptsOfOthers(t *testing.T) {
+func TestACallerSendsTheCommandsOfOthers(t *testing.T) {
 	all, seen := newRedisLines(t, 1), new(pipelines)
 	all.client.AddHook(seen)
 	_, release := all.take(t, t.Context())
 	const callers = 10
+	set := rand.Text()
 	var group sync.WaitGroup
 	for n := range callers {
-		group.Go(func() { assert.True(t, all.echo(t.Context(), t, strconv.Itoa(n))) })
+		group.Go(func() {
+			if n%2 == 0 {
+				assert.True(t, all.echo(t.Context(), t, strconv.Itoa(n)))
+				return
+			}
+			cmd := goredis.NewIntCmd(t.Context(), "sadd", set, n)
+			assert.NoError(t, all.process(t.Context(), cmd))
+			assert.EqualValues(t, 1, cmd.Val())
+		})
 	}
 	all.awaitWaiting(callers)
 	release()
 	group.Wait()
 	assert.Contains(t, seen.sizes, callers, "beside what sets a connection up")
+	assert.NoError(t, all.client.Del(t.Context(), set).Err())
 }
 
-// Each script is answered to its own caller, and no line is lost, whenever callers leave.
+// A command fails with the caller that sends it once at most.
+func TestACommandWhoseSenderLeaves(t *testing.T) {
+	all := newRedisLines(t, 1)
+	admin := goredis.NewClient(all.client.Options())
+	defer admin.Close()
+	require.True(t, all.echo(t.Context(), t, "connected"))
+	require.NoError(t, admin.Do(t.Context(), "client", "pause", time.Minute.Milliseconds(), "write").Err()) // and scripts
+	defer admin.Do(t.Context(), "client", "unpause")
+	_, release := all.take(t, t.Context())
+	ctx, cancel := context.WithCancel(t.Context())
+	var group sync.WaitGroup
+	group.Go(func() { assert.False(t, all.echo(ctx, t, "leaves")) })
+	all.awaitWaiting(1)
+	for n := range 10 {
+		group.Go(func() { assert.True(t, all.echo(t.Context(), t, strconv.Itoa(n))) })
+	}
+	all.awaitWaiting(11)
+	release()
+	all.awaitWaiting(0) // the first caller has all commands
+	cancel()
+	all.awaitWaiting(9) // one of the others has the line now, alone
+	require.NoError(t, admin.Do(t.Context(), "client", "unpause").Err())
+	group.Wait()
+}
+
+// Each command is answered to its own caller, and no line is lost, whenever callers leave. Those
+// that stay do not fail.
 func TestCallersThatLeaveAndCallersThatStay(t *testing.T) {
 	all := newRedisLines(t, 2)
 	var group sync.WaitGroup
@@ -218,10 +284,8 @@ func TestCallersThatLeaveAndCallersThatStay(t *testing.T) {
 					runtime.Gosched()
 					release()
 				}
-				text := fmt.Sprint(n, " ", i)
-				for !all.echo(ctx, t, text) && !leaves {
-					// A caller that sent it has left; see insist.
-				}
+				answered := all.echo(ctx, t, fmt.Sprint(n, " ", i))
+				assert.True(t, answered || leaves)
 				cancel()
 			}
 		})
