@@ -373,8 +373,8 @@ func (o *order) fifo(t *Task) bool {
 	if o.ruled {
 		return false
 	}
-	opts := t.opts()
-	return opts.start == nil && opts.retry == nil
+	x := t.extra.Load()
+	return x == nil || x.options == nil || x.options.start == nil && x.options.retry == nil
 }
 
 // ran counts a task that next has returned as no longer running.

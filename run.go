@@ -206,8 +206,12 @@ func needsAttention(end State, err error) bool {
 // seen, its Unique key is free, and what a finished task does not need is dropped.
 func (t *Task) finish() {
 	r := t.queue.reg
-	start := t.startOptions()
-	holder := start.holder // before it is dropped
+	var start *startOptions
+	var holder *uniqueHolder
+	if x := t.extra.Load(); x != nil && x.options != nil && x.options.start != nil {
+		start = x.options.start
+		holder = start.holder // before it is dropped
+	}
 	if r.cfg.Limit > 0 {
 		r.live.Add(-1)
 	}
@@ -219,7 +223,7 @@ func (t *Task) finish() {
 	if holder != nil {
 		r.unique.free(start.unique, holder)
 	}
-	if start.loop {
+	if start != nil && start.loop {
 		t.loopEnded(start.essential)
 	}
 }
