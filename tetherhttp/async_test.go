@@ -1383,7 +1383,7 @@ func TestAsync_Share(t *testing.T) {
 			}
 			<-release
 			return 0, nil
-		}, tetherhttp.AsyncConfig{Inline: -1, Share: func(r *http.Request) string { return r.Header.Get("Tenant") }})
+		}, tetherhttp.AsyncConfig{Always202: true, Share: func(r *http.Request) string { return r.Header.Get("Tenant") }})
 		post := func(query, tenant string) *asked {
 			return ask(t, h, request("POST", "/reports"+query, "", "Tenant", tenant))
 		}
