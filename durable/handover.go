@@ -47,7 +47,7 @@ const handOverTime = 10 * time.Second
 //
 // Args are encoded first, so a job that cannot be encoded fails now, and the handler is given
 // what was decoded from that: it shares no memory with the caller. Args for which that makes no
-// difference, such as structs of numbers and strings, are copied instead; such a job takes 3 to 4
+// difference, such as structs of numbers and strings, are copied instead; such a job takes 3 to 5
 // times as long as an empty task of a pool, one or two microseconds. Other errors are those of
 // [Job.Enqueue] and of r; if r is full or closed and the engine fails, the error wraps both.
 func (j *Job[A]) Go(ctx context.Context, r tether.Submitter, e Enqueuer, args A) (Receipt, error) {

@@ -67,7 +67,7 @@ func TestACanceledCallClosesItsOwnSocketOnly(t *testing.T) {
 
 	l, release := all.take(t, t.Context())
 	require.Same(t, used, l, "the line used last")
-	cancel()          // by the first caller, whose use has ended
+	cancel()          // by the first caller, which has released the line
 	used.interrupt(0) // as if the cancellation had been late
 	assert.False(t, first.closed.Load())
 	release()
