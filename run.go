@@ -206,12 +206,8 @@ func needsAttention(end State, err error) bool {
 // seen, its Unique key is free, and what a finished task does not need is dropped.
 func (t *Task) finish() {
 	r := t.queue.reg
-	var start *startOptions
-	var holder *uniqueHolder
-	if x := t.extra.Load(); x != nil && x.options != nil && x.options.start != nil {
-		start = x.options.start
-		holder = start.holder // before it is dropped
-	}
+	start := t.startOptions()
+	holder := start.holder // before it is dropped
 	if r.cfg.Limit > 0 {
 		r.live.Add(-1)
 	}
@@ -223,7 +219,7 @@ func (t *Task) finish() {
 	if holder != nil {
 		r.unique.free(start.unique, holder)
 	}
-	if start != nil && start.loop {
+	if start.loop {
 		t.loopEnded(start.essential)
 	}
 }

@@ -229,7 +229,7 @@ func (c *consumer) leave(s *subscription) error {
 	late := time.NewTimer(leaveTime)
 	defer late.Stop()
 	for s.unanswered.Load() < int64(s.prefetch) {
-		q, err := s.channel.QueueDeclarePassive(c.engine.cfg.Queue, true, false, false, false, c.engine.jobs().args)
+		q, err := s.channel.QueueDeclarePassive(c.engine.cfg.Queue, true, false, false, false, c.engine.jobs.args)
 		if err != nil {
 			return err
 		}
@@ -340,7 +340,7 @@ func (c *consumer) subscribe(ctx context.Context) (*subscription, error) {
 	s := &subscription{prefetch: min(c.Concurrency, math.MaxUint16)}
 	err := c.engine.connect(ctx, "consume", func(l *link) (err error) {
 		s.link = l
-		for _, q := range []queue{c.engine.dead(), c.engine.jobs()} {
+		for _, q := range []queue{c.engine.dead(), c.engine.jobs} {
 			if err := declare(l.Connection, q); err != nil {
 				return err
 			}

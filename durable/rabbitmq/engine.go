@@ -37,7 +37,7 @@ type Config struct {
 type Engine struct {
 	cfg      Config
 	url      string
-	main     queue            // what jobs returns; its arguments are shared, so they must not be changed
+	jobs     queue            // of the jobs that are due; its arguments are shared, so they must not be changed
 	requests chan *publishing // to the publisher
 
 	closing   context.Context // ended by Close
@@ -78,7 +78,7 @@ func (c Config) Dial(url string) (*Engine, error) {
 		cfg: c, url: url, requests: make(chan *publishing),
 		published: make(chan struct{}), consumers: make(map[*consumer]bool),
 	}
-	e.main = queue{c.Queue, bequeath(amqp.Table{}, e.dead().name)}
+	e.jobs = queue{c.Queue, bequeath(amqp.Table{}, e.dead().name)}
 	e.closing, e.close = context.WithCancel(context.Background())
 	s, err := e.newSession(e.closing)
 	if err != nil {
@@ -135,7 +135,7 @@ func (e *Engine) Enqueue(ctx context.Context, m durable.Message) (durable.Receip
 
 // put publishes a job to the queue of jobs, or to the one of the next span of its wait.
 func (e *Engine) put(ctx context.Context, p parcel) error {
-	q := e.jobs()
+	q := e.jobs
 	if wait := time.Until(p.due); !p.due.IsZero() && wait > 0 {
 		q = e.wait(nextSpan(wait, p.slack))
 	}
@@ -188,8 +188,6 @@ func bequeath(args amqp.Table, to string) amqp.Table {
 	return args
 }
 
-func (e *Engine) jobs() queue { return e.main }
-
 func (e *Engine) dead() queue {
 	return queue{e.cfg.Queue + ".dead", bequeath(amqp.Table{}, "")}
 }
@@ -200,7 +198,7 @@ func (e *Engine) dead() queue {
 func (e *Engine) wait(span time.Duration) queue {
 	return queue{
 		e.cfg.Queue + ".wait." + span.String(),
-		bequeath(amqp.Table{"x-message-ttl": span.Milliseconds()}, e.jobs().name),
+		bequeath(amqp.Table{"x-message-ttl": span.Milliseconds()}, e.jobs.name),
 	}
 }
 
@@ -217,7 +215,7 @@ const (
 func (e *Engine) alone(tag string) queue {
 	return queue{
 		e.cfg.Queue + ".alone." + tag,
-		bequeath(amqp.Table{"x-message-ttl": aloneTTL.Milliseconds(), "x-expires": aloneExpires.Milliseconds()}, e.jobs().name),
+		bequeath(amqp.Table{"x-message-ttl": aloneTTL.Milliseconds(), "x-expires": aloneExpires.Milliseconds()}, e.jobs.name),
 	}
 }
 

@@ -148,7 +148,7 @@ func (e *Engine) newSession(ctx context.Context) (*session, error) {
 	s := &session{first: e.cfg.Queue, declared: make(map[string]bool), lost: make(chan struct{})}
 	err := e.connect(ctx, "publish", func(l *link) (err error) {
 		s.link = l
-		for _, q := range []queue{e.dead(), e.jobs()} {
+		for _, q := range []queue{e.dead(), e.jobs} {
 			if err := declare(l.Connection, q); err != nil {
 				return err
 			}

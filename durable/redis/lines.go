@@ -83,12 +83,12 @@ func lineOf(ctx context.Context) *line {
 // fails at once.
 func (all *lines) process(ctx context.Context, cmd goredis.Cmder) error {
 	w := newWaiter()
-	// A copy, because this caller may leave while another one sends it.
-	copied, answer := copyOf(ctx, cmd)
-	w.cmd, w.size = copied, sizeOf(cmd)
+	var answer func()
+	w.cmd, answer = copyOf(ctx, cmd) // since this caller may leave while another one sends it
+	w.size = sizeOf(cmd)
 	l, err := all.acquire(ctx, w)
 	if err == nil && l == nil {
-		if err = copied.Err(); err == nil || !w.left {
+		if err = w.cmd.Err(); err == nil || !w.left {
 			answer()
 			return err
 		}
@@ -155,7 +155,7 @@ func (all *lines) acquire(ctx context.Context, w *waiter) (*line, error) {
 	all.waiting = append(all.waiting, w)
 	all.mu.Unlock()
 	var l *line
-	answered := true
+	came := true // the turn
 	select {
 	case l = <-w.turn:
 	case <-ctx.Done():
@@ -166,16 +166,16 @@ func (all *lines) acquire(ctx context.Context, w *waiter) (*line, error) {
 		all.mu.Unlock()
 		select {
 		case l = <-w.turn:
-		default: // it was on the list, or another caller is sending the command
-			answered = false
+		default: // w was on the list, or another caller is sending its command
+			came = false
 		}
 	}
 	switch {
-	case answered && l == nil:
+	case came && l == nil:
 		return nil, nil
-	case answered && ctx.Err() == nil:
+	case came && ctx.Err() == nil:
 		return l, nil
-	case answered:
+	case came:
 		all.pass(l)
 	}
 	return nil, context.Cause(ctx)
